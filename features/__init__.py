@@ -1,0 +1,1 @@
+"""What the business knows, as arrays and tables; everything "as of" a moment."""

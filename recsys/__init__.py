@@ -1,0 +1,1 @@
+"""Text-aware recommendations: a BERT tower and a CF tower, fused by a ranker."""

@@ -1,0 +1,275 @@
+"""`recsys.toml` as strict, frozen models; every problem of a file is reported in one message."""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from recsys.errors import ConfigError, shown
+
+
+class Section(BaseModel):
+    """Base of all tables: unknown keys are refused, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Where the tables are, which events are labels, and how time is cut."""
+
+    events: str = Field(description="Events table: Parquet or CSV file, folder, glob or URL.")
+    items: str = Field(description="Items table: Parquet or CSV file, folder, glob or URL.")
+    users: str | None = Field(None, description="Optional users table; its columns become report segments.")
+    impressions: str | None = Field(None, description="Optional impressions table, for off-policy estimates.")
+    event_weights: dict[str, float] = Field(description="Event types that are labels, and how much each counts.")
+    columns: dict[str, str | dict[str, str]] = Field(
+        default_factory=dict,
+        description='Our column = yours, for every table; or one sub-table per table: [data.columns.items] item_id = "sku".',
+    )
+    timezone: str | None = Field(None, description="Zone of times that carry none, such as 'Europe/Madrid'.")
+    max_bad_share: float = Field(0.001, ge=0, le=1, description="Stop when a larger share of rows is quarantined.")
+    window_share: float = Field(0.1, gt=0, lt=0.5, description="Share of events in the ranker's and in the test window.")
+    window_days: float | None = Field(None, gt=0, description="Length of both windows in days, instead of a share.")
+    split_column: str | None = Field(None, description="Column holding train/valid/test, instead of cuts in time.")
+
+    @field_validator("event_weights")
+    @classmethod
+    def _positive(cls, weights: dict[str, float]) -> dict[str, float]:
+        if not weights or any(w <= 0 for w in weights.values()):
+            raise ValueError("name at least one event type, each with a weight above 0")
+        return weights
+
+
+class TextConfig(Section):
+    """The text tower: a BERT encoder fine-tuned on the labels."""
+
+    encoder: str = Field("all-MiniLM-L6-v2", description="The packaged encoder, a folder, or a hub name 'org/model'.")
+    fields: tuple[str, ...] = Field(
+        ("title", "brand", "category", "tags", "description"), min_length=1, description="Item columns that make the text, in order."
+    )
+    max_tokens: int = Field(64, ge=8, le=512, description="Longer texts are cut.")
+    epochs: float = Field(2.0, ge=0, description="Passes over the catalogue; 0 leaves the encoder as it is.")
+    max_minutes: float = Field(4.0, gt=0, description="Fine-tuning stops after this time, keeping the best state.")
+    learning_rate: float = Field(5e-5, gt=0)
+    temperature: float = Field(0.05, gt=0, description="Divides cosines in the softmax.")
+    batch_items: int = Field(512, ge=8, description="Unique items encoded per step.")
+    frozen_layers: int = Field(2, ge=0, description="Lower encoder layers that are not trained.")
+    history_decay: float = Field(0.7, gt=0, le=1, description="Weight of an item per step back in the history.")
+    cache: str = Field(".recsys/cache", description="Folder of item vectors, by hash of text and encoder.")
+
+
+class CFConfig(Section):
+    """The collaborative-filtering tower: implicit ALS and item-item."""
+
+    factors: int = Field(128, ge=1)
+    regularization: float = Field(0.1, gt=0)
+    alpha: float = Field(20.0, gt=0, description="Confidence is 1 + alpha * decayed weight.")
+    iterations: int = Field(12, ge=1)
+    half_life_days: float = Field(90.0, gt=0, description="Age at which an event counts half.")
+    history_decay: float = Field(0.9, gt=0, le=1, description="Weight of an item per step back in the history.")
+    neighbours: int = Field(100, ge=1, description="Item-item neighbours kept per item.")
+
+
+class CandidatesConfig(Section):
+    """How many items each source puts forward per user."""
+
+    per_source: int = Field(100, ge=1, description="From text, CF, item-item and the user's own past, each.")
+    popular: int = Field(50, ge=1, description="From the popular lists of the last 7 and 30 days, each.")
+    new: int = Field(20, ge=0, description="New items by text similarity.")
+
+
+class RankerConfig(Section):
+    """LightGBM LambdaMART over the candidates; a linear fusion stands guard."""
+
+    trees: int = Field(300, ge=1)
+    leaves: int = Field(31, ge=2)
+    learning_rate: float = Field(0.05, gt=0)
+    min_rows_per_leaf: int = Field(50, ge=1)
+    max_users: int = Field(20_000, ge=1, description="Users sampled for the ranker's training.")
+
+
+class RulesConfig(Section):
+    """What may be recommended."""
+
+    exclude_seen: bool = Field(True, description="Never recommend what the user already acted on.")
+
+
+class AuditConfig(Section):
+    """Gates between a finished scoring and its publication."""
+
+    max_rows_change: float = Field(0.2, gt=0, description="Largest change of the row count against the last release.")
+    min_users_covered: float = Field(0.995, ge=0, le=1)
+    min_overlap: float = Field(0.05, ge=0, le=1, description="Smallest mean overlap of a user's list with the last release.")
+    max_overlap: float = Field(0.995, ge=0, le=1)
+    max_fallback_share: float = Field(0.05, ge=0, le=1, description="Largest share of users served a popularity list.")
+    min_coverage: float = Field(0.0, ge=0, le=1, description="Smallest share of the catalogue in anybody's list.")
+    max_gini: float = Field(0.999, ge=0, le=1, description="Largest Gini coefficient of item exposure.")
+    model_warn_days: float = Field(14, gt=0)
+    model_max_days: float = Field(30, gt=0)
+    data_warn_hours: float = Field(36, gt=0)
+    data_max_hours: float = Field(72, gt=0)
+
+
+class ServingConfig(Section):
+    """Batch scoring and publication."""
+
+    output: str = Field("out", description="Folder of releases; `current` in it is what readers open.")
+    k: int = Field(20, ge=1, description="Recommendations per user.")
+    users_per_shard: int = Field(50_000, ge=1, description="Users per part file.")
+    chunk_users: int = Field(256, ge=1, description="Users scored at once; bounds memory.")
+    train_every_days: float = Field(7, gt=0, description="`nightly` trains when the newest model is older.")
+    keep_releases: int = Field(14, ge=2)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
+
+
+class MlflowConfig(Section):
+    """Tracking and registry."""
+
+    tracking_uri: str | None = Field(None, description="Default: sqlite:///mlflow.db beside the config.")
+    experiment: str = Field("recsys", min_length=1)
+    model_name: str = Field("recsys", min_length=1)
+    timeout_s: int = Field(30, ge=1, description="Longest wait for a registry that does not answer.")
+
+
+class ReportConfig(Section):
+    """Evaluation and the offline A/B report; thresholds are fixed before any metric is computed."""
+
+    max_users: int = Field(20_000, ge=1, description="Users sampled for evaluation tables.")
+    min_lift: float = Field(0.01, ge=0, description="Relative lift of NDCG@10 that a promotion needs.")
+    alpha: float = Field(0.05, gt=0, lt=1)
+    guardrail_margin: float = Field(0.05, ge=0, description="Relative loss tolerated on a guardrail.")
+    min_segment_users: int = Field(100, ge=2)
+
+
+class Config(Section):
+    """The whole of `recsys.toml`."""
+
+    seed: int = Field(0, ge=0, description="One seed for everything random.")
+    data: DataConfig
+    text: TextConfig = Field(default_factory=TextConfig)
+    cf: CFConfig = Field(default_factory=CFConfig)
+    candidates: CandidatesConfig = Field(default_factory=CandidatesConfig)
+    ranker: RankerConfig = Field(default_factory=RankerConfig)
+    rules: RulesConfig = Field(default_factory=RulesConfig)
+    serving: ServingConfig = Field(default_factory=ServingConfig)
+    mlflow: MlflowConfig = Field(default_factory=MlflowConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+
+    def fingerprint(self, *sections: str) -> str:
+        """sha256 of the settings that change results; where files lie does not.
+
+        Args:
+            sections: names of tables to hash, such as "text"; none means all of them.
+        """
+        places = {"data": {"events", "items", "users", "impressions"}, "text": {"cache"}, "serving": {"output"}, "mlflow": True}
+        dump = self.model_dump(mode="json", exclude=places)
+        chosen = {name: dump[name] for name in sections} if sections else dump
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+_PATHS = {"data": ("events", "items", "users", "impressions"), "text": ("cache",), "serving": ("output",)}
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Reads a TOML file, applies `--set` overrides, resolves relative paths against its folder.
+
+    Args:
+        path: the file.
+        overrides: "table.key=value" with a TOML value; a bare word counts as a string.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or holds unknown keys or bad values; all of
+            them are in the one message, an unknown key with the nearest known one.
+    """
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; make one with: recsys init {path.parent}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}; mend the line it names") from None
+    for override in overrides:
+        _apply_override(raw, override)
+    config = parse_config(raw, str(path))
+    return _resolve(config, path.resolve().parent)
+
+
+def parse_config(raw: Mapping[str, Any], where: str = "config") -> Config:
+    """Validates a nested mapping; `where` names it in the error."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        problems = [_problem(dict(e)) for e in error.errors()]
+        raise ConfigError(f"{where}: {len(problems)} problem(s)\n" + "\n".join(f"  {p}" for p in problems)) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the file, for editors."""
+    return Config.model_json_schema()
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set {shown(override)}: expected table.key=value, such as text.epochs=2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, key = name.strip().split(".")
+    target = raw
+    for table in tables:
+        target = target.setdefault(table, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {shown(override)}: {table} is a value, not a table")
+    target[key] = value
+
+
+def _problem(error: dict[str, Any]) -> str:
+    """One validation error of pydantic as 'where: what; remedy'."""
+    location = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"{location}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{location}: required, but not there"
+    return f"{location}: {error['msg']}; got {shown(error['input'])}"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _resolve(config: Config, folder: Path) -> Config:
+    changes: dict[str, Any] = {}
+    for name, keys in _PATHS.items():
+        section = getattr(config, name)
+        absolute = {key: _absolute(getattr(section, key), folder) for key in keys}
+        changes[name] = section.model_copy(update=absolute)
+    if config.text.encoder.startswith((".", "/")):
+        changes["text"] = changes["text"].model_copy(update={"encoder": _absolute(config.text.encoder, folder)})
+    uri = config.mlflow.tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
+    changes["mlflow"] = config.mlflow.model_copy(update={"tracking_uri": uri})
+    return config.model_copy(update=changes)
+
+
+def _absolute(value: str | None, folder: Path) -> str | None:
+    if value is None or "://" in value:
+        return value
+    return str(folder / value)
+
+
+Verdict = Literal["PROMOTE", "HOLD", "REJECT", "INVALID"]

@@ -1,0 +1,47 @@
+"""Outside ids (`user_id`, `item_id`) to positions in arrays (`user_pos`, `item_pos`) and back."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from recsys.types import IntArray
+
+
+@dataclass(frozen=True)
+class IdMap:
+    """Sorted, unique outside ids; the position of an id is its row.
+
+    Sorting makes positions independent of the order of the input, so ties broken by position are
+    ties broken by id.
+
+    Args:
+        ids: (n,) unique and sorted, int64 or string; kept as given, never through float.
+    """
+
+    ids: pd.Index
+
+    @classmethod
+    def from_values(cls, values: pd.Series | pd.Index) -> "IdMap":
+        """The map over the unique values of a column."""
+        return cls(pd.Index(values).unique().sort_values())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def positions(self, values: pd.Series | pd.Index | np.ndarray | list[object]) -> IntArray:
+        """Positions of outside ids, (n,) int64; -1 where the id is unknown.
+
+        >>> IdMap.from_values(pd.Series(["b", "a"])).positions(["a", "z"])
+        array([ 0, -1])
+        """
+        return self._lookup.get_indexer(pd.Index(values)).astype(np.int64)
+
+    def values(self, positions: IntArray) -> pd.Index:
+        """Outside ids at positions, in their original type."""
+        return self.ids[positions]
+
+    @cached_property
+    def _lookup(self) -> pd.Index:
+        return self.ids

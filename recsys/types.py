@@ -1,0 +1,10 @@
+"""Names for the arrays that travel between modules; axes and units stand in each docstring."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.integer[Any]]
+FloatArray = NDArray[np.floating[Any]]
+BoolArray = NDArray[np.bool_]

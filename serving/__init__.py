@@ -1,0 +1,1 @@
+"""Batch scoring, audit, publication, the nightly job and the offline A/B report."""

@@ -1,0 +1,1 @@
+"""The offline A/B report: statistics, decision rule, page."""
