@@ -33,7 +33,9 @@ class DataConfig(Section):
     )
     timezone: str | None = Field(None, description="Zone of times that carry none, such as 'Europe/Madrid'.")
     max_bad_share: float = Field(0.001, ge=0, le=1, description="Stop when a larger share of rows is quarantined.")
-    window_share: float = Field(0.1, gt=0, lt=0.5, description="Share of events in the ranker's and in the test window.")
+    window_share: float = Field(
+        0.1, gt=0, lt=0.5, description="Share of events in the ranker's and in the test window."
+    )
     window_days: float | None = Field(None, gt=0, description="Length of both windows in days, instead of a share.")
     split_column: str | None = Field(None, description="Column holding train/valid/test, instead of cuts in time.")
 
@@ -50,16 +52,18 @@ class TextConfig(Section):
 
     encoder: str = Field("all-MiniLM-L6-v2", description="The packaged encoder, a folder, or a hub name 'org/model'.")
     fields: tuple[str, ...] = Field(
-        ("title", "brand", "category", "tags", "description"), min_length=1, description="Item columns that make the text, in order."
+        ("title", "brand", "category", "tags", "description"),
+        min_length=1,
+        description="Item columns that make the text, in order.",
     )
     max_tokens: int = Field(64, ge=8, le=512, description="Longer texts are cut.")
-    epochs: float = Field(2.0, ge=0, description="Passes over the catalogue; 0 leaves the encoder as it is.")
+    epochs: float = Field(1.0, ge=0, description="Passes over the catalogue; 0 leaves the encoder as it is.")
     max_minutes: float = Field(4.0, gt=0, description="Fine-tuning stops after this time, keeping the best state.")
-    learning_rate: float = Field(5e-5, gt=0)
-    temperature: float = Field(0.05, gt=0, description="Divides cosines in the softmax.")
-    batch_items: int = Field(512, ge=8, description="Unique items encoded per step.")
+    learning_rate: float = Field(1e-5, gt=0)
+    temperature: float = Field(0.1, gt=0, description="Divides cosines in the softmax.")
+    batch_items: int = Field(256, ge=8, description="Unique items encoded per step.")
     frozen_layers: int = Field(2, ge=0, description="Lower encoder layers that are not trained.")
-    history_decay: float = Field(0.7, gt=0, le=1, description="Weight of an item per step back in the history.")
+    history_decay: float = Field(0.6, gt=0, le=1, description="Weight of an item per step back in the history.")
     cache: str = Field(".recsys/cache", description="Folder of item vectors, by hash of text and encoder.")
 
 
@@ -104,7 +108,9 @@ class AuditConfig(Section):
 
     max_rows_change: float = Field(0.2, gt=0, description="Largest change of the row count against the last release.")
     min_users_covered: float = Field(0.995, ge=0, le=1)
-    min_overlap: float = Field(0.05, ge=0, le=1, description="Smallest mean overlap of a user's list with the last release.")
+    min_overlap: float = Field(
+        0.05, ge=0, le=1, description="Smallest mean overlap of a user's list with the last release."
+    )
     max_overlap: float = Field(0.995, ge=0, le=1)
     max_fallback_share: float = Field(0.05, ge=0, le=1, description="Largest share of users served a popularity list.")
     min_coverage: float = Field(0.0, ge=0, le=1, description="Smallest share of the catalogue in anybody's list.")
@@ -166,7 +172,12 @@ class Config(Section):
         Args:
             sections: names of tables to hash, such as "text"; none means all of them.
         """
-        places = {"data": {"events", "items", "users", "impressions"}, "text": {"cache"}, "serving": {"output"}, "mlflow": True}
+        places: Any = {
+            "data": {"events", "items", "users", "impressions"},
+            "text": {"cache"},
+            "serving": {"output"},
+            "mlflow": True,
+        }
         dump = self.model_dump(mode="json", exclude=places)
         chosen = {name: dump[name] for name in sections} if sections else dump
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()

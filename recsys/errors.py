@@ -59,10 +59,10 @@ class DeadlineError(RecsysError):
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """`value` as it may stand in a message or a log: escaped, on one line, at most `limit` characters.
+    r"""`value` as it may stand in a message or a log: escaped, on one line, at most `limit` characters.
 
-    >>> shown("a\\nb")
-    "'a\\\\nb'"
+    >>> shown("a\nb")
+    "'a\\nb'"
     >>> shown("x" * 100, limit=5)
     "'xxxx…"
     """

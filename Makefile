@@ -1,0 +1,49 @@
+# Every target works from an empty clone: the first one makes .venv from pinned versions.
+PYTHON ?= python3.11
+BIN := .venv/bin
+PACKAGES := recsys features training serving
+
+.PHONY: nightly test check lint types layers unit fix notebooks faults clean
+
+nightly: .venv/demo.stamp
+	$(BIN)/recsys init demo --demo completejourney
+	$(BIN)/recsys nightly -c demo/recsys.toml --as-of 2018-01-01T05:00:00Z
+
+test: lint types layers unit
+
+check: test
+
+.venv/dev.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e '.[dev,demo,notebooks]'
+	touch $@
+
+.venv/demo.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv, some minutes the first time"
+	$(BIN)/pip install --progress-bar off -c constraints.txt -e '.[demo]' | grep -vE '^(Requirement|  |Collecting|Using cached|Looking)' || true
+	$(BIN)/recsys --version
+	touch $@
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+
+layers: .venv/dev.stamp
+	$(BIN)/lint-imports
+
+unit: .venv/dev.stamp
+	$(BIN)/python -m pytest -q
+
+fix: .venv/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebooks: .venv/dev.stamp
+	$(BIN)/python notebooks/run.py
+
+clean:
+	rm -rf demo .venv build *.egg-info

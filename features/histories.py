@@ -1,0 +1,137 @@
+"""What each user did before a moment, as sparse matrices and recent lists."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from recsys.types import BoolArray, FloatArray, IntArray
+
+DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Events known at a moment, ordered by user, then time; a step is one distinct moment of a user.
+
+    Args:
+        user_pos, item_pos: (n_events,) positions.
+        timestamp: (n_events,) int64 microseconds, UTC, all before `as_of`.
+        weight: (n_events,) float32 label weight.
+        step: (n_events,) int64; the user's newest moment is 0, the one before it 1, ...
+        n_users, n_items: sizes of the position spaces.
+        as_of: int64 microseconds, UTC.
+    """
+
+    user_pos: IntArray
+    item_pos: IntArray
+    timestamp: IntArray
+    weight: FloatArray
+    step: IntArray
+    n_users: int
+    n_items: int
+    as_of: int
+
+    @classmethod
+    def build(
+        cls,
+        user_pos: IntArray,
+        item_pos: IntArray,
+        timestamp: IntArray,
+        weight: FloatArray,
+        *,
+        n_users: int,
+        n_items: int,
+        as_of: int,
+        known: BoolArray | None = None,
+    ) -> "Histories":
+        """Sorts events and numbers the steps; `known` picks the events that count, all by default."""
+        keep = timestamp < as_of if known is None else known
+        user, item, time, mass = user_pos[keep], item_pos[keep], timestamp[keep], weight[keep]
+        order = np.lexsort((item, time, user))
+        user, item, time, mass = user[order], item[order], time[order], mass[order]
+        new_moment = np.ones(len(user), dtype=bool)
+        new_moment[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+        moment = np.cumsum(new_moment)
+        last = np.zeros(n_users, dtype=np.int64)
+        last[user] = moment  # the user's last event wins, since events are in time order
+        return cls(user, item, time, mass, last[user] - moment, n_users, n_items, as_of)
+
+    @cached_property
+    def indptr(self) -> IntArray:
+        """Where each user's events start, (n_users + 1,)."""
+        return np.searchsorted(self.user_pos, np.arange(self.n_users + 1))
+
+    @cached_property
+    def n_events(self) -> IntArray:
+        """Events per user, (n_users,)."""
+        return np.diff(self.indptr)
+
+    def of_users(self, users: IntArray) -> "Histories":
+        """The histories of some users, who are renumbered 0..n-1 in the order given."""
+        counts = self.n_events[users]
+        starts = np.repeat(self.indptr[users] - np.cumsum(counts) + counts, counts)
+        rows = starts + np.arange(counts.sum())
+        return Histories(
+            np.repeat(np.arange(len(users)), counts),
+            self.item_pos[rows],
+            self.timestamp[rows],
+            self.weight[rows],
+            self.step[rows],
+            len(users),
+            self.n_items,
+            self.as_of,
+        )
+
+    def before(self, moment: int) -> "Histories":
+        """What was known at an earlier moment, int64 microseconds."""
+        return Histories.build(
+            self.user_pos, self.item_pos, self.timestamp, self.weight,
+            n_users=self.n_users, n_items=self.n_items, as_of=moment,
+        )  # fmt: skip
+
+    def renamed(self, item_pos: IntArray, n_items: int) -> "Histories":
+        """The same events over other item positions, such as rows of distinct texts."""
+        return replace(self, item_pos=item_pos[self.item_pos], n_items=n_items)
+
+    def decayed(self, decay: float) -> sp.csr_matrix:
+        """Weight of each item by how many steps ago it was taken, (n_users, n_items) float32; repeats add up."""
+        mass = self.weight * np.power(float(decay), self.step)
+        # decay**step underflows for very long histories; such a weight is noise, and zeros must not be stored
+        keep = mass > 1e-6
+        return self._matrix(mass[keep], keep)
+
+    def confidence(self, half_life_days: float) -> sp.csr_matrix:
+        """Weight of each item by its age in days, (n_users, n_items) float32; repeats add up."""
+        age_days = (self.as_of - self.timestamp) / DAY_US
+        mass = self.weight * np.power(0.5, age_days / half_life_days)
+        return self._matrix(np.maximum(mass, 1e-6), slice(None))
+
+    def counts(self) -> sp.csr_matrix:
+        """How often each user took each item, (n_users, n_items) float32."""
+        return self._matrix(np.ones(len(self.item_pos), dtype=np.float32), slice(None))
+
+    def popularity(self, days: float | None = None) -> FloatArray:
+        """Summed event weight per item in the last `days`, or ever, (n_items,) float64."""
+        recent = slice(None) if days is None else self.timestamp >= self.as_of - days * DAY_US
+        weights = self.weight[recent].astype(np.float64)
+        return np.asarray(np.bincount(self.item_pos[recent], weights, minlength=self.n_items), dtype=np.float64)
+
+    def recent(self, n: int) -> IntArray:
+        """The last `n` distinct items of each user, newest first, (n_users, n) int64; -1 marks an empty slot."""
+        # newest first: reversed arrays are ordered by user down, time down; keep each pair's first sight
+        user, item = self.user_pos[::-1], self.item_pos[::-1]
+        _, first = np.unique(user.astype(np.int64) * self.n_items + item, return_index=True)
+        first.sort()
+        user, item = user[first][::-1], item[first][::-1]  # users up, each from old to new
+        counts = np.bincount(user, minlength=self.n_users)
+        from_newest = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(user))
+        out = np.full((self.n_users, n), -1, dtype=np.int64)
+        keep = from_newest < n
+        out[user[keep], from_newest[keep]] = item[keep]
+        return out
+
+    def _matrix(self, mass: FloatArray, keep: BoolArray | slice) -> sp.csr_matrix:
+        data = (mass.astype(np.float32), (self.user_pos[keep], self.item_pos[keep]))
+        return sp.csr_matrix(data, shape=(self.n_users, self.n_items))

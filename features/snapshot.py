@@ -1,0 +1,108 @@
+"""All that scores users as of a moment: histories, item vectors, CF tower, item facts, what may be served."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from features.histories import DAY_US, Histories
+from recsys.cf_tower import CFTower
+from recsys.config import Config
+from recsys.text_tower import unit_rows
+from recsys.types import BoolArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class ItemFacts:
+    """Facts about items that do not depend on who looks, as of a moment; all (n_items,).
+
+    price: nan where unknown; category, brand: codes, -1 where unknown; age_days: since created or first sold,
+    nan where neither is known.
+    """
+
+    counts_1d: FloatArray
+    counts_7d: FloatArray
+    counts_30d: FloatArray
+    counts: FloatArray
+    age_days: FloatArray
+    price: FloatArray
+    category: IntArray
+    brand: IntArray
+
+    @classmethod
+    def build(cls, histories: Histories, catalogue: pd.DataFrame) -> "ItemFacts":
+        """Counts from the histories, the rest from the catalogue."""
+        first_seen = np.full(histories.n_items, np.iinfo(np.int64).max)
+        np.minimum.at(first_seen, histories.item_pos, histories.timestamp)
+        age_days = np.where(first_seen < histories.as_of, (histories.as_of - first_seen) / DAY_US, np.nan)
+        if "created_at" in catalogue:
+            created = pd.to_datetime(catalogue["created_at"], utc=True)
+            as_of = pd.Timestamp(histories.as_of, unit="us", tz="UTC")
+            stated = ((as_of - created).dt.total_seconds() / 86_400).to_numpy(dtype=float, na_value=np.nan)
+            age_days = np.where(np.isnan(stated), age_days, stated)
+        price = pd.to_numeric(catalogue["price"], errors="coerce") if "price" in catalogue else None
+        nothing = np.full(histories.n_items, np.nan)
+        return cls(
+            histories.popularity(1),
+            histories.popularity(7),
+            histories.popularity(30),
+            histories.popularity(),
+            age_days,
+            nothing if price is None else price.to_numpy(dtype=float, na_value=np.nan),
+            _codes(catalogue, "category"),
+            _codes(catalogue, "brand"),
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The world as of a moment.
+
+    Args:
+        histories: events before it.
+        text_vectors: (n_items, dim) unit rows.
+        cf: the CF tower over the same items.
+        facts: of the items.
+        is_eligible: True where an item may be recommended at all, (n_items,).
+        config: for decays and rules.
+    """
+
+    histories: Histories
+    text_vectors: FloatArray
+    cf: CFTower
+    facts: ItemFacts
+    is_eligible: BoolArray
+    config: Config
+
+    def text_users(self, some: Histories) -> FloatArray:
+        """User vectors of the text tower, (n_users, dim) unit rows; zero for an empty history."""
+        decayed = some.decayed(self.config.text.history_decay)
+        return unit_rows(decayed @ self.text_vectors)
+
+    def cf_users(self, some: Histories) -> FloatArray:
+        """User factors of the CF tower, (n_users, factors)."""
+        return self.cf.fold_in(self.cf_confidence(some))
+
+    def cf_confidence(self, some: Histories) -> sp.csr_matrix:
+        """Confidence that CF learns from and folds in by, (n_users, n_items)."""
+        return some.confidence(self.config.cf.half_life_days)
+
+    @cached_property
+    def is_new(self) -> BoolArray:
+        """Eligible items nobody took yet or that are younger than 30 days, (n_items,)."""
+        return self.is_eligible & ((self.facts.counts == 0) | (self.facts.age_days < 30))
+
+    def popular(self, days: float | None, n: int) -> IntArray:
+        """The `n` eligible items with most weight in the last `days`, ties by id, at most n."""
+        mass = self.histories.popularity(days) * self.is_eligible
+        order = np.argsort(-mass, kind="stable")[:n]
+        return order[mass[order] > 0]
+
+
+def _codes(catalogue: pd.DataFrame, column: str) -> IntArray:
+    if column not in catalogue:
+        return np.full(len(catalogue), -1, dtype=np.int64)
+    values = catalogue[column].fillna("").astype("str").str.strip()
+    return np.asarray(pd.factorize(values.where(values != ""))[0], dtype=np.int64)

@@ -1,0 +1,94 @@
+"""Items to text, and texts to vectors through the cache."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file, save_file
+
+from recsys.text_tower import Progress
+from recsys.types import FloatArray
+
+MAX_CHARACTERS = 20_000  # far beyond any encoder's cut; bounds the work on a hostile 10 MB description
+
+
+def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
+    """One text per item: its non-empty fields in order, joined by ". "; absent columns are skipped.
+
+    >>> item_texts(pd.DataFrame({"title": ["Tea", ""], "brand": ["Leaf", "Oak"]}), ["title", "brand", "color"])
+    ['Tea. Leaf', 'Oak']
+    """
+    columns = [catalogue[f].fillna("").astype(str).str.strip().str[:MAX_CHARACTERS] for f in fields if f in catalogue]
+    if not columns:
+        return [""] * len(catalogue)
+    return [". ".join(part for part in row if part) for row in zip(*columns, strict=True)]
+
+
+class VectorCache:
+    """Vectors on disk by hash of text and model: a later night encodes only what changed.
+
+    Args:
+        folder: where the files lie, one per model.
+        model: name of the model's file; a hash of all that decides a vector.
+    """
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.path = folder / f"{model[:32]}.safetensors"
+
+    def vectors(
+        self,
+        texts: Sequence[str],
+        encode: Callable[[Sequence[str], Progress | None], FloatArray],
+        progress: Progress | None = None,
+    ) -> FloatArray:
+        """Vectors of texts, (n, dim) float32; only texts never seen before are encoded."""
+        distinct = list(dict.fromkeys(texts))
+        keys = _keys(distinct)
+        known_keys, known = self._read()
+        at = np.searchsorted(known_keys, keys)
+        at[at == len(known_keys)] = 0
+        is_known = known_keys[at] == keys if len(known_keys) else np.zeros(len(keys), dtype=bool)
+        missing = [text for text, there in zip(distinct, is_known, strict=True) if not there]
+        if missing:
+            fresh = encode(missing, progress)
+            known_keys = np.concatenate([known_keys, keys[~is_known]])
+            known = np.concatenate([known, fresh]) if len(known) else fresh
+            order = np.argsort(known_keys)
+            known_keys, known = known_keys[order], known[order]
+            self._write(known_keys, known)
+        row_of = dict(zip(distinct, np.searchsorted(known_keys, keys), strict=True))
+        return np.asarray(known[[row_of[text] for text in texts]])
+
+    def _read(self) -> tuple[np.ndarray, FloatArray]:
+        empty = np.zeros(0, dtype="S16"), np.zeros((0, 0), dtype=np.float32)
+        if not self.path.exists():
+            return empty
+        try:
+            arrays = load_file(self.path)
+            keys = np.ascontiguousarray(arrays["keys"]).view("S16").ravel()
+            vectors = arrays["vectors"]
+            whole = hashlib.sha256(keys.tobytes() + vectors.tobytes()).digest() == arrays["sha256"].tobytes()
+        except Exception:  # noqa: BLE001 - whatever is wrong with a cache file, the remedy is to fill it again
+            return empty
+        return (keys, vectors) if whole else empty
+
+    def _write(self, keys: np.ndarray, vectors: FloatArray) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(keys.tobytes() + vectors.tobytes()).digest()
+        arrays = {
+            "keys": keys.view(np.uint8).reshape(-1, 16),
+            "vectors": np.ascontiguousarray(vectors),
+            "sha256": np.frombuffer(digest, dtype=np.uint8),
+        }
+        temporary = self.path.with_suffix(".tmp")
+        save_file(arrays, temporary)
+        temporary.replace(self.path)
+
+
+def _keys(texts: Sequence[str]) -> np.ndarray:
+    """16 bytes per text; hex digits, since numpy drops trailing zero bytes of an S16."""
+    return np.array(
+        [hashlib.blake2b(t.encode("utf-8", "replace"), digest_size=8).hexdigest() for t in texts], dtype="S16"
+    )

@@ -1,0 +1,140 @@
+"""The collaborative-filtering tower: ALS factors and item-item neighbours; the only file that knows implicit.
+
+Users have no stored factors: each is folded in from the history at hand, so that somebody who came after
+training is served like everybody else, and the model's size does not depend on the number of users.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from implicit.als import AlternatingLeastSquares
+from implicit.nearest_neighbours import ItemItemRecommender
+from threadpoolctl import threadpool_limits
+
+from recsys.bundle import load_arrays, load_sparse, save_arrays, save_sparse
+from recsys.config import CFConfig
+from recsys.types import BoolArray, FloatArray, IntArray
+
+TEXT_RIDGE = 1.0  # per item; text vectors have unit length, so this shrinks a map learned from few items
+
+
+@dataclass(frozen=True)
+class CFTower:
+    """Item factors, item-item similarities, and the map that gives an unsold item factors from its text.
+
+    Args:
+        config: of the fit.
+        item_factors: (n_items, factors) float32; rows of cold items come from their text.
+        similarity: (n_items, n_items) float32, cosine of the columns of users, `neighbours` a row.
+        is_warm: True where the item had events, (n_items,).
+        text_map: (dim, factors) float32, text vector to item factors.
+
+    Source: Hu, Koren, Volinsky, Collaborative filtering for implicit feedback datasets, ICDM 2008 (ALS);
+        Sarwar et al., Item-based collaborative filtering, WWW 2001; the map as in Gantner et al., Learning
+        attribute-to-feature mappings for cold-start recommendations, ICDM 2010.
+    """
+
+    config: CFConfig
+    item_factors: FloatArray
+    similarity: sp.csr_matrix
+    is_warm: BoolArray
+    text_map: FloatArray
+
+    @classmethod
+    def fit(cls, confidence: sp.csr_matrix, text_vectors: FloatArray, config: CFConfig, seed: int) -> "CFTower":
+        """Fits on decayed event weights.
+
+        Args:
+            confidence: summed, decayed weights, (n_users, n_items) float32, non-negative.
+            text_vectors: unit vectors of the items, (n_items, dim).
+            seed: of the factors' start.
+        """
+        factors = min(config.factors, min(confidence.shape))
+        # implicit threads over users itself; a threaded BLAS below it fights for the same cores
+        with threadpool_limits(1, "blas"):
+            als = _als(config, factors, seed)
+            als.fit(confidence, show_progress=False)
+            neighbours = ItemItemRecommender(K=config.neighbours + 1)  # an item's nearest neighbour is itself
+            neighbours.fit(_unit_columns(confidence), show_progress=False)
+        similarity = sp.csr_matrix(neighbours.similarity, dtype=np.float32)
+        similarity.setdiag(0)
+        similarity.eliminate_zeros()
+        is_warm = np.bincount(confidence.indices, minlength=confidence.shape[1]) > 0
+        item_factors = np.array(als.item_factors, dtype=np.float32)
+        text_map = _ridge(text_vectors[is_warm], item_factors[is_warm])
+        item_factors[~is_warm] = text_vectors[~is_warm] @ text_map
+        return cls(config, item_factors, similarity, is_warm, text_map)
+
+    def fold_in(self, confidence: sp.csr_matrix) -> FloatArray:
+        """Factors of users from their histories, (n_users, factors) float32; zeros for an empty one."""
+        with threadpool_limits(1, "blas"):
+            als = _als(self.config, self.item_factors.shape[1], 0)
+            als.item_factors = np.where(self.is_warm[:, None], self.item_factors, 0).astype(np.float32)
+            return np.asarray(als.recalculate_user(np.arange(confidence.shape[0]), confidence.tocsr()))
+
+    def neighbour_scores(self, decayed: sp.csr_matrix) -> sp.csr_matrix:
+        """Summed similarity of each item to a user's decayed history, (n_users, n_items) float32."""
+        return sp.csr_matrix(decayed @ self.similarity)
+
+    def for_catalogue(self, trained_pos: IntArray, text_vectors: FloatArray) -> "CFTower":
+        """The tower over another catalogue; items it never saw get factors from their text.
+
+        Args:
+            trained_pos: position in this tower of each item of the new catalogue, -1 where there is none.
+            text_vectors: of the new catalogue, (n_new, dim).
+        """
+        known = trained_pos >= 0
+        n_trained = len(self.is_warm)
+        pick = sp.csr_matrix(
+            (np.ones(known.sum(), np.float32), (np.flatnonzero(known), trained_pos[known])),
+            shape=(len(trained_pos), n_trained),
+        )
+        is_warm = np.zeros(len(trained_pos), dtype=bool)
+        is_warm[known] = self.is_warm[trained_pos[known]]
+        factors = (text_vectors @ self.text_map).astype(np.float32)
+        factors[is_warm] = self.item_factors[trained_pos[is_warm]]
+        similarity = sp.csr_matrix(pick @ self.similarity @ pick.T)
+        return replace(self, item_factors=factors, similarity=similarity, is_warm=is_warm)
+
+    def save(self, folder: Path) -> None:
+        """Writes cf.safetensors, cf_neighbours.npz and cf.json."""
+        arrays = {
+            "item_factors": self.item_factors,
+            "is_warm": self.is_warm.astype(np.uint8),
+            "text_map": self.text_map,
+        }
+        save_arrays(folder / "cf.safetensors", **arrays)
+        save_sparse(folder / "cf_neighbours.npz", self.similarity)
+        (folder / "cf.json").write_text(self.config.model_dump_json(indent=2))
+
+    @classmethod
+    def load(cls, folder: Path) -> "CFTower":
+        """A tower saved by `save`."""
+        arrays = load_arrays(folder / "cf.safetensors")
+        config = CFConfig.model_validate_json((folder / "cf.json").read_text())
+        similarity = load_sparse(folder / "cf_neighbours.npz")
+        return cls(config, arrays["item_factors"], similarity, arrays["is_warm"].astype(bool), arrays["text_map"])
+
+
+def _als(config: CFConfig, factors: int, seed: int) -> AlternatingLeastSquares:
+    return AlternatingLeastSquares(
+        factors=factors,
+        regularization=config.regularization,
+        alpha=config.alpha,
+        iterations=config.iterations,
+        random_state=seed,
+    )
+
+
+def _unit_columns(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Columns of unit length, so that products of columns are cosines."""
+    length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel())
+    return sp.csr_matrix(matrix @ sp.diags(1 / np.maximum(length, 1e-12)), dtype=np.float64)  # implicit wants float64
+
+
+def _ridge(inputs: FloatArray, outputs: FloatArray) -> FloatArray:
+    """Least squares with a penalty: (X'X + c I)^-1 X'Y, (dim, factors) float32."""
+    gram = inputs.T @ inputs + TEXT_RIDGE * np.eye(inputs.shape[1], dtype=np.float32)
+    return np.asarray(np.linalg.solve(gram, inputs.T @ outputs), dtype=np.float32)

@@ -1,0 +1,334 @@
+"""The `recsys` program: parse, call, print. It may call every layer and decides nothing itself."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+import pandas as pd
+from rich.console import Console
+
+from recsys.config import Config, json_schema, load_config
+from recsys.errors import ConfigError, RecsysError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def main() -> None:
+    """Entry point: runs a command and ends with its exit code; errors of ours print without a traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except RecsysError as error:
+        Console(stderr=True).print(f"recsys: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("recsys: stopped", err=True)
+        sys.exit(130)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="recsys")
+def cli() -> None:
+    r"""Text-aware recommendations: train, score every night, compare.
+
+    \b
+    recsys init shop --demo completejourney
+    recsys nightly -c shop/recsys.toml
+    recsys show 1228 -c shop/recsys.toml
+    """
+
+
+def with_config(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds -c and --set, and hands the command a loaded Config."""
+
+    @click.option("-c", "--config", "path", default="recsys.toml", show_default=True, help="The config file.")
+    @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a setting.")
+    @wraps(command)
+    def wrapped(path: str, overrides: tuple[str, ...], **kwargs: Any) -> R:
+        return command(config=load_config(path, overrides), **kwargs)
+
+    return wrapped
+
+
+as_of_option = click.option(
+    "--as-of",
+    "as_of",
+    default=None,
+    metavar="T",
+    help="A date or a moment, UTC; nothing after it is read. Default: now.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--demo", default=None, metavar="NAME", help="Also write demo data: completejourney.")
+def init(folder: Path, demo: str | None) -> None:
+    r"""Makes FOLDER with a commented recsys.toml; with --demo, the data too.
+
+    \b
+    recsys init shop
+    recsys init shop --demo completejourney
+    """
+    from features.demo import render_config, write_demo
+
+    if (folder / "recsys.toml").exists():
+        click.echo(f"{folder / 'recsys.toml'} is there already; nothing changed")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if demo:
+        write_demo(demo, folder)
+    else:
+        (folder / "recsys.toml").write_text(render_config())
+    click.echo(f"wrote {folder / 'recsys.toml'}\nnext: recsys validate -c {folder / 'recsys.toml'}")
+
+
+@cli.command()
+@with_config
+@as_of_option
+@json_option
+def validate(config: Config, as_of: str | None, as_json: bool) -> None:
+    """Checks the tables and prints the data report."""
+    from features.ingest import load_tables
+
+    report = load_tables(config.data, moment(as_of)).report
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        report.render(Console())
+
+
+@cli.command()
+@with_config
+@as_of_option
+@json_option
+def train(config: Config, as_of: str | None, as_json: bool) -> None:
+    """Fits towers and ranker on events before T, evaluates, registers a version."""
+    from recsys.progress import Reporter
+    from serving.nightly import load_dataset
+    from training.job import train_and_register
+
+    reporter = Reporter()
+    dataset, _ = load_dataset(config, moment(as_of), reporter)
+    done = train_and_register(dataset, config, reporter)
+    if as_json:
+        _print_json({"version": done.version, "seconds": done.trained.seconds})
+    else:
+        from serving.show import print_evaluation
+
+        print_evaluation(done.trained.evaluation, Console())
+
+
+@cli.command()
+@with_config
+@as_of_option
+@click.option("--model", default="champion", show_default=True, help="An alias or a version.")
+@click.option("--users", "users_file", default=None, help="Parquet or CSV with a user_id column; all users by default.")
+@click.option("-k", "k", type=int, default=None, help="Recommendations per user; default from the config.")
+@click.option("--move-current", is_flag=True, help="Let a backfill of a past date become what is served.")
+@json_option
+def score(
+    config: Config,
+    as_of: str | None,
+    model: str,
+    users_file: str | None,
+    k: int | None,
+    move_current: bool,
+    as_json: bool,
+) -> None:
+    r"""Scores all users in batch and publishes a release.
+
+    \b
+    recsys score --as-of 2017-12-01 --model 3
+    """
+    from recsys.progress import Reporter
+    from serving.nightly import load_dataset, score_and_publish
+
+    reporter = Reporter()
+    dataset, _ = load_dataset(config, moment(as_of), reporter)
+    released = score_and_publish(
+        dataset, config, reporter, model=model, users_file=users_file, k=k, move_current=move_current
+    )
+    _print_json(released.to_dict()) if as_json else click.echo(released.sentence())
+
+
+@cli.command()
+@with_config
+@as_of_option
+@click.option("--train", "when", type=click.Choice(["due", "always", "never"]), default="due", show_default=True)
+@click.option("--move-current", is_flag=True, help="Let a backfill of a past date become what is served.")
+@json_option
+def nightly(config: Config, as_of: str | None, when: str, move_current: bool, as_json: bool) -> None:
+    r"""Validates, trains when due, scores, audits, publishes, reports: the line for cron.
+
+    \b
+    0 3 * * *  recsys nightly -c /srv/shop/recsys.toml
+    """
+    from recsys.progress import Reporter
+    from serving.nightly import run_nightly
+
+    reporter = Reporter()
+    outcome = run_nightly(config, moment(as_of), reporter, when=when, move_current=move_current)
+    _print_json(outcome.to_dict()) if as_json else outcome.render(Console())
+
+
+@cli.command()
+@with_config
+@as_of_option
+@json_option
+def evaluate(config: Config, as_of: str | None, as_json: bool) -> None:
+    """The per-source table on the last window: trains on the windows before it, registers nothing.
+
+    Data and settings that a registered version was trained with are not computed again.
+    """
+    from recsys.progress import Reporter
+    from serving.show import evaluation_of, print_stored_evaluation
+
+    stored = evaluation_of(config, moment(as_of), Reporter())
+    _print_json(stored) if as_json else print_stored_evaluation(stored, Console())
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@with_config
+@as_of_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder of the report.")
+@json_option
+def compare(config: Config, a: str, b: str, as_of: str | None, output: Path | None, as_json: bool) -> int:
+    r"""The offline A/B report of two model versions (or aliases), or of two recommendation folders or files.
+
+    Ends with 0 PROMOTE, 10 HOLD, 20 REJECT, 30 INVALID.
+
+    \b
+    recsys compare champion challenger
+    recsys compare out/releases/2017-12-01.ab12 other.parquet --as-of 2018-01-01
+    """
+    from serving.arms import compare_arms
+
+    from recsys.progress import Reporter
+
+    report, folder = compare_arms(config, a, b, moment(as_of), output, Reporter(), " ".join(["recsys", *sys.argv[1:]]))
+    if as_json:
+        _print_json(json.loads(report.to_json()))
+    else:
+        click.echo(f"{report.verdict}: {report.reason}\nreport: {folder / 'report.html'}")
+    return int(report.exit_code)
+
+
+@cli.command()
+@click.argument("version")
+@with_config
+def promote(config: Config, version: str) -> None:
+    """Moves `champion` to VERSION (or an alias); the one before becomes `previous`."""
+    from recsys.registry import Registry
+
+    click.echo(f"champion is now version {Registry(config.mlflow).promote(version).version}")
+
+
+@cli.command()
+@with_config
+@click.option("--model", "model_too", is_flag=True, help="Move `champion` back to `previous` too.")
+def rollback(config: Config, model_too: bool) -> None:
+    """Swaps `current` back to the release before it, and pins it there; --unpin with the next `score`."""
+    from serving.publish import ReleaseStore
+
+    release = ReleaseStore(Path(config.serving.output)).rollback()
+    click.echo(
+        f"current is now {release.name}, pinned; remove {release.parent.parent / 'pinned'} to let nights move it again"
+    )
+    if model_too:
+        from recsys.registry import Registry
+
+        click.echo(f"champion is now version {Registry(config.mlflow).rollback().version}")
+
+
+@cli.command()
+@click.argument("user")
+@with_config
+@click.option("-n", default=10, show_default=True, help="Entries to show.")
+@json_option
+def show(config: Config, user: str, n: int, as_json: bool) -> None:
+    """A user's history and the recommendations now served, with titles and reasons."""
+    from serving.show import show_user
+
+    show_user(config, user, n, Console(), as_json)
+
+
+@cli.command()
+@click.argument("item")
+@with_config
+@click.option("-n", default=10, show_default=True, help="Entries to show.")
+@json_option
+def similar(config: Config, item: str, n: int, as_json: bool) -> None:
+    """Items like ITEM, by the champion's text tower and by behaviour."""
+    from serving.show import show_similar
+
+    show_similar(config, item, n, Console(), as_json)
+
+
+@cli.command()
+@with_config
+@json_option
+def status(config: Config, as_json: bool) -> None:
+    """What is served, how old it is, and which model made it."""
+    from serving.show import show_status
+
+    show_status(config, Console(), as_json)
+
+
+@cli.command()
+@with_config
+@click.option("--delete", is_flag=True, help="Delete; without it, only say what would go.")
+def gc(config: Config, delete: bool) -> None:
+    """Retention: old releases and leftovers of broken runs; never current, previous or pinned."""
+    from serving.publish import ReleaseStore
+
+    gone = ReleaseStore(Path(config.serving.output)).gc(config.serving.keep_releases, dry_run=not delete)
+    verb = "deleted" if delete else "would delete (run with --delete)"
+    click.echo("\n".join(f"{verb}: {path}" for path in gone) or "nothing to delete")
+
+
+@cli.command()
+@click.option("-c", "--config", "path", default=None, help="The config file, to check its paths too.")
+@json_option
+def doctor(path: str | None, as_json: bool) -> None:
+    """Is this machine fit: processor, memory, disk, encoder, libraries."""
+    from serving.doctor import examine
+
+    findings = examine(load_config(path) if path else None)
+    if as_json:
+        _print_json([vars(f) for f in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok  ' if finding.ok else 'BAD '} {finding.name}: {finding.text}")
+    sys.exit(0 if all(f.ok for f in findings) else 5)
+
+
+@cli.command(name="schema")
+def schema_command() -> None:
+    """Prints the JSON Schema of recsys.toml, for editors."""
+    _print_json(json_schema())
+
+
+def moment(text: str | None) -> pd.Timestamp:
+    """The as-of of a run: a date or a moment, UTC where it names no zone; now by default."""
+    if text is None:
+        return pd.Timestamp.now(tz="UTC")
+    try:
+        stamp = pd.Timestamp(text)
+    except ValueError:
+        raise ConfigError(f"--as-of {text!r}: no date or moment; write 2017-12-31 or 2017-12-31T05:00:00Z") from None
+    return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))

@@ -1,0 +1,189 @@
+"""One score per (user, item): LightGBM LambdaMART, and a linear fusion that stands guard."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from scipy.optimize import minimize
+
+from recsys.config import RankerConfig
+from recsys.errors import ModelError
+from recsys.types import FloatArray, IntArray
+
+FUTURE_AUC = 0.995  # no honest single feature sorts tomorrow's purchases this well
+
+
+@dataclass(frozen=True)
+class LinearFusion:
+    """A weighted sum of a few standardised scores.
+
+    Args:
+        columns: feature columns that are added.
+        weights: one per column, and a shift and scale that standardise it.
+    """
+
+    columns: tuple[int, ...]
+    weights: tuple[float, ...]
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    @classmethod
+    def fit(
+        cls, features: FloatArray, labels: FloatArray, indptr: IntArray, columns: tuple[int, ...]
+    ) -> "LinearFusion":
+        """Weights that minimise the listwise softmax loss; convex, so the start does not matter.
+
+        Args:
+            features: (n_pairs, n_features), nan counts as the mean.
+            labels: (n_pairs,) gains, 0 where not taken.
+            indptr: where each user's pairs start, (n_users + 1,).
+            columns: feature columns to use.
+
+        Source: Cao et al., Learning to rank: from pairwise to listwise approach (ListNet), ICML 2007.
+        """
+        x = features[:, list(columns)].astype(np.float64)
+        means = np.nanmean(x, axis=0)
+        scales = np.nanstd(x, axis=0) + 1e-9
+        x = np.nan_to_num((x - means) / scales)
+        user = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        share = labels / np.maximum(np.bincount(user, labels, minlength=len(indptr) - 1), 1e-12)[user]
+        starts = indptr[:-1][np.diff(indptr) > 0]
+        sizes = np.diff(indptr)[np.diff(indptr) > 0]
+
+        def loss(w: FloatArray) -> tuple[float, FloatArray]:
+            s = x @ w
+            s = s - np.repeat(np.maximum.reduceat(s, starts), sizes)
+            e = np.exp(s)
+            p = e / np.repeat(np.add.reduceat(e, starts), sizes)
+            value = -(share * np.log(np.maximum(p, 1e-300))).sum() + 0.5 * (w @ w)
+            return float(value), x.T @ (p * np.repeat(np.add.reduceat(share, starts), sizes) - share) + w
+
+        found = minimize(loss, np.zeros(len(columns)), jac=True, method="L-BFGS-B", options={"maxiter": 100})
+        return cls(columns, tuple(map(float, found.x)), tuple(map(float, means)), tuple(map(float, scales)))
+
+    def score(self, features: FloatArray) -> FloatArray:
+        """(n_pairs,) float64; higher is better."""
+        x = np.nan_to_num((features[:, list(self.columns)] - np.array(self.means)) / np.array(self.scales))
+        return np.asarray(x @ np.array(self.weights))
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """What sorts the candidates: boosted trees where they beat the fusion on validation, else the fusion.
+
+    Args:
+        names: feature columns in order; scoring other columns is refused.
+        fusion: the linear guard.
+        trees: LightGBM's model as text, or None.
+        chosen: "trees" or "fusion".
+        guard: NDCG@10 of both on the validation users, for the record.
+    """
+
+    names: tuple[str, ...]
+    fusion: LinearFusion
+    trees: str | None
+    chosen: str
+    guard: dict[str, float]
+
+    def score(self, features: FloatArray, by: str | None = None) -> FloatArray:
+        """Scores of pairs, (n_pairs,) float64, comparable within a user.
+
+        Args:
+            features: (n_pairs, len(names)).
+            by: "trees" or "fusion" to overrule the choice.
+        """
+        if features.shape[1] != len(self.names):
+            raise ModelError(f"ranker: got {features.shape[1]} features, was trained on {len(self.names)}; train again")
+        if (by or self.chosen) == "fusion" or self.trees is None:
+            return self.fusion.score(features)
+        return np.asarray(self.booster.predict(features))
+
+    @property
+    def booster(self) -> Any:
+        """The trees, parsed once."""
+        if "_booster" not in self.__dict__:
+            object.__setattr__(self, "_booster", lgb.Booster(model_str=self.trees))
+        return self.__dict__["_booster"]
+
+    def importance(self) -> dict[str, float]:
+        """Share of the trees' total gain per feature, largest first; empty without trees."""
+        if self.trees is None:
+            return {}
+        gain = self.booster.feature_importance("gain")
+        order = np.argsort(-gain)
+        return {self.names[i]: float(gain[i] / max(gain.sum(), 1e-12)) for i in order}
+
+    def save(self, folder: Path) -> None:
+        """Writes ranker.json and, where there are trees, ranker.txt."""
+        fields = {k: list(getattr(self.fusion, k)) for k in ("columns", "weights", "means", "scales")}
+        text = {"names": list(self.names), "fusion": fields, "chosen": self.chosen, "guard": self.guard}
+        (folder / "ranker.json").write_text(json.dumps(text, indent=2))
+        if self.trees is not None:
+            (folder / "ranker.txt").write_text(self.trees)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Ranker":
+        """A ranker saved by `save`."""
+        text = json.loads((folder / "ranker.json").read_text())
+        fusion = LinearFusion(**{k: tuple(v) for k, v in text["fusion"].items()})
+        trees = (folder / "ranker.txt").read_text() if (folder / "ranker.txt").exists() else None
+        return cls(tuple(text["names"]), fusion, trees, text["chosen"], text["guard"])
+
+
+def fit_trees(
+    train: tuple[FloatArray, FloatArray, IntArray],
+    valid: tuple[FloatArray, FloatArray, IntArray],
+    names: tuple[str, ...],
+    config: RankerConfig,
+    seed: int,
+) -> str:
+    """LambdaMART with early stop, as LightGBM's model text.
+
+    Args:
+        train, valid: features (n_pairs, n_features), labels (n_pairs,) small integers, indptr (n_users + 1,).
+
+    Source: Burges, From RankNet to LambdaRank to LambdaMART, MSR-TR-2010-82.
+    """
+    params = {
+        "objective": "lambdarank", "metric": "ndcg", "eval_at": [10], "lambdarank_truncation_level": 20,
+        "num_leaves": config.leaves, "learning_rate": config.learning_rate, "min_data_in_leaf": config.min_rows_per_leaf,
+        "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 1.0,
+        "seed": seed, "deterministic": True, "force_row_wise": True, "verbosity": -1,
+    }  # fmt: skip
+    sets = [
+        lgb.Dataset(x, label=y, group=np.diff(indptr)[np.diff(indptr) > 0], feature_name=list(names))
+        for x, y, indptr in (train, valid)
+    ]
+    model = lgb.train(
+        params, sets[0], config.trees, valid_sets=[sets[1]], callbacks=[lgb.early_stopping(30, verbose=False)]
+    )
+    return str(model.model_to_string(num_iteration=model.best_iteration))
+
+
+def refuse_future(features: FloatArray, labels: FloatArray, names: tuple[str, ...]) -> None:
+    """Refuses a feature that all but tells the label: it was made from events after the cut.
+
+    Args:
+        features: (n_pairs, n_features), nan ranks lowest.
+        labels: (n_pairs,), positive where taken.
+
+    Raises:
+        ModelError: naming the feature and the area under its ROC curve.
+    """
+    positive = labels > 0
+    n_pos, n_neg = int(positive.sum()), int((~positive).sum())
+    if not n_pos or not n_neg:
+        return
+    for index, name in enumerate(names):
+        values = np.nan_to_num(features[:, index], nan=-1e30)
+        _, dense, counts = np.unique(values, return_inverse=True, return_counts=True)
+        middle = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each tied group, from 1
+        auc = (middle[dense][positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg)
+        if max(auc, 1 - auc) > FUTURE_AUC:
+            raise ModelError(
+                f"ranker: feature {name} alone sorts the labels (AUC {auc:.4f}, limit {FUTURE_AUC}); it must have seen "
+                "events after the cut; make it from events before as_of"
+            )

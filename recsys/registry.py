@@ -1,0 +1,428 @@
+"""Runs, versions and aliases in MLflow; the only file that knows it.
+
+A version is a sealed bundle (`recsys.bundle`) logged as plain files, with its sha256 as a tag. MLflow's own
+model loaders unpickle, so they are never called: we download, verify, and load with our own code.
+
+    challenger   the newest version            champion   what is served
+    previous     the champion before this one, where `rollback` goes
+"""
+
+import errno
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recsys.bundle import BundleInfo, open_bundle
+from recsys.config import MlflowConfig
+from recsys.errors import ModelError, RecsysError, ResourceError, shown
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+_SHA256 = "bundle_sha256"
+_SQLITE = "sqlite:///"
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
+
+
+class RegistryDownError(ModelError):
+    """The registry did not answer, or answered that it cannot work now."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered bundle; `created` is UTC, `tags` hold data window and code revision."""
+
+    version: str
+    sha256: str
+    source: str
+    created: pd.Timestamp
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A verified local copy; `stale` when the registry was down and this is the last one it had named."""
+
+    bundle: BundleInfo
+    version: ModelVersion
+    stale: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open MLflow run; made by `Registry.run`."""
+
+    id: str
+    registry: "Registry"
+
+    def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Stores finite values; nan and inf are dropped, since MLflow would store inf as 1.8e308.
+
+        MLflow refuses '@' in names: 'ndcg@10' is stored as 'ndcg_at_10'.
+        """
+        finite = {_name(name): float(value) for name, value in values.items() if math.isfinite(value)}
+        with self.registry.calls() as client:
+            from mlflow.entities import Metric
+
+            now_ms = int(time.time() * 1000)
+            client.log_batch(
+                self.id, metrics=[Metric(name, value, now_ms, step or 0) for name, value in finite.items()]
+            )
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Stores settings; nested mappings become dotted names."""
+        with self.registry.calls() as client:
+            from mlflow.entities import Param
+
+            client.log_batch(self.id, params=[Param(_name(name), str(value)) for name, value in _flat(values).items()])
+
+    def log_dataset(self, name: str, sha256: str, rows: int, source: str, context: str) -> None:
+        """Records an input table of `rows` rows; `context` says what for, such as 'training'."""
+        with self.registry.calls() as client:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            profile = json.dumps({"num_rows": rows, "sha256": sha256})
+            # 36 characters is all that MLflow keeps of a digest; the whole one stands in the profile.
+            dataset = Dataset(name, sha256[:36], "local", json.dumps({"uri": _public(source)}), profile=profile)
+            client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+
+    def log_artifacts(self, folder: Path, path: str) -> None:
+        """Uploads the files of a folder under `path`."""
+        with self.registry.calls() as client:
+            client.log_artifacts(self.id, str(folder), path)
+
+    def log_text(self, text: str, path: str) -> None:
+        """Stores a text as the artifact `path`."""
+        with self.registry.calls() as client:
+            client.log_text(self.id, text, path)
+
+
+class Registry:
+    """MLflow tracking and registry behind one tracking URI. Nothing is opened before the first call.
+
+    Every method raises RegistryDownError when MLflow does not answer (a request and its one retry take
+    at most `config.timeout_s` together), ModelError when it refuses, ResourceError when the disk does.
+    """
+
+    def __init__(self, config: MlflowConfig) -> None:
+        self._config = config
+        self._uri = config.tracking_uri or f"{_SQLITE}mlflow.db"
+
+    @contextmanager
+    def run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[Run]:
+        """An open run that ends as FINISHED, or as FAILED when the block raises."""
+        with self.calls() as client:
+            run_id = client.create_run(self._experiment(client), tags=dict(tags), run_name=name).info.run_id
+        run = Run(run_id, self)
+        try:
+            run.log_params(params)
+            yield run
+        except BaseException:
+            with suppress(RecsysError):  # what stopped the run is the news, not that MLflow went with it
+                self._end(run_id, "FAILED")
+            raise
+        self._end(run_id, "FINISHED")
+
+    def register(self, run: Run, bundle_folder: Path, tags: Mapping[str, str]) -> str:
+        """Uploads a sealed bundle as a new version, the `challenger`; the first is `champion` too.
+
+        Returns:
+            The version, such as '3'.
+        """
+        info, model = open_bundle(bundle_folder), self._config.model_name
+        run.log_artifacts(bundle_folder, "bundle")
+        with self.calls() as client:
+            aliases = self._aliases(client)
+            if aliases is None:
+                client.create_registered_model(model)
+            source = f"runs:/{run.id}/bundle"
+            created = client.create_model_version(
+                model,
+                source,
+                run_id=run.id,
+                tags={**tags, _SHA256: info.sha256},
+                await_creation_for=self._config.timeout_s,
+            )
+            client.set_registered_model_alias(model, CHALLENGER, str(created.version))
+            if CHAMPION not in (aliases or {}):
+                client.set_registered_model_alias(model, CHAMPION, str(created.version))
+        return str(created.version)
+
+    def resolve(self, wanted: str) -> ModelVersion:
+        """The version behind an alias, a version number, or the model's own name (then the newest).
+
+        Raises:
+            ModelError: there is none; the message lists the aliases there are.
+        """
+        versions = self.versions()
+        for version in versions:
+            if wanted in (version.version, self._config.model_name, *version.aliases):
+                return version
+        known = sorted({alias for version in versions for alias in version.aliases})
+        raise ModelError(
+            f"{self._where}: model {shown(self._config.model_name)} has no version or alias {shown(wanted)}; "
+            + (f"use one of {', '.join(known)}, or a number" if versions else "train one with: recsys train")
+        )
+
+    def versions(self) -> list[ModelVersion]:
+        """All versions that carry a bundle, newest first; empty before the first training."""
+        with self.calls() as client:
+            aliases = self._aliases(client)
+            if aliases is None:
+                return []
+            found = client.search_model_versions(f'name="{self._config.model_name}"', max_results=10_000)
+        ours = [_version(v, aliases) for v in found if _SHA256 in v.tags]
+        return sorted(ours, key=lambda v: int(v.version), reverse=True)
+
+    def fetch(self, wanted: str, cache_dir: Path) -> Fetched:
+        """A verified local copy of a version, in `cache_dir/<sha256>`; downloaded only when not there yet.
+
+        When the registry is down, the last copy that `wanted` named here is verified again and returned
+        with `stale` set. A corrupt download is an error, never a reason to serve something older.
+
+        Raises:
+            ModelError: the download is not what its tag or manifest says (both hashes are named), or
+                the registry is down and there is no verified copy.
+        """
+        record = cache_dir / f"{_name(wanted).replace('/', '_')}.json"
+        try:
+            version = self.resolve(wanted)
+            bundle = self._local_copy(version, cache_dir)
+        except RegistryDownError as error:
+            return _last_verified(record, error)
+        _write_record(record, version)
+        return Fetched(bundle, version, stale=False)
+
+    def promote(self, wanted: str) -> ModelVersion:
+        """Makes a version `champion`, and the champion until now `previous`; a no-op for the champion itself."""
+        chosen = self.resolve(wanted)
+        if CHAMPION not in chosen.aliases:
+            self._crown(chosen.version)
+        return self.resolve(CHAMPION)
+
+    def rollback(self) -> ModelVersion:
+        """Swaps `champion` and `previous`, so that a second rollback undoes the first.
+
+        Raises:
+            ModelError: there is no previous champion.
+        """
+        self._crown(self.resolve(PREVIOUS).version)
+        return self.resolve(CHAMPION)
+
+    def page_command(self) -> str:
+        """The shell command that opens MLflow's page on this store."""
+        if self._uri.startswith(("http://", "https://")):
+            return shlex.join([sys.executable, "-m", "webbrowser", self._where])
+        page = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", self._where]
+        return shlex.join(["env", "MLFLOW_DISABLE_TELEMETRY=true", *page])
+
+    @contextmanager
+    def calls(self) -> Iterator[Any]:
+        """An MlflowClient for a few calls, with bounded waits; what MLflow raises becomes our errors."""
+        with _quiet(self._config.timeout_s):
+            try:
+                yield self._client
+            except RecsysError:
+                raise
+            except Exception as error:  # MLflow lets those of requests, SQLAlchemy and boto through
+                raise self._translated(error) from error
+
+    @cached_property
+    def _client(self) -> Any:
+        if self._uri.startswith(_SQLITE):
+            # MLflow retries a file it cannot open for minutes, so ask sqlite first.
+            with closing(sqlite3.connect(self._uri.removeprefix(_SQLITE), timeout=self._config.timeout_s / 3)) as file:
+                file.execute("SELECT name FROM sqlite_master").fetchone()
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+
+    @property
+    def _where(self) -> str:
+        return _public(self._uri)
+
+    def _end(self, run_id: str, status: str) -> None:
+        with self.calls() as client:
+            client.set_terminated(run_id, status)
+
+    def _experiment(self, client: Any) -> str:
+        found = client.get_experiment_by_name(self._config.experiment)
+        if found:
+            return str(found.experiment_id)
+        location = None
+        if self._uri.startswith(_SQLITE):
+            # MLflow's default is ./mlruns of whatever folder the first command ran in.
+            database = Path(self._uri.removeprefix(_SQLITE)).resolve()
+            location = (database.parent / "mlartifacts" / _name(self._config.experiment)).as_uri()
+        return str(client.create_experiment(self._config.experiment, artifact_location=location))
+
+    def _aliases(self, client: Any) -> dict[str, str] | None:
+        """Alias -> version; None when the model has never been registered."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            model = client.get_registered_model(self._config.model_name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return {alias: str(version) for alias, version in model.aliases.items()}
+
+    def _crown(self, version: str) -> None:
+        model = self._config.model_name
+        with self.calls() as client:
+            champion = (self._aliases(client) or {}).get(CHAMPION)
+            client.set_registered_model_alias(model, CHAMPION, version)
+            if champion is not None:
+                client.set_registered_model_alias(model, PREVIOUS, champion)
+
+    def _local_copy(self, version: ModelVersion, cache_dir: Path) -> BundleInfo:
+        if not re.fullmatch("[0-9a-f]{64}", version.sha256):
+            raise ModelError(
+                f"{self._where}: version {version.version} has tag {_SHA256} {shown(version.sha256)}, no sha256"
+            )
+        target = cache_dir / version.sha256
+        try:
+            return _verified(target, version)
+        except ModelError:
+            shutil.rmtree(target, ignore_errors=True)  # absent or damaged: the registry has the original
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".fetch-") as folder:
+            with self.calls():
+                from mlflow.artifacts import download_artifacts
+
+                downloaded = Path(download_artifacts(version.source, dst_path=folder, tracking_uri=self._uri))
+            _verified(downloaded, version)
+            downloaded.rename(target)
+        return _verified(target, version)
+
+    def _translated(self, error: Exception) -> RecsysError:
+        from mlflow.exceptions import MlflowException
+
+        cause = shown(_public(str(error)), limit=300)
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            return ResourceError(f"{error.filename or self._where}: {cause}; free space or rights, then run it again")
+        status: int = error.get_http_status_code() if isinstance(error, MlflowException) else 500  # type: ignore[no-untyped-call]
+        if status < 500:
+            return ModelError(f"{self._where}: MLflow refuses: {cause}; look at it with: {self.page_command()}")
+        return RegistryDownError(
+            f"{self._where}: MLflow does not work: {cause}; start it, or set [mlflow] tracking_uri to one that runs"
+        )
+
+
+@contextmanager
+def _quiet(timeout_s: int) -> Iterator[None]:
+    """MLflow with telemetry off, bounded waits and no chatter; all of it is undone afterwards.
+
+    MLflow reads these from the environment at each call and offers no other way in.
+    """
+    settings = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, timeout_s // 3)),  # two attempts, and time for the rest
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+        "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # a server may ask for an hour
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        import mlflow  # noqa: F401 - configures its loggers, and so comes before their levels
+
+        loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)  # errors reach the user through our exceptions
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+                yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _version(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
+    return ModelVersion(
+        version=str(found.version),
+        sha256=found.tags[_SHA256],
+        source=found.source,
+        created=pd.Timestamp(found.creation_timestamp, unit="ms", tz="UTC"),
+        aliases=tuple(sorted(alias for alias, version in aliases.items() if version == str(found.version))),
+        tags=dict(found.tags),
+    )
+
+
+def _verified(folder: Path, version: ModelVersion) -> BundleInfo:
+    bundle = open_bundle(folder)
+    if bundle.sha256 != version.sha256:
+        raise ModelError(
+            f"{folder}: version {version.version} has sha256 {bundle.sha256}, registered as {version.sha256}; "
+            "do not load it; train again with: recsys train"
+        )
+    return bundle
+
+
+def _write_record(record: Path, version: ModelVersion) -> None:
+    unfinished = record.with_name(f".{record.name}.tmp")
+    unfinished.write_text(json.dumps(asdict(version) | {"created": version.created.isoformat()}), encoding="utf-8")
+    unfinished.replace(record)
+
+
+def _last_verified(record: Path, error: RegistryDownError) -> Fetched:
+    try:
+        fields = json.loads(record.read_text(encoding="utf-8"))
+        version = ModelVersion(**fields)
+        version = replace(version, created=pd.Timestamp(version.created), aliases=tuple(version.aliases))
+        return Fetched(_verified(record.parent / version.sha256, version), version, stale=True)
+    except (OSError, ValueError, TypeError, ModelError) as missing:
+        raise RegistryDownError(f"{error}; and no verified copy in {record.parent}: {shown(missing, 200)}") from error
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _name(text: str) -> str:
+    """`text` within the characters that MLflow takes.
+
+    >>> _name("ndcg@10"), _name("cold/recall=")
+    ('ndcg_at_10', 'cold/recall_')
+    """
+    return re.sub(r"[^\w./ -]", "_", text.replace("@", "_at_"), flags=re.ASCII)
+
+
+def _public(uri: str) -> str:
+    """A URI, or a text with some, without user and password.
+
+    >>> _public("cannot reach https://me:secret@host/x")
+    'cannot reach https://host/x'
+    """
+    return re.sub(r"//[^/@\s]*@", "//", uri)

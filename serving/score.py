@@ -1,0 +1,143 @@
+"""Batch scoring: users in chunks to ranked lists with reasons; one shard of users is one part file."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from features import pairs
+from features.candidates import gather
+from features.dataset import Dataset
+from features.snapshot import Snapshot
+from recsys.ids import IdMap
+from recsys.ranker import Ranker
+from recsys.schema import recommendation_schema
+from recsys.text_tower import Progress
+from recsys.types import IntArray
+from serving.reasons import reasons
+from training.evaluate import rank_pairs
+from training.ranker import chunks
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What every row says about its origin."""
+
+    run_id: str
+    model_version: str
+    run_date: str
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores users of one data set with one model; holds no state between calls.
+
+    Args:
+        snapshot: the world at the moment of scoring.
+        ranker: sorts the candidates.
+        users, items: outside ids of the snapshot's positions.
+        titles: (n_items,) for the reasons.
+        stamp: origin of the rows.
+    """
+
+    snapshot: Snapshot
+    ranker: Ranker
+    users: IdMap
+    items: IdMap
+    titles: pd.Series
+    stamp: Stamp
+
+    @classmethod
+    def of(cls, dataset: Dataset, snapshot: Snapshot, ranker: Ranker, stamp: Stamp) -> "Scorer":
+        """A scorer over a data set's ids and titles."""
+        titles = dataset.catalogue["title"].fillna("").astype(str)
+        return cls(snapshot, ranker, dataset.users, dataset.items, titles, stamp)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the tables that `score` returns."""
+        return recommendation_schema(_arrow_type(self.users), _arrow_type(self.items))
+
+    def score(self, users: IntArray, k: int, progress: Progress | None = None) -> pa.Table:
+        """The recommendation table of users, sorted by user, then rank.
+
+        A user without history gets the popular list of the last days. A user gets fewer than k rows only
+        where fewer items may be recommended.
+
+        Args:
+            users: (n,) ascending user positions.
+            k: items per user.
+        """
+        parts = []
+        for done, chunk in enumerate(chunks(users, self.snapshot.config.serving.chunk_users)):
+            parts.append(self._chunk(chunk, k))
+            if progress:
+                progress(min(len(users), done * self.snapshot.config.serving.chunk_users + len(chunk)), len(users))
+        return pa.concat_tables(parts) if parts else self.schema.empty_table()
+
+    def _chunk(self, users: IntArray, k: int) -> pa.Table:
+        some = self.snapshot.histories.of_users(users)
+        candidates = gather(self.snapshot, some)
+        table = pairs.build(self.snapshot, some, candidates)
+        scores = self.ranker.score(table.features)
+        items, values = rank_pairs(candidates, scores, k)
+        user_row, slot = np.nonzero(items >= 0)
+        item_pos = items[user_row, slot]
+        keys = candidates.user_row * some.n_items + candidates.item_pos
+        rows = np.searchsorted(keys, user_row * some.n_items + item_pos)
+        why = reasons(self.snapshot, self.titles, candidates, table, rows)
+        listed = pd.DataFrame({"user_row": user_row, "item_pos": item_pos, "score": values[user_row, slot]})
+        listed = pd.concat([listed, why], axis=1)
+        listed = pd.concat([listed, self._fill(listed, some.n_users, k)], ignore_index=True)
+        listed = listed.sort_values("user_row", kind="stable")
+        listed["rank"] = listed.groupby("user_row").cumcount() + 1
+        return self._table(listed, users)
+
+    def _fill(self, listed: pd.DataFrame, n_users: int, k: int) -> pd.DataFrame:
+        """Popular items for users whose candidates ran out, scored below everything they have."""
+        short = np.flatnonzero(np.bincount(listed["user_row"], minlength=n_users) < k)
+        popular = self.snapshot.popular(None, 4 * k)
+        frames = []
+        for row in short:  # rare: cold users already have the popular lists among their candidates
+            mine = listed[listed["user_row"] == row]
+            extra = popular[~np.isin(popular, mine["item_pos"])][: k - len(mine)]
+            floor = mine["score"].min() if len(mine) else 0.0
+            columns = {
+                "user_row": row, "item_pos": extra, "score": floor - 1 - np.arange(len(extra)), "source": "popular",
+                "reason": "Popular", "reason_pos": -1,
+            }  # fmt: skip
+            if not self.snapshot.config.rules.exclude_seen or not len(mine):
+                frames.append(pd.DataFrame(columns))
+        return pd.concat(frames) if frames else listed.iloc[:0]
+
+    def _table(self, listed: pd.DataFrame, users: IntArray) -> pa.Table:
+        n = len(listed)
+        pointed = listed["reason_pos"].to_numpy(dtype=np.int64)
+        points = pa.array(self.items.values(np.maximum(pointed, 0)), mask=pointed < 0)
+        columns: dict[str, object] = {
+            "user_id": pa.array(self.users.values(users[listed["user_row"].to_numpy(dtype=np.int64)])),
+            "item_id": pa.array(self.items.values(listed["item_pos"].to_numpy(dtype=np.int64))),
+            "rank": listed["rank"].to_numpy(np.int32),
+            "score": listed["score"].to_numpy(np.float32),
+            "p": pa.nulls(n, pa.float32()),
+            "source": pa.array(listed["source"].astype(object)),
+            "reason": pa.array(listed["reason"].astype(object)),
+            "reason_item_id": points,
+            "run_id": pa.array([self.stamp.run_id] * n),
+            "model_version": pa.array([self.stamp.model_version] * n),
+            "run_date": pa.array([self.stamp.run_date] * n),
+        }
+        return pa.table(columns).cast(self.schema)
+
+
+def users_to_score(dataset: Dataset, wanted: pd.Series | None = None) -> IntArray:
+    """Ascending positions of the wanted users, or of all; unknown ids are left out."""
+    if wanted is None:
+        return np.arange(len(dataset.users))
+    positions = dataset.users.positions(wanted)
+    return np.unique(positions[positions >= 0])
+
+
+def _arrow_type(ids: IdMap) -> pa.DataType:
+    return pa.int64() if pd.api.types.is_integer_dtype(ids.ids.dtype) else pa.string()

@@ -1,0 +1,257 @@
+"""A person's look at what the system does: tables on a terminal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from features.dataset import Dataset
+from features.ingest import load_tables
+from features.text import VectorCache, item_texts
+from recsys.config import Config
+from recsys.errors import ConfigError, DataError, shown
+from recsys.ids import IdMap
+from recsys.progress import Reporter
+from recsys.registry import Registry
+from recsys.text_tower import unit_rows
+from recsys.types import FloatArray
+from serving.publish import ReleaseStore
+from training.evaluate import Evaluation
+from training.pipeline import train
+
+_METRICS = (
+    ("ndcg_10", "NDCG@10"),
+    ("recall_20", "Recall@20"),
+    ("candidate_recall", "candidate recall"),
+    ("cold_recall_50", "cold Recall@50"),
+)
+
+
+def evaluation_in(folder: Path) -> dict[str, Any]:
+    """The evaluation stored in a model folder."""
+    content: dict[str, Any] = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    return content
+
+
+def evaluation_of(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> dict[str, Any]:
+    """The per-source table for the data before `as_of`: stored where a version was trained on just these, else made."""
+    from serving.nightly import load_dataset
+    from training.job import evaluation_summary
+
+    dataset, _ = load_dataset(config, as_of, reporter)
+    registry = Registry(config.mlflow)
+    for version in registry.versions():
+        same = version.tags.get("data_sha256") == dataset.sha256
+        if same and version.tags.get("config_sha256") == config.fingerprint():
+            reporter.say(f"version {version.version} was trained on these data and settings: its evaluation")
+            return evaluation_in(
+                registry.fetch(version.version, Path(config.text.cache).parent / "models").bundle.folder
+            )
+    return evaluation_summary(train(dataset, config, reporter.stage), dataset)
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """The per-source table of a fresh evaluation."""
+    table = json.loads(evaluation.table().to_json(orient="records"))
+    segments = json.loads(evaluation.segments().to_json(orient="index"))
+    print_stored_evaluation({"table": table, "segments": segments, "cold_users": evaluation.n_cold_users}, console)
+
+
+def print_stored_evaluation(stored: dict[str, Any], console: Console) -> None:
+    """The per-source table and NDCG@10 by length of history, with 95% intervals."""
+    window = f", {stored['test_start'][:10]} to {stored['test_end'][:10]}" if "test_start" in stored else ""
+    title = f"Each source on the last window{window}: {stored['table'][0]['users']:,} users, 95% intervals"
+    table = Table(title=title, title_justify="left")
+    table.add_column("source")
+    for _, heading in _METRICS:
+        table.add_column(heading, justify="right")
+    table.add_column("coverage@10", justify="right")
+    for row in stored["table"]:
+        cells = [_with_interval(row, name) for name, _ in _METRICS]
+        table.add_row(row["source"], *cells, f"{row['coverage']:.1%}")
+    console.print(table)
+    console.print(
+        f"cold Recall@50: only items without events are ranked, {stored.get('cold_users', 0):,} users", highlight=False
+    )
+    _print_segments(stored["segments"], console)
+
+
+def _print_segments(segments: dict[str, dict[str, float | None]], console: Console) -> None:
+    table = Table(title="NDCG@10 by events in the user's history", title_justify="left")
+    table.add_column("source")
+    names = list(segments["users"])
+    for name in names:
+        table.add_column(f"{name} ({segments['users'][name] or 0:,.0f} users)", justify="right")
+    for source, row in segments.items():
+        if source != "users":
+            table.add_row(source, *[_number(row[name]) for name in names])
+    console.print(table)
+
+
+def print_lists(config: Config, release: Path, console: Console, n_users: int = 3, n: int = 8) -> None:
+    """Histories and lists of a few users of a release, with titles and reasons."""
+    recommendations = ReleaseStore(Path(config.serving.output)).read(release).to_pandas()
+    people = recommendations.loc[recommendations["source"] != "recent", "user_id"].unique()
+    chosen = people[np.linspace(0, len(people) - 1, min(n_users, len(people))).astype(int)] if len(people) else []
+    tables = load_tables(config.data, _as_of(release))
+    for user in chosen:
+        _print_user(user, recommendations[recommendations["user_id"] == user], tables.events, tables.items, console, n)
+
+
+def show_user(config: Config, user: str, n: int, console: Console, as_json: bool) -> None:
+    """A user's history and served list.
+
+    Raises:
+        DataError: nothing is published, or the user has no list.
+    """
+    release = _current(config)
+    recommendations = ReleaseStore(Path(config.serving.output)).read(release).to_pandas()
+    mine = recommendations[recommendations["user_id"].astype(str) == user]
+    if not len(mine):
+        raise DataError(
+            f"user {shown(user)} has no recommendations in {release.name}; "
+            f"users there look like {', '.join(map(shown, recommendations['user_id'].unique()[:3]))}"
+        )
+    tables = load_tables(config.data, _as_of(release))
+    if as_json:
+        titles = tables.items.set_index("item_id")["title"]
+        frame = mine.assign(title=mine["item_id"].map(titles)).head(n)
+        console.print_json(frame.to_json(orient="records", date_format="iso"))
+        return
+    _print_user(mine["user_id"].iloc[0], mine, tables.events, tables.items, console, n)
+
+
+def _print_user(
+    user: object, mine: pd.DataFrame, events: pd.DataFrame, items: pd.DataFrame, console: Console, n: int
+) -> None:
+    titles = items.set_index("item_id")["title"].to_dict()
+    history = events[events["user_id"] == user].sort_values("timestamp", ascending=False)
+    had = set(history["item_id"])
+    table = Table(title=f"user {plain(user)}: {len(history):,} events", title_justify="left")
+    for heading in ("", "item", "title", "new", "source", "reason"):
+        table.add_column(heading)
+    last = history.drop_duplicates("item_id").head(5)
+    for item, when in zip(last["item_id"], last["timestamp"], strict=True):
+        table.add_row("had", _cell(item), _cell(titles.get(item, "")), "", "", f"{when:%Y-%m-%d}", style="dim")
+    table.add_section()
+    for row in mine.sort_values("rank").head(n).itertuples():
+        new = "" if row.item_id in had else "new"
+        table.add_row(
+            str(row.rank),
+            _cell(row.item_id),
+            _cell(titles.get(row.item_id, "")),
+            new,
+            _cell(row.source),
+            _cell(row.reason or ""),
+        )
+    console.print(table)
+
+
+def show_similar(config: Config, item: str, n: int, console: Console, as_json: bool) -> None:
+    """Items nearest to one by text, and by behaviour.
+
+    Raises:
+        DataError: the item is unknown.
+    """
+    from serving.nightly import champion
+
+    model, _ = champion(config)
+    dataset = Dataset.from_tables(load_tables(config.data, None), config.data, pd.Timestamp.now(tz="UTC"))
+    pos = _item_position(dataset.items, item)
+    texts = item_texts(dataset.catalogue, model.config.text.fields)
+    vectors = VectorCache(Path(config.text.cache), model.text.sha256()).vectors(texts, model.text.encode)
+    by_text = unit_rows(vectors) @ vectors[pos]
+    cf = model.cf.for_catalogue(model.items.positions(dataset.items.ids), vectors)
+    by_behaviour = np.asarray(cf.similarity[[pos]].todense()).ravel()
+    titles = dataset.catalogue["title"].fillna("").astype(str)
+    frames = {
+        name: _nearest(scores, pos, n, dataset.items, titles)
+        for name, scores in (("text", by_text), ("behaviour", by_behaviour))
+    }
+    if as_json:
+        console.print_json(json.dumps({k: json.loads(f.to_json(orient="records")) for k, f in frames.items()}))
+        return
+    for name, frame in frames.items():
+        table = Table(title=f"like {plain(titles.iloc[pos])}, by {name}", title_justify="left")
+        for heading in ("item", "title", "score"):
+            table.add_column(heading)
+        for row in frame.itertuples():
+            table.add_row(_cell(row.item_id), _cell(row.title), f"{row.score:.3f}")
+        console.print(table)
+
+
+def show_status(config: Config, console: Console, as_json: bool) -> None:
+    """What is served, how old, by which model; and which versions hold an alias."""
+    state = ReleaseStore(Path(config.serving.output)).status()
+    versions = Registry(config.mlflow).versions()
+    aliased = {alias: v.version for v in versions for alias in v.aliases}
+    if as_json:
+        facts = {k: str(v) for k, v in vars(state).items()} if state else None
+        console.print_json(json.dumps({"release": facts, "aliases": aliased, "output": config.serving.output}))
+        return
+    table = Table(title=f"served from {plain(config.serving.output)}", title_justify="left", show_header=False)
+    if state is None:
+        table.add_row("release", "nothing is published yet; run: recsys nightly")
+    else:
+        for name, value in vars(state).items():
+            table.add_row(_cell(name.replace("_", " ")), _cell(value))
+    for alias, version in sorted(aliased.items()):
+        table.add_row(_cell(alias), f"version {version}")
+    console.print(table)
+
+
+def plain(value: object) -> str:
+    """A value as plain text for a terminal: no control characters, no bidi overrides, one line."""
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    return text if len(text) <= 120 else text[:119] + "…"
+
+
+def _cell(value: object) -> Text:
+    return Text(plain(value))
+
+
+def _nearest(scores: FloatArray, pos: int, n: int, items: IdMap, titles: pd.Series) -> pd.DataFrame:
+    scores = np.array(scores, dtype=np.float64)
+    scores[pos] = -np.inf
+    order = np.argsort(-scores, kind="stable")[:n]
+    order = order[scores[order] > 0]
+    return pd.DataFrame(
+        {"item_id": items.values(order), "title": titles.iloc[order].to_numpy(), "score": scores[order]}
+    )
+
+
+def _item_position(items: IdMap, item: str) -> int:
+    matches = np.flatnonzero(items.ids.astype(str) == item)
+    if not len(matches):
+        raise DataError(
+            f"item {shown(item)} is not in the items table; ids there look like {', '.join(map(shown, items.ids[:3]))}"
+        )
+    return int(matches[0])
+
+
+def _current(config: Config) -> Path:
+    release = ReleaseStore(Path(config.serving.output)).current()
+    if release is None:
+        raise ConfigError(f"{config.serving.output}: nothing is published yet; run: recsys nightly")
+    return release
+
+
+def _as_of(release: Path) -> pd.Timestamp:
+    manifest = json.loads((release / "manifest.json").read_text())
+    return pd.Timestamp(manifest["data"]["until"])
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "-"
+    half = (row[f"{name}_high"] or row[name]) - row[name]
+    return f"{row[name]:.4f} ±{half:.4f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,359 @@
+import http.server
+import logging
+import math
+import os
+import shlex
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recsys.bundle import load_arrays, save_arrays, seal
+from recsys.config import MlflowConfig
+from recsys.errors import ModelError, ResourceError
+from recsys.registry import Registry, RegistryDownError
+
+TAGS = {"data_window": "2024-01", "code_revision": "abc"}
+
+
+def make_bundle(folder: Path, value: float) -> Path:
+    (folder / "text").mkdir(parents=True)
+    save_arrays(folder / "text" / "weights.safetensors", scale=np.array([value]))
+    seal(folder, {"value": value})
+    return folder
+
+
+def register(registry: Registry, folder: Path) -> str:
+    with registry.run("train", {}, {}) as run:
+        return registry.register(run, folder, TAGS)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def registry(uri: str, request: pytest.FixtureRequest) -> Registry:
+    """An empty model of its own in the one store, since its migrations take seconds."""
+    return Registry(MlflowConfig(tracking_uri=uri, experiment="tests", model_name=request.node.name))
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> list[Path]:
+    return [make_bundle(tmp_path / f"bundle{value}", value) for value in range(3)]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@contextmanager
+def refusing_server() -> Iterator[int]:
+    """Answers everything with 503 and asks to come back in an hour."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(503)
+            self.send_header("Retry-After", "3600")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def silent_server() -> Iterator[int]:
+    """Takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield int(server.getsockname()[1])
+
+
+@contextmanager
+def no_server() -> Iterator[int]:
+    yield free_port()
+
+
+def test_first_version_is_champion_and_later_ones_challenge(registry: Registry, bundles: list[Path]) -> None:
+    assert registry.versions() == []
+    assert [register(registry, folder) for folder in bundles[:2]] == ["1", "2"]
+    newest, first = registry.versions()
+    assert (first.version, first.aliases) == ("1", ("champion",))
+    assert (newest.version, newest.aliases) == ("2", ("challenger",))
+    assert newest.tags.items() >= TAGS.items()
+    assert newest.created.tzinfo is not None
+    assert registry.resolve("2") == registry.resolve("challenger") == newest
+    assert registry.resolve(registry._config.model_name) == newest
+
+
+def test_unknown_alias_is_named_beside_the_known(registry: Registry, bundles: list[Path]) -> None:
+    with pytest.raises(ModelError, match=r"alias 'champion'; train one with: recsys train"):
+        registry.resolve("champion")
+    register(registry, bundles[0])
+    with pytest.raises(ModelError, match=r"alias 'champoin\\n'; use one of challenger, champion"):
+        registry.resolve("champoin\n")
+
+
+def test_promote_keeps_previous_and_rollback_swaps(registry: Registry, bundles: list[Path]) -> None:
+    for folder in bundles:
+        register(registry, folder)
+    with pytest.raises(ModelError, match="alias 'previous'"):
+        registry.rollback()
+    assert registry.promote("challenger").version == "3"
+    assert registry.resolve("previous").version == "1"
+    assert registry.promote("3").version == "3"
+    assert registry.resolve("previous").version == "1"
+    assert registry.rollback().version == "1"
+    assert registry.resolve("previous").version == "3"
+    assert registry.rollback().version == "3"
+
+
+def test_fetched_copy_is_the_registered_bundle(registry: Registry, bundles: list[Path], tmp_path: Path) -> None:
+    register(registry, bundles[1])
+    cache = tmp_path / "cache"
+    fetched = registry.fetch("champion", cache)
+    assert not fetched.stale
+    assert fetched.bundle.folder == cache / fetched.version.sha256
+    assert fetched.bundle.meta == {"value": 1}
+    assert load_arrays(fetched.bundle.folder / "text" / "weights.safetensors")["scale"] == [1.0]
+    assert sorted(p.name for p in cache.iterdir()) == sorted([fetched.version.sha256, "champion.json"])
+
+
+def test_second_fetch_needs_no_download_and_heals_a_damaged_copy(
+    registry: Registry, bundles: list[Path], tmp_path: Path
+) -> None:
+    register(registry, bundles[1])
+    fetched = registry.fetch("champion", tmp_path)
+    weights = fetched.bundle.folder / "text" / "weights.safetensors"
+    inode = weights.stat().st_ino
+    assert registry.fetch("1", tmp_path).bundle == fetched.bundle
+    assert weights.stat().st_ino == inode
+    weights.write_bytes(b"damaged")
+    assert registry.fetch("champion", tmp_path).bundle == fetched.bundle
+    assert load_arrays(weights)["scale"] == [1.0]
+
+
+def artifacts_of(registry: Registry, version: str) -> Path:
+    """Where the registry itself keeps the files of a version."""
+    run_id = registry.resolve(version).source.split("/")[1]
+    database = Path(registry._uri.removeprefix("sqlite:///"))
+    return database.parent / "mlartifacts" / "tests" / run_id / "artifacts" / "bundle"
+
+
+def test_corrupt_artifact_is_refused_though_an_older_copy_exists(
+    registry: Registry, bundles: list[Path], tmp_path: Path
+) -> None:
+    register(registry, bundles[0])
+    cache = tmp_path / "cache"
+    registry.fetch("champion", cache)
+    registry.promote(register(registry, bundles[1]))
+    weights = artifacts_of(registry, "2") / "text" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ModelError, match=r"weights\.safetensors' has sha256 [0-9a-f]{64} .* says '[0-9a-f]{64}'"):
+        registry.fetch("champion", cache)
+    assert [p.name for p in cache.iterdir() if p.name.startswith(".")] == []
+
+
+def test_artifact_swapped_for_another_sound_bundle_is_refused(
+    registry: Registry, bundles: list[Path], tmp_path: Path
+) -> None:
+    register(registry, bundles[0])
+    expected = registry.resolve("1").sha256
+    kept = artifacts_of(registry, "1")
+    kept.rename(kept.with_name("gone"))
+    other = seal(make_bundle(kept, 9), {})
+    with pytest.raises(ModelError, match=f"has sha256 {other.sha256}, registered as {expected}"):
+        registry.fetch("champion", tmp_path / "cache")
+
+
+def test_registry_down_serves_the_last_verified_copy_and_says_so(
+    registry: Registry, bundles: list[Path], tmp_path: Path
+) -> None:
+    register(registry, bundles[0])
+    fetched = registry.fetch("champion", tmp_path / "cache")
+    with no_server() as port:
+        down = Registry(MlflowConfig(tracking_uri=f"http://127.0.0.1:{port}", timeout_s=3))
+        stale = down.fetch("champion", tmp_path / "cache")
+        assert stale.stale
+        assert (stale.bundle, stale.version) == (fetched.bundle, fetched.version)
+        with pytest.raises(RegistryDownError, match="no verified copy"):
+            down.fetch("challenger", tmp_path / "cache")
+        (fetched.bundle.folder / "text" / "weights.safetensors").write_bytes(b"damaged")
+        with pytest.raises(RegistryDownError, match=r"no verified copy.*weights\.safetensors"):
+            down.fetch("champion", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("server", [no_server, silent_server, refusing_server])
+def test_dead_server_fails_in_bounded_time(server: object) -> None:
+    with server() as port:  # type: ignore[operator]
+        registry = Registry(MlflowConfig(tracking_uri=f"http://me:secret@127.0.0.1:{port}", timeout_s=3))
+        start = time.monotonic()
+        with pytest.raises(RegistryDownError, match=rf"127\.0\.0\.1:{port}.*does not work.*tracking_uri") as raised:
+            registry.resolve("champion")
+        assert time.monotonic() - start < 3
+        assert "secret" not in str(raised.value) + registry.page_command()
+
+
+def test_unusable_sqlite_files_fail_at_once(tmp_path: Path) -> None:
+    (tmp_path / "noise.db").write_bytes(b"noise" * 1000)
+    with closing(sqlite3.connect(tmp_path / "locked.db")) as lock:
+        lock.execute("BEGIN EXCLUSIVE")
+        for name, reason in [("noise", "not a database"), ("locked", "locked"), ("no/such/folder", "unable to open")]:
+            start = time.monotonic()
+            with pytest.raises(RegistryDownError, match=reason):
+                Registry(MlflowConfig(tracking_uri=f"sqlite:///{tmp_path}/{name}.db", timeout_s=3)).versions()
+            assert time.monotonic() - start < 3
+
+
+def test_run_keeps_finite_metrics_params_texts_and_datasets(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    with registry.run("train", {"text": {"epochs": 2}, "seed": 0}, {"kind": "test"}) as run:
+        run.log_metrics({"ndcg@10": 0.5, "nothing": math.nan, "endless": math.inf}, step=3)
+        run.log_dataset("events", "f" * 64, rows=7, source="https://me:secret@host/e.parquet", context="training")
+        run.log_text("hello", "notes/a.txt")
+        run.log_artifacts(tmp_path, "files")
+    with registry.calls() as client:
+        stored = client.get_run(run.id)
+        assert stored.info.status == "FINISHED"
+        assert stored.data.metrics == {"ndcg_at_10": 0.5}
+        assert stored.data.params == {"text.epochs": "2", "seed": "0"}
+        assert stored.data.tags["kind"] == "test"
+        (dataset,) = (i.dataset for i in stored.inputs.dataset_inputs)
+        assert dataset.profile == '{"num_rows": 7, "sha256": "' + "f" * 64 + '"}'
+        assert dataset.source == '{"uri": "https://host/e.parquet"}'
+        assert {f.path for f in client.list_artifacts(run.id)} == {"notes", "files"}
+
+
+def test_run_that_raises_is_stored_as_failed(registry: Registry) -> None:
+    with pytest.raises(KeyError, match="mine"), registry.run("train", {}, {}) as run:
+        raise KeyError("mine")
+    with registry.calls() as client:
+        assert client.get_run(run.id).info.status == "FAILED"
+
+
+def test_full_disk_is_no_dead_registry(registry: Registry) -> None:
+    with pytest.raises(ResourceError, match="No space left"), registry.calls():
+        raise OSError(28, "No space left on device", "/full")
+
+
+def test_calls_leave_environment_logging_and_warnings_as_they_were(registry: Registry) -> None:
+    def state() -> tuple[object, ...]:
+        levels = [logging.getLogger(name).level for name in ("", "mlflow", "alembic")]
+        return dict(os.environ), levels, list(warnings.filters)
+
+    registry.versions()
+    before = state()
+    with pytest.raises(ModelError):
+        registry.resolve("none")
+    assert state() == before
+
+
+def test_fresh_store_opens_silently_without_telemetry_in_its_own_folder(tmp_path: Path) -> None:
+    code = f"""
+import os, sys
+from recsys.config import MlflowConfig
+from recsys.registry import Registry, _quiet
+assert "mlflow" not in sys.modules
+before = dict(os.environ)
+with _quiet(timeout_s=3):
+    from mlflow.telemetry import get_telemetry_client
+    assert get_telemetry_client() is None  # asked first: without a network it would vanish by itself
+registry = Registry(MlflowConfig(tracking_uri="sqlite:///{tmp_path}/mlflow.db"))
+with registry.run("train", {{"a": 1}}, {{}}) as run:
+    run.log_text("hello", "a.txt")
+assert dict(os.environ) == before
+"""
+    # MLflow switches telemetry off by itself under pytest and CI, so these must not be seen.
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "elsewhere", env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert len(list(tmp_path.rglob("a.txt"))) == 1
+
+
+def test_page_command_opens_the_store_of_this_config(registry: Registry) -> None:
+    words = shlex.split(registry.page_command())
+    assert words[1:] == ["MLFLOW_DISABLE_TELEMETRY=true", sys.executable, "-m", "mlflow", "ui", *words[-2:]]
+    assert words[-2:] == ["--backend-store-uri", registry._uri]
+    remote = Registry(MlflowConfig(tracking_uri="http://host:5000"))
+    assert shlex.split(remote.page_command())[1:] == ["-m", "webbrowser", "http://host:5000"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    command = [str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", f"{folder}/artifacts"]
+    with (folder / "log").open("w") as log:
+        env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
+        yield f"http://127.0.0.1:{port}", folder
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail(f"mlflow server did not start: {log.read_text()[-2000:]}")
+
+
+@pytest.mark.slow
+def test_whole_life_of_a_version_over_http(server: tuple[str, Path], bundles: list[Path], tmp_path: Path) -> None:
+    uri, folder = server
+    registry = Registry(MlflowConfig(tracking_uri=uri, model_name="shop"))
+    with registry.run("train", {"seed": 0}, {"kind": "test"}) as run:
+        run.log_metrics({"ndcg@10": 0.5})
+        run.log_dataset("events", "f" * 64, rows=7, source="events.parquet", context="training")
+        assert registry.register(run, bundles[0], TAGS) == "1"
+    assert register(registry, bundles[1]) == "2"
+
+    fetched = registry.fetch("champion", tmp_path / "cache")
+    assert (fetched.version.version, fetched.bundle.meta, fetched.stale) == ("1", {"value": 0}, False)
+    assert registry.promote("2").version == "2"
+    assert registry.fetch("champion", tmp_path / "cache").bundle.meta == {"value": 1}
+    assert registry.rollback().version == "1"
+    assert [v.aliases for v in registry.versions()] == [("challenger", "previous"), ("champion",)]
+
+    (weights,) = folder.glob(f"artifacts/**/{run.id}/**/weights.safetensors")
+    weights.write_bytes(b"corrupt")
+    with pytest.raises(ModelError, match=r"weights\.safetensors' has sha256"):
+        registry.fetch("1", tmp_path / "fresh")

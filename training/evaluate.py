@@ -1,0 +1,191 @@
+"""The per-source table on a window of labels: every source and the whole, by segment, with intervals."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from features import pairs
+from features.candidates import Candidates, gather, source_scores, top_k
+from features.histories import Histories
+from features.snapshot import Snapshot
+from recsys import metrics
+from recsys.ranker import Ranker
+from recsys.text_tower import Progress, unit_rows
+from recsys.types import FloatArray, IntArray
+from training.ranker import chunks
+
+N_SLOTS = 50
+SEGMENTS = ("0", "1-4", "5-19", "20+")
+SOURCES = ("popular", "popular 7d", "frozen text", "text", "als", "item-item", "fusion", "ranker")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Outcome of an evaluation.
+
+    Args:
+        per_user: one row per (source, user): user_pos, segment, ndcg_10, recall_20, candidate_recall, cold_recall_50.
+        coverage: share of eligible items in anybody's first 10, per source.
+        lists: the ranker's first 50 items of each evaluated user: user_pos, item_pos, rank, score.
+        n_cold_users: users with a target that had no event before the window.
+    """
+
+    per_user: pd.DataFrame
+    coverage: dict[str, float]
+    lists: pd.DataFrame
+    n_cold_users: int
+
+    def table(self, alpha: float = 0.05) -> pd.DataFrame:
+        """One row per source: means with half-widths of their intervals."""
+        rows = []
+        for source, group in self.per_user.groupby("source", sort=False, observed=True):
+            row: dict[str, object] = {"source": source, "users": len(group)}
+            for name in ("ndcg_10", "recall_20", "candidate_recall", "cold_recall_50"):
+                interval = metrics.mean_interval(group[name].to_numpy(dtype=float), alpha)
+                row[name] = interval.mean
+                row[f"{name}_low"], row[f"{name}_high"] = interval.low, interval.high
+            row["coverage"] = self.coverage[str(source)]
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def segments(self) -> pd.DataFrame:
+        """NDCG@10 per source and length of history; columns are segments, with users in the first row."""
+        mean = self.per_user.pivot_table("ndcg_10", "source", "segment", "mean", observed=True, sort=False)
+        first = self.per_user[self.per_user["source"] == self.per_user["source"].iloc[0]]
+        counts = first["segment"].value_counts().reindex(mean.columns)
+        return pd.concat([counts.to_frame("users").T, mean])
+
+
+def evaluate(
+    snapshot: Snapshot,
+    frozen_vectors: FloatArray,
+    ranker: Ranker,
+    targets: sp.csr_matrix,
+    *,
+    max_users: int,
+    rng: np.random.Generator,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Scores every source on what users took after the snapshot's moment.
+
+    All eligible items are ranked. Users who came during the window count too, with an empty history.
+
+    Args:
+        snapshot: the world when the window began.
+        frozen_vectors: unit vectors of the items by the untrained encoder, (n_items, dim).
+        targets: what each user took in the window, (n_users, n_items).
+        max_users: a larger number of users is sampled.
+    """
+    targets = _countable(targets, snapshot)
+    users = np.sort(rng.permutation(np.flatnonzero(np.diff(targets.indptr) > 0))[:max_users])
+    is_cold = snapshot.facts.counts == 0
+    cold_only = replace(snapshot, is_eligible=snapshot.is_eligible & is_cold)
+    cold_targets = sp.csr_matrix(targets @ sp.diags(is_cold.astype(np.float32)))
+    cold_targets.eliminate_zeros()
+    frames, lists = [], []
+    shown = {source: np.zeros(snapshot.histories.n_items, dtype=bool) for source in SOURCES}
+    for done, chunk in enumerate(chunks(users, snapshot.config.serving.chunk_users)):
+        some = snapshot.histories.of_users(chunk)
+        ranked, scores, candidates = _rank_all(snapshot, frozen_vectors, ranker, some)
+        cold = _rank_all(cold_only, frozen_vectors, ranker, some)[0] if cold_targets[chunk].nnz else None
+        frames += _frames(chunk, some, ranked, cold, candidates, targets[chunk], cold_targets[chunk])
+        for source, items in ranked.items():
+            shown[source][items[:, :10][items[:, :10] >= 0]] = True
+        lists.append(_list_frame(chunk, ranked["ranker"], scores))
+        if progress:
+            progress(min(len(users), (done + 1) * len(chunk)), len(users))
+    per_user = pd.concat(frames, ignore_index=True)
+    per_user["segment"] = pd.Categorical(per_user["segment"], SEGMENTS, ordered=True)
+    per_user["source"] = pd.Categorical(per_user["source"], SOURCES, ordered=True)
+    n_eligible = max(1, int(snapshot.is_eligible.sum()))
+    coverage = {source: float(seen.sum() / n_eligible) for source, seen in shown.items()}
+    n_cold = int((np.diff(cold_targets[users].indptr) > 0).sum())
+    return Evaluation(per_user.sort_values(["source", "user_pos"]), coverage, pd.concat(lists), n_cold)
+
+
+def _countable(targets: sp.csr_matrix, snapshot: Snapshot) -> sp.csr_matrix:
+    """Targets that could have been recommended: where seen items are excluded, only new ones count."""
+    if snapshot.config.rules.exclude_seen:
+        seen = snapshot.histories.counts()
+        targets = targets - targets.multiply(seen > 0)
+    targets = sp.csr_matrix(targets)
+    targets.eliminate_zeros()
+    return targets
+
+
+def _rank_all(
+    snapshot: Snapshot, frozen_vectors: FloatArray, ranker: Ranker, some: Histories
+) -> tuple[dict[str, IntArray], FloatArray, Candidates]:
+    """The first 50 items of every source for a chunk of users; the ranker's scores; its candidates."""
+    allowed = np.tile(snapshot.is_eligible, (some.n_users, 1))
+    if snapshot.config.rules.exclude_seen:
+        allowed[some.user_pos, some.item_pos] = False
+    scores = source_scores(snapshot, some)
+    decayed = some.decayed(snapshot.config.text.history_decay)
+    scores["frozen text"] = unit_rows(decayed @ frozen_vectors) @ frozen_vectors.T
+    names = {"text": "text", "als": "cf", "item-item": "item_item", "frozen text": "frozen text"}
+    ranked = {name: top_k(np.where(allowed, scores[key], -np.inf), N_SLOTS) for name, key in names.items()}
+    for name, days in (("popular", None), ("popular 7d", 7)):
+        mass = snapshot.histories.popularity(days)
+        ranked[name] = top_k(np.where(allowed & (mass > 0), mass, -np.inf), N_SLOTS)
+    candidates = gather(snapshot, some)
+    table = pairs.build(snapshot, some, candidates)
+    best_scores: FloatArray = np.empty(0)
+    for name, by in (("fusion", "fusion"), ("ranker", None)):
+        ranked[name], best_scores = rank_pairs(candidates, ranker.score(table.features, by), N_SLOTS)
+    return {source: ranked[source] for source in SOURCES}, best_scores, candidates
+
+
+def rank_pairs(candidates: Candidates, scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
+    """The k best candidates of each user, ties by item position: items and scores, (n_users, k); -1, nan where empty."""
+    user = candidates.user_row
+    order = np.lexsort((candidates.item_pos, -scores, user))
+    slot = np.arange(len(user)) - candidates.indptr[user]
+    keep = slot < k
+    items = np.full((candidates.n_users, k), -1, dtype=np.int64)
+    values = np.full((candidates.n_users, k), np.nan)
+    items[user[keep], slot[keep]] = candidates.item_pos[order][keep]
+    values[user[keep], slot[keep]] = scores[order][keep]
+    return items, values
+
+
+def _frames(
+    users: IntArray,
+    some: Histories,
+    ranked: dict[str, IntArray],
+    cold: dict[str, IntArray] | None,
+    candidates: Candidates,
+    targets: sp.csr_matrix,
+    cold_targets: sp.csr_matrix,
+) -> list[pd.DataFrame]:
+    """Per-user metrics of a chunk, a frame per source."""
+    n_relevant = np.diff(targets.indptr)
+    n_cold = np.diff(cold_targets.indptr)
+    inside = np.asarray(targets[candidates.user_row, candidates.item_pos]).ravel() > 0
+    found = np.bincount(candidates.user_row, inside, minlength=some.n_users) / np.maximum(n_relevant, 1)
+    segment = np.array(SEGMENTS)[np.digitize(some.n_events, [1, 5, 20])]
+    frames = []
+    for source, items in ranked.items():
+        hits = metrics.hits_of(items, targets)
+        cold_recall = np.full(some.n_users, np.nan)
+        if cold is not None:
+            cold_recall = metrics.recall(metrics.hits_of(cold[source], cold_targets), n_cold, N_SLOTS)
+        columns = {
+            "source": source,
+            "user_pos": users,
+            "segment": segment,
+            "ndcg_10": metrics.ndcg(hits, n_relevant, 10),
+            "recall_20": metrics.recall(hits, n_relevant, 20),
+            "candidate_recall": found if source in ("fusion", "ranker") else np.nan,
+            "cold_recall_50": cold_recall,
+        }
+        frames.append(pd.DataFrame(columns))
+    return frames
+
+
+def _list_frame(users: IntArray, items: IntArray, scores: FloatArray) -> pd.DataFrame:
+    row, slot = np.nonzero(items >= 0)
+    columns = {"user_pos": users[row], "item_pos": items[row, slot], "rank": slot + 1, "score": scores[row, slot]}
+    return pd.DataFrame(columns)

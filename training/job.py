@@ -1,0 +1,116 @@
+"""The training job: tables in, a registered model version out."""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from features.dataset import Dataset
+from recsys.bundle import seal
+from recsys.config import Config
+from recsys.progress import Reporter
+from recsys.registry import Registry
+from recsys.types import FloatArray
+from training.evaluate import Evaluation
+from training.pipeline import Trained, train
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A training that ended well: the version it became and what it measured."""
+
+    version: str
+    trained: Trained
+
+
+def train_and_register(dataset: Dataset, config: Config, reporter: Reporter) -> Registered:
+    """Trains on a data set, logs to MLflow and registers the bundle as `challenger`.
+
+    The first version becomes `champion` too.
+    """
+    registry = Registry(config.mlflow)
+    window = {"data_until": dataset.as_of.isoformat(), "data_sha256": dataset.sha256}
+    tags = window | {"code_revision": code_revision(), "config_sha256": config.fingerprint()}
+    with registry.run(f"train {dataset.as_of:%Y-%m-%d}", config.model_dump(mode="json"), tags) as run:
+        run.log_dataset("events", dataset.sha256, len(dataset.user_pos), "events", "training")
+        work = Path(config.text.cache).parent / "checkpoints"
+        trained = train(dataset, config, reporter.stage, lambda values, step: run.log_metrics(values, step), work)
+        run.log_metrics(_metrics(trained.evaluation) | {f"seconds {k}": v for k, v in trained.seconds.items()})
+        run.log_metrics({f"guard ndcg_10 {k}": v for k, v in trained.model.ranker.guard.items()})
+        folder = Path(tempfile.mkdtemp(prefix="recsys-bundle-"))
+        try:
+            trained.model.save(folder)
+            save_evaluation(trained, dataset, folder / "evaluation")
+            seal(folder, window | {"code_revision": code_revision(), "config_sha256": config.fingerprint()})
+            with reporter.stage("registering the model") as progress:
+                version = registry.register(run, folder, tags)
+                progress(1, 1)
+        finally:
+            shutil.rmtree(folder)
+    reporter.say(f"registered {config.mlflow.model_name} version {version}")
+    return Registered(version, trained)
+
+
+def save_evaluation(trained: Trained, dataset: Dataset, folder: Path) -> None:
+    """Writes the table, per-user metrics and lists of the last window, with outside ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluation = trained.evaluation
+    evaluation.per_user.assign(user_id=dataset.users.values(evaluation.per_user["user_pos"].to_numpy())).drop(
+        columns="user_pos"
+    ).to_parquet(folder / "per_user.parquet", index=False)
+    lists = evaluation.lists
+    columns = {
+        "user_id": dataset.users.values(lists["user_pos"].to_numpy()),
+        "item_id": dataset.items.values(lists["item_pos"].to_numpy()),
+        "rank": lists["rank"].to_numpy("int32"),
+        "score": lists["score"].to_numpy("float32"),
+    }
+    pd.DataFrame(columns).to_parquet(folder / "recommendations.parquet", index=False)
+    (folder / "evaluation.json").write_text(json.dumps(evaluation_summary(trained, dataset), indent=2))
+
+
+def evaluation_summary(trained: Trained, dataset: Dataset) -> dict[str, Any]:
+    """The evaluation as plain values for JSON: table, segments, window, guard, costs."""
+    evaluation, windows = trained.evaluation, trained.windows
+    return {
+        "test_start": str(pd.Timestamp(windows.starts[1], unit="us", tz="UTC")),
+        "test_end": str(pd.Timestamp(windows.end, unit="us", tz="UTC")),
+        "by_column": dataset.split is not None,
+        "table": json.loads(evaluation.table().to_json(orient="records")),
+        "segments": json.loads(evaluation.segments().to_json(orient="index")),
+        "cold_users": evaluation.n_cold_users,
+        "guard": trained.model.ranker.guard,
+        "chosen": trained.model.ranker.chosen,
+        "importance": trained.model.ranker.importance(),
+        "seconds": trained.seconds,
+    }
+
+
+def code_revision() -> str:
+    """Git revision of the checkout this package runs from, "+changes" when the tree is dirty; "unknown" outside one."""
+    folder = Path(__file__).parent
+    try:
+        revision = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return revision + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Table cells as MLflow metric names, such as "ndcg_10 ranker"."""
+    values: dict[str, float] = {}
+    for row in evaluation.table().to_dict("records"):
+        for name in ("ndcg_10", "recall_20", "candidate_recall", "cold_recall_50", "coverage"):
+            cell: FloatArray | float = row[name]
+            values[f"{name} {row['source']}"] = float(cell)
+    return values

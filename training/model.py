@@ -1,0 +1,97 @@
+"""A trained model: both towers, the ranker and the items they know, as one folder of plain files."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.dataset import Dataset
+from features.histories import Histories
+from features.snapshot import ItemFacts, Snapshot
+from features.text import VectorCache, item_texts
+from recsys.cf_tower import CFTower
+from recsys.config import Config, parse_config
+from recsys.ids import IdMap
+from recsys.ranker import Ranker
+from recsys.text_tower import Progress, TextTower
+from recsys.types import BoolArray
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that turns histories into recommendations.
+
+    Args:
+        config: it was trained with.
+        text: the fine-tuned text tower.
+        cf: the CF tower over `items`.
+        ranker: of the pairs.
+        items: ids of the items the CF tower knows.
+    """
+
+    config: Config
+    text: TextTower
+    cf: CFTower
+    ranker: Ranker
+    items: IdMap
+
+    def save(self, folder: Path) -> None:
+        """Writes all parts as plain files; `recsys.bundle.seal` adds the hashes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.text.save(folder / "text")
+        self.cf.save(folder)
+        self.ranker.save(folder)
+        pq.write_table(pa.table({"item_id": pa.array(self.items.ids)}), folder / "items.parquet")
+        # where data lies and where results go belongs to the machine that scores, not to the model
+        text = self.config.model_dump(mode="json")
+        text["data"] |= {"events": "", "items": "", "users": None, "impressions": None}
+        text["text"]["cache"] = ""
+        text["serving"]["output"] = ""
+        text["mlflow"]["tracking_uri"] = None
+        (folder / "config.json").write_text(json.dumps(text, indent=2))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Model":
+        """A model saved by `save`; verify the folder first with `recsys.bundle.open_bundle`."""
+        items = pq.read_table(folder / "items.parquet", page_checksum_verification=True)["item_id"].to_pandas()
+        return cls(
+            parse_config(json.loads((folder / "config.json").read_text()), str(folder / "config.json")),
+            TextTower.load(folder / "text"),
+            CFTower.load(folder),
+            Ranker.load(folder),
+            IdMap.from_values(items),
+        )
+
+    def snapshot(self, dataset: Dataset, config: Config, progress: Progress | None = None) -> Snapshot:
+        """The world of a data set at its `as_of`, ready to score; items this model never saw are cold.
+
+        Args:
+            config: of the run that scores: its cache folder and rules.
+        """
+        texts = item_texts(dataset.catalogue, self.config.text.fields)
+        cache = VectorCache(Path(config.text.cache), self.text.sha256())
+        vectors = cache.vectors(texts, self.text.encode, progress)
+        cf = self.cf.for_catalogue(self.items.positions(dataset.items.ids), vectors)
+        histories = histories_of(dataset)
+        merged = self.config.model_copy(update={"rules": config.rules, "serving": config.serving})
+        return Snapshot(
+            histories, vectors, cf, ItemFacts.build(histories, dataset.catalogue), dataset.available, merged
+        )
+
+
+def histories_of(dataset: Dataset, known: BoolArray | None = None, as_of: int | None = None) -> Histories:
+    """Histories of a data set's positive events; `known` picks events, all before `as_of` by default."""
+    moment = int(dataset.as_of.value // 1000) if as_of is None else as_of
+    return Histories.build(
+        dataset.user_pos, dataset.item_pos, dataset.timestamp, dataset.weight,
+        n_users=len(dataset.users), n_items=len(dataset.items), as_of=moment, known=known,
+    )  # fmt: skip
+
+
+def distinct_texts(texts: list[str]) -> tuple[list[str], np.ndarray]:
+    """Each text once, and the row of every item's text, (n_items,)."""
+    row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    return list(row_of), np.array([row_of[text] for text in texts], dtype=np.int64)

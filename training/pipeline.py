@@ -1,0 +1,174 @@
+"""Training, top to bottom: three windows of time, two towers, the ranker, the evaluation, the model to serve.
+
+    |------------- towers learn -------------|-- ranker's labels --|-- report --|
+    0                                        t1                    t2           as_of
+
+The encoder is fine-tuned once, on events before t1. At t1, t2 and as_of the projection and the CF tower are
+fitted again on all events before that moment, with the same settings: nothing a stage reads is later than
+the labels it is judged by.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import scipy.sparse as sp
+
+from features.dataset import Dataset
+from features.histories import Histories
+from features.snapshot import ItemFacts, Snapshot
+from features.text import VectorCache, item_texts
+from recsys.cf_tower import CFTower
+from recsys.config import Config
+from recsys.split import Windows, split_by_column, split_by_time
+from recsys.text_tower import Progress, TextTower, unit_rows
+from recsys.types import FloatArray, IntArray
+from training.evaluate import Evaluation, evaluate
+from training.model import Model, distinct_texts, histories_of
+from training.ranker import fit_ranker
+from training.text import BatchSampler, Log, fit_encoder, fit_projection
+
+Stage = Callable[[str], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: the model for the next night and how its recipe did on the last window."""
+
+    model: Model
+    evaluation: Evaluation
+    windows: Windows
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TextSpace:
+    """Distinct texts of a catalogue and their pooled vectors before and after fine-tuning.
+
+    texts: (n_texts,); row: text of each item, (n_items,); frozen, tuned: (n_texts, width).
+    """
+
+    tower: TextTower
+    texts: list[str]
+    row: IntArray
+    frozen: FloatArray
+    tuned: FloatArray
+
+
+def train(dataset: Dataset, config: Config, stage: Stage, log: Log | None = None, work: Path | None = None) -> Trained:
+    """Fits, evaluates and refits on everything before the data set's `as_of`.
+
+    Args:
+        stage: opens a named progress bar; yields a callback (done, total).
+        log: receives metrics per training step.
+        work: folder for the encoder's checkpoint, so that a run cut off goes on where it was.
+    """
+    clock: dict[str, float] = {}
+    windows = cut(dataset, config)
+    space = _timed(clock, "text tower", lambda: fit_text(dataset, windows, config, stage, log, work))
+    early = _timed(clock, "towers for the ranker", lambda: fit_towers(dataset, windows, 1, space, config, stage))
+    with stage("ranker") as progress:
+        rng = np.random.default_rng([config.seed, 3])
+        ranker = _timed(
+            clock, "ranker", lambda: fit_ranker(early[1], _targets(dataset, windows, 1), config, rng, progress)
+        )
+    late = _timed(clock, "towers for the report", lambda: fit_towers(dataset, windows, 2, space, config, stage))
+    with stage("evaluation") as progress:
+        frozen = unit_rows(space.frozen)[space.row]
+        evaluation = _timed(
+            clock,
+            "evaluation",
+            lambda: evaluate(
+                late[1], frozen, ranker, _targets(dataset, windows, 2),
+                max_users=config.report.max_users, rng=np.random.default_rng([config.seed, 4]), progress=progress,
+            ),
+        )  # fmt: skip
+    tower, final = _timed(clock, "towers to serve", lambda: fit_towers(dataset, windows, 3, space, config, stage))
+    # the last projection is in the tower now; its vectors are what serving will look up
+    cache = VectorCache(Path(config.text.cache), tower.sha256())
+    cache.vectors(space.texts, lambda texts, _: tower.project(space.tuned))
+    model = Model(config, tower, final.cf, ranker, dataset.items)
+    return Trained(model, evaluation, windows, clock)
+
+
+def cut(dataset: Dataset, config: Config) -> Windows:
+    """The three windows, by the split column where there is one, else by time."""
+    if dataset.split is not None:
+        return split_by_column(dataset.split, dataset.timestamp)
+    end = int(dataset.as_of.value // 1000)
+    return split_by_time(dataset.timestamp, end, share=config.data.window_share, days=config.data.window_days)
+
+
+def fit_text(
+    dataset: Dataset, windows: Windows, config: Config, stage: Stage, log: Log | None = None, work: Path | None = None
+) -> TextSpace:
+    """Fine-tunes the encoder on the first window and encodes every distinct text before and after."""
+    tower = TextTower.from_encoder(config.text.encoder, config.text.max_tokens)
+    texts, row = distinct_texts(item_texts(dataset.catalogue, config.text.fields))
+    with stage("texts, frozen encoder") as progress:
+        frozen = VectorCache(Path(config.text.cache), "f" + tower.sha256()).vectors(texts, tower.pooled, progress)
+    histories = _known_before(dataset, windows, 1).renamed(row, len(texts))
+    checkpoint = work / f"text-{dataset.sha256[:12]}-{config.fingerprint('text')[:12]}.safetensors" if work else None
+    rng = np.random.default_rng([config.seed, 1])
+    with stage("text tower") as progress:
+        fit_encoder(
+            tower, texts, frozen, histories, config.text, rng, checkpoint=checkpoint, progress=progress, log=log
+        )
+    if config.text.epochs == 0:
+        return TextSpace(tower, texts, row, frozen, frozen)
+    with stage("texts, tuned encoder") as progress:
+        tuned = tower.pooled(texts, progress)
+    return TextSpace(tower, texts, row, frozen, tuned)
+
+
+def fit_towers(
+    dataset: Dataset, windows: Windows, window: int, space: TextSpace, config: Config, stage: Stage
+) -> tuple[TextTower, Snapshot]:
+    """Projection and CF tower on all events before a window, and the snapshot that scores it."""
+    histories = _known_before(dataset, windows, window)
+    with stage(f"towers before window {window}" if window < 3 else "towers to serve") as progress:
+        progress(0, 2)
+        rng = np.random.default_rng([config.seed, 2])
+        sampler = BatchSampler(histories.renamed(space.row, len(space.texts)), config.text.history_decay)
+        fit_projection(space.tower, space.tuned, sampler, config.text, rng)
+        vectors = space.tower.project(space.tuned)[space.row]
+        progress(1, 2)
+        cf = CFTower.fit(histories.confidence(config.cf.half_life_days), vectors, config.cf, config.seed)
+        progress(2, 2)
+    return space.tower, snapshot_at(histories, vectors, cf, dataset, config)
+
+
+def snapshot_at(histories: Histories, vectors: FloatArray, cf: CFTower, dataset: Dataset, config: Config) -> Snapshot:
+    """The snapshot of a data set with the given histories."""
+    facts = ItemFacts.build(histories, dataset.catalogue)
+    return Snapshot(histories, vectors, cf, facts, dataset.available, config)
+
+
+def _known_before(dataset: Dataset, windows: Windows, window: int) -> Histories:
+    """Events of the windows before one, as of the moment it begins."""
+    known = windows.window < window
+    moment = (*windows.starts, windows.end)[window - 1]
+    if dataset.split is not None:  # windows overlap in time there: "now" is just after the last known event
+        moment = int(dataset.timestamp[known].max()) + 1
+    return histories_of(dataset, known, moment)
+
+
+def _targets(dataset: Dataset, windows: Windows, window: int) -> sp.csr_matrix:
+    """Label weight of what each user took in a window, (n_users, n_items)."""
+    keep = windows.window == window
+    data = (dataset.weight[keep], (dataset.user_pos[keep], dataset.item_pos[keep]))
+    return sp.csr_matrix(data, shape=(len(dataset.users), len(dataset.items)))
+
+
+T = TypeVar("T")
+
+
+def _timed(clock: dict[str, float], name: str, work: Callable[[], T]) -> T:
+    began = time.monotonic()
+    result = work()
+    clock[name] = round(time.monotonic() - began, 1)
+    return result
