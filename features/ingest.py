@@ -145,6 +145,7 @@ def _read_file(file: str, schema: TableSchema, config: DataConfig) -> pd.DataFra
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as a table: {shown(error, 200)}; write the file again") from error
     table = table.rename_columns([_our_name(c, schema.name, config, table.column_names) for c in table.column_names])
+    table = table.select([c for c in table.column_names if not c.startswith("__index_level_")])  # pandas left it there
     require_columns(schema, table.column_names, file)
     frame = table.to_pandas(types_mapper=_whole_numbers)
     frame["_file"] = pd.Categorical([Path(file).name] * len(frame))

@@ -1,0 +1,48 @@
+import numpy as np
+
+from features.histories import DAY_US, Histories
+
+# user, item, day; user 0 has two events in one moment, user 2 none
+EVENTS = np.array([(0, 3, 1), (0, 1, 5), (0, 2, 5), (1, 0, 2), (0, 3, 9)])
+
+
+def build(events: np.ndarray = EVENTS, as_of: int = 10) -> Histories:
+    user, item, day = events.T
+    weight = np.ones(len(events), dtype=np.float32)
+    return Histories.build(user, item, day * DAY_US, weight, n_users=3, n_items=4, as_of=as_of * DAY_US)
+
+
+def test_steps_count_distinct_moments_back() -> None:
+    h = build()
+    assert list(zip(h.user_pos.tolist(), h.item_pos.tolist(), h.step.tolist(), strict=True)) == [
+        (0, 3, 2), (0, 1, 1), (0, 2, 1), (0, 3, 0), (1, 0, 0),
+    ]  # fmt: skip
+
+
+def test_decay_multiplies_per_step_and_repeats_add_up() -> None:
+    assert build().decayed(0.5).toarray().tolist() == [[0, 0.5, 0.5, 1.25], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_recent_lists_distinct_items_newest_first() -> None:
+    assert build().recent(3).tolist() == [[3, 2, 1], [0, -1, -1], [-1, -1, -1]]
+
+
+def test_popularity_counts_only_the_last_days() -> None:
+    assert build().popularity(5.0).tolist() == [0, 1, 1, 1]
+
+
+def test_later_events_change_nothing_earlier() -> None:
+    early, late = build(as_of=6), build(EVENTS[EVENTS[:, 2] < 6], as_of=6)
+    np.testing.assert_array_equal(early.decayed(0.5).toarray(), late.decayed(0.5).toarray())
+    np.testing.assert_array_equal(build().before(6 * DAY_US).step, late.step)
+
+
+def test_shuffled_events_give_the_same_history() -> None:
+    shuffled = build(EVENTS[[4, 2, 0, 3, 1]])
+    np.testing.assert_array_equal(shuffled.item_pos, build().item_pos)
+    np.testing.assert_array_equal(shuffled.step, build().step)
+
+
+def test_users_of_a_chunk_are_renumbered_in_their_order() -> None:
+    some = build().of_users(np.array([2, 1, 0]))
+    np.testing.assert_array_equal(some.decayed(0.5).toarray(), build().decayed(0.5).toarray()[[2, 1, 0]])

@@ -1,0 +1,150 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.dataset import Dataset
+from features.ingest import load_tables
+from recsys.config import DataConfig
+from recsys.errors import DataError
+
+ITEMS = pd.DataFrame({"item_id": ["a", "b", "c"], "title": ["Tea", "Oil", ""]})
+
+
+def events(**columns: list[object]) -> pd.DataFrame:
+    rows = {
+        "user_id": ["u", "u", "v", "v", "w"],
+        "item_id": ["a", "b", "a", "c", "b"],
+        "event_type": ["click", "buy", "buy", "view", "buy"],
+        "timestamp": pd.to_datetime([f"2024-01-0{d}" for d in range(1, 6)], utc=True),
+    }
+    return pd.DataFrame(rows | columns)
+
+
+def config(folder: Path, table: pd.DataFrame, items: pd.DataFrame = ITEMS, **settings: object) -> DataConfig:
+    table.to_parquet(folder / "events.parquet")
+    items.to_parquet(folder / "items.parquet")
+    values = {"events": f"{folder}/events.parquet", "items": f"{folder}/items.parquet", "event_weights": {"click": 1.0, "buy": 6.0}}
+    return DataConfig.model_validate(values | settings)
+
+
+def test_types_without_weight_are_counted_and_left_out(tmp_path: Path) -> None:
+    c = config(tmp_path, events())
+    tables = load_tables(c)
+    assert tables.report.event_types == {"buy": 3, "click": 1}
+    assert tables.report.ignored_types == {"view": 1}
+    dataset = Dataset.from_tables(tables, c, pd.Timestamp("2024-02-01", tz="UTC"))
+    assert dataset.weight.tolist() == [1, 6, 6, 6]
+
+
+def test_nothing_at_or_after_as_of_is_kept(tmp_path: Path) -> None:
+    tables = load_tables(config(tmp_path, events()), pd.Timestamp("2024-01-03", tz="UTC"))
+    assert tables.events["timestamp"].max() == pd.Timestamp("2024-01-02", tz="UTC")
+    assert tables.report.n_after_as_of == 3
+
+
+def test_twice_the_same_rows_and_any_order_give_the_same_tables(tmp_path: Path) -> None:
+    once = load_tables(config(tmp_path, events()))
+    doubled = pd.concat([events(), events()]).sample(frac=1, random_state=0)
+    twice = load_tables(config(tmp_path, doubled))
+    pd.testing.assert_frame_equal(once.events, twice.events)
+    assert once.sha256 == twice.sha256
+    assert twice.report.n_duplicates == 5
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "value"),
+    [
+        ("user_id", ["u", " ", "v", "v", "w"], "' '"),
+        ("user_id", ["u", None, "v", "v", "w"], "nan"),
+        ("item_id", ["a", "zzz", "a", "c", "b"], "zzz"),
+        ("weight", [1.0, float("nan"), 1.0, 1.0, 1.0], "nan"),
+        ("weight", [1.0, float("inf"), 1.0, 1.0, 1.0], "inf"),
+        ("timestamp", pd.to_datetime(["2024-01-01", "1970-01-01", *["2024-01-02"] * 3], utc=True), "1970"),
+    ],
+)
+def test_a_bad_row_stops_with_file_row_column_and_value(tmp_path: Path, column: str, values: list[object], value: str) -> None:
+    with pytest.raises(DataError) as error:
+        load_tables(config(tmp_path, events(**{column: values})))
+    for part in ("events.parquet", "row 1", f"column {column}", value, "max_bad_share"):
+        assert part in str(error.value)
+
+
+def test_within_the_allowed_share_a_bad_row_is_quarantined(tmp_path: Path) -> None:
+    tables = load_tables(config(tmp_path, events(item_id=["a", "zzz", "a", "c", "b"]), max_bad_share=0.2))
+    assert len(tables.events) == 4
+    assert tables.quarantine[["table", "row", "column", "value"]].to_numpy().tolist() == [["events", 1, "item_id", "'zzz'"]]
+
+
+def test_ids_beyond_two_to_the_53_survive_beside_a_gap(tmp_path: Path) -> None:
+    big = 2**53 + 1
+    users = pd.array([big, big, None, 7, 7], dtype="Int64")
+    tables = load_tables(config(tmp_path, events(user_id=users), max_bad_share=0.5))
+    assert tables.events["user_id"].max() == big
+
+
+def test_csv_ids_keep_their_zeros(tmp_path: Path) -> None:
+    c = config(tmp_path, events())
+    events(user_id=["007", "007", "8", "8", "9"]).to_csv(tmp_path / "events.csv", index=False)
+    tables = load_tables(c.model_copy(update={"events": str(tmp_path / "events.csv")}))
+    assert "007" in set(tables.events["user_id"])
+
+
+def test_a_missing_column_is_named_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='user_id = "userid"'):
+        load_tables(config(tmp_path, events().rename(columns={"user_id": "userid"})))
+
+
+def test_foreign_names_are_mapped_per_table(tmp_path: Path) -> None:
+    c = config(
+        tmp_path, events().rename(columns={"user_id": "who", "item_id": "sku"}), ITEMS.rename(columns={"item_id": "asin"}),
+        columns={"user_id": "who", "events": {"item_id": "sku"}, "items": {"item_id": "asin"}},
+    )  # fmt: skip
+    assert len(load_tables(c).events) == 5
+
+
+def test_naive_times_need_a_zone_and_get_it(tmp_path: Path) -> None:
+    naive = events(timestamp=pd.to_datetime(["2024-07-01 12:00"] * 5))
+    with pytest.raises(DataError, match=r"data\.timezone"):
+        load_tables(config(tmp_path, naive))
+    tables = load_tables(config(tmp_path, naive, timezone="Europe/Madrid"))
+    assert tables.events["timestamp"].iloc[0] == pd.Timestamp("2024-07-01 10:00", tz="UTC")
+
+
+def test_numbers_as_times_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="unit"):
+        load_tables(config(tmp_path, events(timestamp=[1, 2, 3, 4, 5])))
+
+
+@pytest.mark.parametrize("n", [0, 3, 4, 10, -1])
+def test_a_cut_off_file_is_named(tmp_path: Path, n: int) -> None:
+    c = config(tmp_path, events())
+    content = (tmp_path / "events.parquet").read_bytes()
+    (tmp_path / "events.parquet").write_bytes(content[:n])
+    with pytest.raises(DataError, match=r"events\.parquet"):
+        load_tables(c)
+
+
+def test_hostile_titles_pass_as_text(tmp_path: Path) -> None:
+    titles = ["<script>\x00", "e\u0301", "x" * 100_000]
+    tables = load_tables(config(tmp_path, events(), ITEMS.assign(title=titles)))
+    assert tables.items["title"].str.len().tolist() == [9, 1, 20_000]
+    assert "\x00" not in tables.items["title"].iloc[0]
+
+
+def test_frames_are_not_changed() -> None:
+    before = events()
+    Dataset.from_frames(before, ITEMS)
+    pd.testing.assert_frame_equal(before, events())
+
+
+@pytest.mark.parametrize("name", ["amazon-scientific", "movies", "online-retail"])
+def test_real_tables_come_through_whole(name: str) -> None:
+    folder = Path(__file__).parents[3] / "shared" / "data" / name
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    c = DataConfig(events=str(folder / "events.parquet"), items=str(folder / "items.parquet"), event_weights={"purchase": 1, "like": 1})
+    tables = load_tables(c)
+    assert tables.report.quarantined == {}
+    assert np.all(np.diff(tables.events["timestamp"].astype("int64")) >= 0)

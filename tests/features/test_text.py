@@ -1,0 +1,34 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from features.text import VectorCache
+from recsys.text_tower import Progress
+
+
+def test_a_second_night_encodes_only_what_changed(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def encode(texts: Sequence[str], _: Progress | None) -> np.ndarray:
+        asked.append(list(texts))
+        return np.array([[len(t), 1] for t in texts], dtype=np.float32)
+
+    first = VectorCache(tmp_path, "m" * 40).vectors(["a", "bbb", "a"], encode)
+    second = VectorCache(tmp_path, "m" * 40).vectors(["cc", "bbb"], encode)
+    assert asked == [["a", "bbb"], ["cc"]]
+    assert first.tolist() == [[1, 1], [3, 1], [1, 1]]
+    assert second.tolist() == [[2, 1], [3, 1]]
+
+
+def test_a_damaged_cache_file_is_filled_again(tmp_path: Path) -> None:
+    cache = VectorCache(tmp_path, "m" * 40)
+
+    def encode(texts: Sequence[str], _: Progress | None) -> np.ndarray:
+        return np.ones((len(texts), 2), dtype=np.float32)
+
+    cache.vectors(["a", "b"], encode)
+    content = bytearray(cache.path.read_bytes())
+    content[-1] ^= 1
+    cache.path.write_bytes(content)
+    assert cache.vectors(["a", "b"], encode).tolist() == [[1, 1], [1, 1]]

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from recsys.cf_tower import CFTower
+from recsys.config import CFConfig
+
+
+@pytest.fixture(scope="module")
+def tower() -> CFTower:
+    return CFTower.fit(taken(), vectors(), CFConfig(factors=2, iterations=15, neighbours=3), seed=0)
+
+
+def taken() -> sp.csr_matrix:
+    """Users 0-9 take items 0-2, users 10-19 take items 3-5; nobody takes item 6."""
+    dense = np.zeros((20, 7), dtype=np.float32)
+    dense[:10, :3] = dense[10:, 3:6] = 1
+    dense[np.arange(20), np.arange(20) % 3 + np.repeat([0, 3], 10)] = 0
+    return sp.csr_matrix(dense)
+
+
+def vectors() -> np.ndarray:
+    """Items 0-2 share a text direction, 3-5 another, and the cold item 6 is like 0-2."""
+    v = np.zeros((7, 4), dtype=np.float32)
+    v[[0, 1, 2, 6], 0] = v[3:6, 1] = 1
+    return v
+
+
+def test_a_user_who_came_later_is_folded_in(tower: CFTower) -> None:
+    newcomer = sp.csr_matrix(np.array([[1, 0, 0, 0, 0, 0, 0]], dtype=np.float32))
+    scores = tower.fold_in(newcomer)[0] @ tower.item_factors.T
+    assert scores[1:3].min() > scores[3:6].max()
+
+
+def test_a_cold_item_scores_by_its_text(tower: CFTower) -> None:
+    newcomer = sp.csr_matrix(np.array([[1, 0, 0, 0, 0, 0, 0]], dtype=np.float32))
+    scores = tower.fold_in(newcomer)[0] @ tower.item_factors.T
+    assert not tower.is_warm[6]
+    assert scores[6] > scores[3:6].max()
+
+
+def test_an_empty_history_gives_zeros(tower: CFTower) -> None:
+    assert not tower.fold_in(sp.csr_matrix((1, 7), dtype=np.float32)).any()
+
+
+def test_neighbours_share_users_and_an_item_is_not_its_own(tower: CFTower) -> None:
+    dense = tower.similarity.toarray()
+    assert dense.diagonal().max() == 0
+    assert dense[0, 1] > 0
+    assert dense[0, 3:].max() == 0
+
+
+def test_save_then_load_scores_the_same(tower: CFTower, tmp_path: Path) -> None:
+    tower.save(tmp_path)
+    again = CFTower.load(tmp_path)
+    np.testing.assert_array_equal(again.fold_in(taken()), tower.fold_in(taken()))
+    assert (again.similarity != tower.similarity).nnz == 0
+
+
+def test_another_catalogue_keeps_known_items_and_treats_new_ones_as_cold(tower: CFTower) -> None:
+    moved = tower.for_catalogue(np.array([5, -1, 0]), vectors()[[5, 0, 0]])
+    np.testing.assert_array_equal(moved.item_factors[[0, 2]], tower.item_factors[[5, 0]])
+    assert moved.is_warm.tolist() == [True, False, True]
+    assert moved.similarity.shape == (3, 3)

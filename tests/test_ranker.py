@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recsys.config import RankerConfig
+from recsys.errors import ModelError
+from recsys.ranker import LinearFusion, Ranker, fit_trees, refuse_future
+from training.ranker import mean_ndcg
+
+NAMES = ("good", "noise")
+N_USERS, N_PER_USER = 200, 30
+
+
+def pairs(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users with 30 candidates each; the higher `good`, the likelier taken."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(N_USERS * N_PER_USER, 2)).astype(np.float32)
+    y = (x[:, 0] + rng.normal(size=len(x)) > 2).astype(float)
+    return x, y, np.arange(0, len(x) + 1, N_PER_USER)
+
+
+def test_fusion_weighs_the_signal_and_not_the_noise() -> None:
+    fusion = LinearFusion.fit(*pairs(0), columns=(0, 1))
+    assert fusion.weights[0] > 10 * abs(fusion.weights[1])
+
+
+def test_fusion_takes_nan_for_the_mean() -> None:
+    fusion = LinearFusion((0,), (2.0,), (1.0,), (1.0,))
+    assert fusion.score(np.array([[np.nan], [1.0]])).tolist() == [0, 0]
+
+
+def test_trees_find_the_signal_and_labels_shuffled_within_users_give_none() -> None:
+    x, y, indptr = pairs(1)
+    trees = fit_trees(pairs(0), (x, y, indptr), NAMES, RankerConfig(trees=30), seed=0)
+    ranker = Ranker(NAMES, LinearFusion((0,), (1.0,), (0.0,), (1.0,)), trees, "trees", {})
+    rng = np.random.default_rng(0)
+    shuffled = np.concatenate([rng.permutation(part) for part in np.split(y, indptr[1:-1])])
+    assert mean_ndcg(y, indptr, ranker.score(x)) > 0.6
+    chance = mean_ndcg(shuffled, indptr, rng.normal(size=len(y)))
+    assert abs(mean_ndcg(shuffled, indptr, ranker.score(x)) - chance) < 0.06
+
+
+def test_save_then_load_scores_the_same(tmp_path: Path) -> None:
+    x, y, indptr = pairs(0)
+    trees = fit_trees((x, y, indptr), pairs(1), NAMES, RankerConfig(trees=10), seed=0)
+    ranker = Ranker(NAMES, LinearFusion.fit(x, y, indptr, (0, 1)), trees, "trees", {"trees": 0.5})
+    ranker.save(tmp_path)
+    again = Ranker.load(tmp_path)
+    for by in ("trees", "fusion"):
+        np.testing.assert_array_equal(again.score(x, by), ranker.score(x, by))
+
+
+def test_a_planted_future_feature_is_refused_by_name() -> None:
+    x, y, _ = pairs(0)
+    x[:, 1] = y + 0.001 * x[:, 1]
+    with pytest.raises(ModelError, match="noise"):
+        refuse_future(x, y, NAMES)
+    refuse_future(pairs(0)[0], y, NAMES)
+
+
+def test_other_columns_than_trained_on_are_refused() -> None:
+    ranker = Ranker(NAMES, LinearFusion((0,), (1.0,), (0.0,), (1.0,)), None, "fusion", {})
+    with pytest.raises(ModelError, match="3 features"):
+        ranker.score(np.zeros((1, 3)))

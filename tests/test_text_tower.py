@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.errors import ModelError
+from recsys.text_tower import TextTower
+
+TEXTS = ["green tea", "", "bike chain saddle", "green tea", "canvas " * 500]
+
+
+@pytest.fixture
+def tower(tiny_encoder: Path) -> TextTower:
+    tower = TextTower.from_encoder(str(tiny_encoder), max_tokens=16)
+    with torch.no_grad():
+        tower.projection += 0.1 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+    return tower
+
+
+def test_vectors_have_unit_length_even_for_an_empty_text(tower: TextTower) -> None:
+    vectors = tower.encode(TEXTS)
+    assert vectors.shape == (5, 32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(vectors[0], vectors[3])
+
+
+def test_save_then_load_gives_the_same_vectors_and_hash(tower: TextTower, tmp_path: Path) -> None:
+    tower.save(tmp_path)
+    again = TextTower.load(tmp_path)
+    np.testing.assert_array_equal(again.encode(TEXTS), tower.encode(TEXTS))
+    assert again.sha256() == tower.sha256()
+
+
+def test_hash_changes_with_the_projection(tower: TextTower) -> None:
+    before = tower.sha256()
+    with torch.no_grad():
+        tower.projection[0, 0] += 1
+    assert tower.sha256() != before
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_sentence_transformers_opens_the_saved_tower(tower: TextTower, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    tower.save(tmp_path)
+    theirs = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
+    # ours runs in bfloat16 where the processor has it, which keeps about three digits
+    assert (np.asarray(theirs) * tower.encode(TEXTS)).sum(1).min() > 0.999
+
+
+def test_gradient_caching_gives_the_gradient_of_the_plain_way(tower: TextTower) -> None:
+    parameters = tower.trainable(frozen_layers=0)
+    tokens = tower.tokenize(["green tea", "bike chain saddle", "oil paint canvas brush"])
+
+    def loss_of(vectors: torch.Tensor) -> torch.Tensor:
+        return (vectors[0] @ vectors[1]) + (vectors[1] @ vectors[2]) ** 2
+
+    cached = tower.backward(tokens, loss_of)
+    ours = [p.grad.clone() for p in [*parameters, tower.projection] if p.grad is not None]
+    for p in [*parameters, tower.projection]:
+        p.grad = None
+    with tower._autocast():
+        pooled = torch.cat([tower._pool([t]) for t in tokens]).float()
+    plain = loss_of(tower.head(pooled))
+    plain.backward()  # type: ignore[no-untyped-call]
+    theirs = [p.grad for p in [*parameters, tower.projection] if p.grad is not None]
+    assert abs(cached - float(plain.detach())) < 0.02
+    assert len(ours) == len(theirs) > 10
+    norm = sum(float(b.norm()) for b in theirs)
+    assert sum(float((a - b).norm()) for a, b in zip(ours, theirs, strict=True)) < 0.05 * norm
+
+
+def test_an_encoder_that_is_nowhere_is_named() -> None:
+    with pytest.raises(ModelError, match="no-such-encoder"):
+        TextTower.from_encoder("no-such-encoder")
+
+
+@pytest.mark.slow
+def test_the_packaged_encoder_knows_that_a_cat_is_closer_to_a_kitten_than_to_a_truck() -> None:
+    cat, kitten, truck = TextTower.from_encoder("all-MiniLM-L6-v2").encode(["cat", "kitten", "truck"])
+    assert cat @ kitten > cat @ truck + 0.2
