@@ -52,9 +52,11 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
     for name in ("item_item", "repeat"):  # a zero there means "never heard of it", not a low score
         values = np.take_along_axis(scores[name], np.maximum(lists[name], 0), axis=1)
         lists[name] = np.where(values > 0, lists[name], -1)
+    lists["new"] = _new(snapshot, scores["text"], allowed, limits.new)
+    for name in (*SCORED, "new"):  # where nothing is known of a user, only popularity speaks
+        lists[name] = np.where(some.n_events[:, None] > 0, lists[name], -1)
     lists["recent"] = np.tile(snapshot.popular(7, limits.popular), (some.n_users, 1))
     lists["popular"] = np.tile(snapshot.popular(30, limits.popular), (some.n_users, 1))
-    lists["new"] = _new(snapshot, scores["text"], allowed, limits.new)
     is_candidate = np.zeros_like(allowed)
     for items in lists.values():
         user, slot = np.nonzero(items >= 0)

@@ -151,11 +151,11 @@ class TextTower:
         return unit_rows(pooled @ weight.T)
 
     def trainable(self, frozen_layers: int) -> list[nn.Parameter]:
-        """Encoder parameters that are trained: all layers above the lowest `frozen_layers`, no embeddings."""
+        """Encoder parameters that are trained: those above the lowest `frozen_layers`, at least one layer, no embeddings."""
         for parameter in self.encoder.parameters():
             parameter.requires_grad_(False)
         layers = self.encoder.encoder.layer
-        chosen = [p for layer in layers[min(frozen_layers, len(layers)) :] for p in layer.parameters()]
+        chosen = [p for layer in layers[min(frozen_layers, len(layers) - 1) :] for p in layer.parameters()]
         for parameter in chosen:
             parameter.requires_grad_(True)
         return chosen

@@ -114,7 +114,7 @@ class Scorer:
     def _table(self, listed: pd.DataFrame, users: IntArray) -> pa.Table:
         n = len(listed)
         pointed = listed["reason_pos"].to_numpy(dtype=np.int64)
-        points = pa.array(self.items.values(np.maximum(pointed, 0)), mask=pointed < 0)
+        points = pa.array(self.items.values(np.maximum(pointed, 0)).to_numpy(), mask=pointed < 0)
         columns: dict[str, object] = {
             "user_id": pa.array(self.users.values(users[listed["user_row"].to_numpy(dtype=np.int64)])),
             "item_id": pa.array(self.items.values(listed["item_pos"].to_numpy(dtype=np.int64))),

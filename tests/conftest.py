@@ -44,7 +44,9 @@ def shop() -> tuple[pd.DataFrame, pd.DataFrame]:
     for pos in range(80):
         topic = names[pos % 4]
         words = rng.choice(TOPICS[topic].split(), 2)
-        rows.append({"item_id": f"i{pos:02d}", "title": f"{topic} {' '.join(words)}", "description": "new set", "price": 5.0})
+        rows.append(
+            {"item_id": f"i{pos:02d}", "title": f"{topic} {' '.join(words)}", "description": "new set", "price": 5.0}
+        )
     items = pd.DataFrame(rows)
     events = []
     for user in range(120):
@@ -53,7 +55,9 @@ def shop() -> tuple[pd.DataFrame, pd.DataFrame]:
             topic = taste if rng.random() < 0.9 else rng.integers(4)
             item = 4 * int(20 * rng.beta(1, 2)) + topic
             when = pd.Timestamp("2024-01-01", tz="UTC") + pd.Timedelta(days=float(day))
-            events.append({"user_id": f"u{user:03d}", "item_id": f"i{item:02d}", "event_type": "purchase", "timestamp": when})
+            events.append(
+                {"user_id": f"u{user:03d}", "item_id": f"i{item:02d}", "event_type": "purchase", "timestamp": when}
+            )
     return pd.DataFrame(events), items
 
 

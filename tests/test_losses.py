@@ -8,7 +8,9 @@ from recsys.losses import sampled_softmax
 def loss(masked: list[list[bool]], log_inclusion: list[float]) -> float:
     scores = torch.tensor([[0.2, 0.2, 0.2]])
     return float(
-        sampled_softmax(scores, torch.tensor([0]), torch.tensor(masked), torch.tensor(log_inclusion), torch.ones(1), 0.1)
+        sampled_softmax(
+            scores, torch.tensor([0]), torch.tensor(masked), torch.tensor(log_inclusion), torch.ones(1), 0.1
+        )
     )
 
 

@@ -18,7 +18,7 @@ from training.ranker import chunks
 
 N_SLOTS = 50
 SEGMENTS = ("0", "1-4", "5-19", "20+")
-SOURCES = ("popular", "popular 7d", "frozen text", "text", "als", "item-item", "fusion", "ranker")
+SOURCES = ("popular", "popular 7d", "repeat", "frozen text", "text", "als", "item-item", "fusion", "ranker")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Evaluation:
     def segments(self) -> pd.DataFrame:
         """NDCG@10 per source and length of history; columns are segments, with users in the first row."""
         mean = self.per_user.pivot_table("ndcg_10", "source", "segment", "mean", observed=True, sort=False)
+        mean = mean[[s for s in SEGMENTS if s in mean.columns]]
         first = self.per_user[self.per_user["source"] == self.per_user["source"].iloc[0]]
         counts = first["segment"].value_counts().reindex(mean.columns)
         return pd.concat([counts.to_frame("users").T, mean])
@@ -130,12 +131,14 @@ def _rank_all(
     for name, days in (("popular", None), ("popular 7d", 7)):
         mass = snapshot.histories.popularity(days)
         ranked[name] = top_k(np.where(allowed & (mass > 0), mass, -np.inf), N_SLOTS)
+    if not snapshot.config.rules.exclude_seen:
+        ranked["repeat"] = top_k(np.where(allowed & (scores["repeat"] > 0), scores["repeat"], -np.inf), N_SLOTS)
     candidates = gather(snapshot, some)
     table = pairs.build(snapshot, some, candidates)
     best_scores: FloatArray = np.empty(0)
     for name, by in (("fusion", "fusion"), ("ranker", None)):
         ranked[name], best_scores = rank_pairs(candidates, ranker.score(table.features, by), N_SLOTS)
-    return {source: ranked[source] for source in SOURCES}, best_scores, candidates
+    return {source: ranked[source] for source in SOURCES if source in ranked}, best_scores, candidates
 
 
 def rank_pairs(candidates: Candidates, scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:

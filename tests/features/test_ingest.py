@@ -25,7 +25,11 @@ def events(**columns: list[object]) -> pd.DataFrame:
 def config(folder: Path, table: pd.DataFrame, items: pd.DataFrame = ITEMS, **settings: object) -> DataConfig:
     table.to_parquet(folder / "events.parquet")
     items.to_parquet(folder / "items.parquet")
-    values = {"events": f"{folder}/events.parquet", "items": f"{folder}/items.parquet", "event_weights": {"click": 1.0, "buy": 6.0}}
+    values = {
+        "events": f"{folder}/events.parquet",
+        "items": f"{folder}/items.parquet",
+        "event_weights": {"click": 1.0, "buy": 6.0},
+    }
     return DataConfig.model_validate(values | settings)
 
 
@@ -64,7 +68,9 @@ def test_twice_the_same_rows_and_any_order_give_the_same_tables(tmp_path: Path) 
         ("timestamp", pd.to_datetime(["2024-01-01", "1970-01-01", *["2024-01-02"] * 3], utc=True), "1970"),
     ],
 )
-def test_a_bad_row_stops_with_file_row_column_and_value(tmp_path: Path, column: str, values: list[object], value: str) -> None:
+def test_a_bad_row_stops_with_file_row_column_and_value(
+    tmp_path: Path, column: str, values: list[object], value: str
+) -> None:
     with pytest.raises(DataError) as error:
         load_tables(config(tmp_path, events(**{column: values})))
     for part in ("events.parquet", "row 1", f"column {column}", value, "max_bad_share"):
@@ -74,7 +80,9 @@ def test_a_bad_row_stops_with_file_row_column_and_value(tmp_path: Path, column: 
 def test_within_the_allowed_share_a_bad_row_is_quarantined(tmp_path: Path) -> None:
     tables = load_tables(config(tmp_path, events(item_id=["a", "zzz", "a", "c", "b"]), max_bad_share=0.2))
     assert len(tables.events) == 4
-    assert tables.quarantine[["table", "row", "column", "value"]].to_numpy().tolist() == [["events", 1, "item_id", "'zzz'"]]
+    assert tables.quarantine[["table", "row", "column", "value"]].to_numpy().tolist() == [
+        ["events", 1, "item_id", "'zzz'"]
+    ]
 
 
 def test_ids_beyond_two_to_the_53_survive_beside_a_gap(tmp_path: Path) -> None:
@@ -144,7 +152,11 @@ def test_real_tables_come_through_whole(name: str) -> None:
     folder = Path(__file__).parents[3] / "shared" / "data" / name
     if not folder.exists():
         pytest.skip(f"{folder} is not there")
-    c = DataConfig(events=str(folder / "events.parquet"), items=str(folder / "items.parquet"), event_weights={"purchase": 1, "like": 1})
+    c = DataConfig(
+        events=str(folder / "events.parquet"),
+        items=str(folder / "items.parquet"),
+        event_weights={"purchase": 1, "like": 1},
+    )
     tables = load_tables(c)
     assert tables.report.quarantined == {}
     assert np.all(np.diff(tables.events["timestamp"].astype("int64")) >= 0)

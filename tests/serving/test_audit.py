@@ -51,13 +51,18 @@ def test_a_broken_list_fails_the_gate_made_for_it(columns: dict[str, object], ga
 def test_missing_users_short_lists_and_old_data_are_refused_with_number_and_remedy() -> None:
     context = replace(CONTEXT, eligible_users=20, k=3, data_age_hours=100.0)
     result = audit(table(), context)
-    with pytest.raises(AuditError, match=r"(?s)users covered: 0.5, limit >= 0.995; .*short lists.*newest event, hours: 100"):
+    with pytest.raises(
+        AuditError, match=r"(?s)users covered: 0.5, limit >= 0.995; .*short lists.*newest event, hours: 100"
+    ):
         result.raise_if_refused()
 
 
 def test_a_changed_row_count_and_no_overlap_are_refused() -> None:
     last = table(item_id=(np.arange(20) + 5) % 12).slice(0, 10)
-    assert failed(table(), replace(CONTEXT, last_release=last)) == ["rows against last release", "overlap with last release"]
+    assert failed(table(), replace(CONTEXT, last_release=last)) == [
+        "rows against last release",
+        "overlap with last release",
+    ]
 
 
 def test_an_ageing_model_warns_before_it_fails() -> None:

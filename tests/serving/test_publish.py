@@ -84,7 +84,11 @@ def test_kill_at_any_moment_leaves_one_whole_release(tmp_path: Path) -> None:
 
 def test_a_second_run_is_told_who_holds_the_lock(tmp_path: Path) -> None:
     store = ReleaseStore(tmp_path)
-    with store.lock(), pytest.raises(AlreadyRunningError, match=f"pid {os.getpid()} since"), ReleaseStore(tmp_path).lock():
+    with (
+        store.lock(),
+        pytest.raises(AlreadyRunningError, match=f"pid {os.getpid()} since"),
+        ReleaseStore(tmp_path).lock(),
+    ):
         pass
     with store.lock():
         pass

@@ -1,0 +1,110 @@
+"""The same job for notebooks: frames in, frames out, outside ids always."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from features.dataset import Dataset
+from features.snapshot import Snapshot
+from recsys.config import Config, load_config, parse_config
+from recsys.errors import ConfigError, DataError, shown
+from recsys.ids import IdMap
+from recsys.progress import Reporter
+from serving.score import Scorer, Stamp
+from training.evaluate import Evaluation
+from training.model import Model
+from training.pipeline import train
+
+
+class Recommender:
+    """A model that is fitted on a data set and recommends from it.
+
+    Args:
+        config: settings; the data section is not read, since the data come as a Dataset.
+        reporter: where progress goes.
+    """
+
+    def __init__(self, config: Config | None = None, reporter: Reporter | None = None) -> None:
+        data = {"events": "frame", "items": "frame", "event_weights": {"event": 1.0}}
+        self.config = config or parse_config({"data": data})
+        self.reporter = reporter or Reporter()
+        self.evaluation: Evaluation | None = None
+        self._model: Model | None = None
+        self._dataset: Dataset | None = None
+        self._snapshot: Snapshot | None = None
+
+    @classmethod
+    def from_config(cls, path: str | Path) -> "Recommender":
+        """With the settings of a recsys.toml."""
+        return cls(load_config(path))
+
+    def fit(self, dataset: Dataset) -> "Recommender":
+        """Trains both towers and the ranker; `evaluation` then holds the per-source table."""
+        trained = train(dataset, self.config, self.reporter.stage)
+        self.evaluation, self._model, self._dataset = trained.evaluation, trained.model, dataset
+        self._snapshot = trained.model.snapshot(dataset, self.config)
+        return self
+
+    def recommend(self, users: Iterable[object], k: int = 10) -> pd.DataFrame:
+        """Recommendations in the contract's columns, by user, then rank; strangers get the popular list."""
+        model, dataset, snapshot = self._fitted()
+        asked = pd.Index(list(users)).unique().sort_values()
+        histories = snapshot.histories
+        positions = dataset.users.positions(asked)
+        # a stranger is a user with an empty history: one more position after the known ones
+        wider = Snapshot(
+            type(histories)(
+                histories.user_pos, histories.item_pos, histories.timestamp, histories.weight, histories.step,
+                histories.n_users + int((positions < 0).sum()), histories.n_items, histories.as_of,
+            ),
+            snapshot.text_vectors, snapshot.cf, snapshot.facts, snapshot.is_eligible, snapshot.config,
+        )  # fmt: skip
+        positions = positions.copy()
+        positions[positions < 0] = histories.n_users + np.arange((positions < 0).sum())
+        ids = pd.Index(dataset.users.ids.append(asked[positions >= histories.n_users]))
+        stamp = Stamp("notebook", "fitted", f"{dataset.as_of:%Y-%m-%d}")
+        titles = dataset.catalogue["title"].fillna("").astype(str)
+        scorer = Scorer(wider, model.ranker, IdMap(ids), dataset.items, titles, stamp)
+        table = scorer.score(positions, k).to_pandas()
+        return table.sort_values(["user_id", "rank"], kind="stable").reset_index(drop=True)
+
+    def similar(self, items: Iterable[object], k: int = 10) -> pd.DataFrame:
+        """The k nearest items by text of each item: item_id, similar_item_id, score."""
+        _, dataset, snapshot = self._fitted()
+        frames = []
+        for item in items:
+            pos = self._item(dataset, item)
+            scores = snapshot.text_vectors @ snapshot.text_vectors[pos]
+            scores[pos] = -np.inf
+            best = np.argsort(-scores, kind="stable")[:k]
+            columns = {"item_id": item, "similar_item_id": dataset.items.values(best), "score": scores[best]}
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def explain(self, user: object, item: object) -> pd.DataFrame:
+        """The row of an item in a user's list, with source and reason; the list is taken long enough to hold it.
+
+        Raises:
+            DataError: the item is no candidate of the user.
+        """
+        _, dataset, _ = self._fitted()
+        self._item(dataset, item)
+        table = self.recommend([user], k=self.config.candidates.per_source * 4)
+        row = table[table["item_id"] == item]
+        if row.empty:
+            raise DataError(f"item {shown(item)} is no candidate of user {shown(user)}: no source puts it forward")
+        return row.reset_index(drop=True)
+
+    def _fitted(self) -> tuple[Model, Dataset, Snapshot]:
+        if self._model is None or self._dataset is None or self._snapshot is None:
+            raise ConfigError("the recommender is not fitted yet; call fit(dataset) first")
+        return self._model, self._dataset, self._snapshot
+
+    @staticmethod
+    def _item(dataset: Dataset, item: object) -> int:
+        pos = int(dataset.items.positions([item])[0])
+        if pos < 0:
+            raise DataError(f"item {shown(item)} is not in the items table")
+        return pos

@@ -1,0 +1,132 @@
+"""The main job as its user runs it: the command line on a small shop, with real files and a real registry."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from conftest import write_shop
+
+from recsys.cli import cli
+from recsys.errors import DataError
+
+pytestmark = pytest.mark.slow
+AS_OF = "2024-04-11"
+
+
+def run(folder: Path, command: str, *words: str) -> Result:
+    return CliRunner().invoke(cli, [command, *words, "-c", str(folder / "recsys.toml")])
+
+
+@pytest.fixture(scope="module")
+def night(shop_folder: Path) -> dict[str, object]:
+    """The first night of the shop."""
+    result = run(shop_folder, "nightly", "--as-of", AS_OF, "--json")
+    assert result.exit_code == 0, result.output
+    outcome: dict[str, object] = json.loads(result.stdout)
+    return outcome
+
+
+def lists(folder: Path) -> pd.DataFrame:
+    parts = sorted((folder / "out" / "current").glob("part-*.parquet"))
+    return pd.concat([pd.read_parquet(p) for p in parts], ignore_index=True)
+
+
+def test_first_night_publishes_k_unsold_items_for_every_user(
+    shop_folder: Path, night: dict[str, object], shop: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    table = lists(shop_folder)
+    assert table["user_id"].nunique() == 120
+    assert (table.groupby("user_id").size() == 5).all()
+    bought = shop[0].merge(table, on=["user_id", "item_id"])
+    assert bought.empty
+    assert table["score"].groupby(table["user_id"]).is_monotonic_decreasing.all()
+    assert table["reason"].str.len().min() > 5
+
+
+def test_lists_follow_the_planted_taste(shop_folder: Path, night: dict[str, object]) -> None:
+    table = lists(shop_folder)
+    taste = table["user_id"].str[1:].astype(int) % 4
+    topic = table["item_id"].str[1:].astype(int) % 4
+    assert (taste == topic).mean() > 0.7  # chance gives a quarter
+
+
+def test_the_evaluation_names_every_source(night: dict[str, object]) -> None:
+    evaluation = night["evaluation"]
+    assert isinstance(evaluation, dict)
+    rows = {row["source"]: row for row in evaluation["table"]}
+    assert list(rows) == ["popular", "popular 7d", "frozen text", "text", "als", "item-item", "fusion", "ranker"]
+    assert rows["ranker"]["ndcg_10"] > rows["popular"]["ndcg_10"]
+
+
+def test_the_same_night_again_does_nothing(shop_folder: Path, night: dict[str, object]) -> None:
+    before = sorted((shop_folder / "out" / "releases").iterdir())
+    again = json.loads(run(shop_folder, "nightly", "--as-of", AS_OF, "--json").stdout)
+    assert again["released"]["is_new"] is False
+    assert again["trained"] is False
+    assert sorted((shop_folder / "out" / "releases").iterdir()) == before
+
+
+def test_bad_input_leaves_what_is_served(
+    shop_folder: Path, night: dict[str, object], shop: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    before = lists(shop_folder)
+    whole = (shop_folder / "events.parquet").read_bytes()
+    try:
+        (shop_folder / "events.parquet").write_bytes(whole[:100])
+        result = run(shop_folder, "nightly", "--as-of", AS_OF)
+        assert isinstance(result.exception, DataError)
+        assert "events.parquet" in str(result.exception)
+    finally:
+        (shop_folder / "events.parquet").write_bytes(whole)
+    pd.testing.assert_frame_equal(lists(shop_folder), before)
+
+
+def test_people_can_look(shop_folder: Path, night: dict[str, object]) -> None:
+    for command, words, expected in (
+        ("show", ["u001"], "u001"),
+        ("similar", ["i00"], "by text"),
+        ("status", [], "champion"),
+        ("validate", ["--as-of", AS_OF], "120 users"),
+        ("evaluate", ["--as-of", AS_OF], "ranker"),
+        ("gc", [], "nothing to delete"),
+    ):
+        result = run(shop_folder, command, *words)
+        assert result.exit_code == 0, (command, result.output, result.exception)
+        assert expected in result.stdout
+
+
+def test_later_events_change_nothing_of_a_backfill(
+    tmp_path: Path, tiny_encoder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    events, items = shop
+    cut = pd.Timestamp("2024-03-20", tz="UTC")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    write_shop(tmp_path / "a", tiny_encoder, events, items)
+    write_shop(tmp_path / "b", tiny_encoder, events[events["timestamp"] < cut].sample(frac=1, random_state=0), items)
+    for name in ("a", "b"):
+        result = run(tmp_path / name, "nightly", "--as-of", str(cut))
+        assert result.exit_code == 0, (result.output, result.exception)
+    a, b = (lists(tmp_path / n).drop(columns=["run_id"]) for n in ("a", "b"))
+    pd.testing.assert_frame_equal(a, b)
+
+
+def test_a_user_without_history_gets_the_popular_list_and_an_unavailable_item_is_never_shown(
+    tmp_path: Path, tiny_encoder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    from features.dataset import Dataset
+    from serving.recommender import Recommender
+
+    events, items = shop
+    items = items.assign(available=items["item_id"] != "i00")
+    write_shop(tmp_path, tiny_encoder, events, items)
+    model = Recommender.from_config(tmp_path / "recsys.toml").fit(Dataset.from_frames(events, items))
+    table = model.recommend(["u001", "nobody"], k=4)
+    assert table["user_id"].tolist() == ["nobody"] * 4 + ["u001"] * 4
+    assert set(table.loc[table["user_id"] == "nobody", "source"]) <= {"recent", "popular"}
+    assert "i00" not in set(table["item_id"])
+    assert model.similar(["i01"], k=3)["similar_item_id"].str[1:].astype(int).mod(4).eq(1).mean() > 0.5
+    reason = model.explain("u001", table.loc[table["user_id"] == "u001", "item_id"].iloc[0])
+    assert reason["reason"].str.len().iloc[0] > 5
