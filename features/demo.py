@@ -38,7 +38,7 @@ def write_demo(name: str, folder: Path) -> None:
     if name not in DEMOS:
         raise ConfigError(f"--demo {shown(name)}: no such demo; there is {', '.join(DEMOS)}")
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    events, items = complete_journey(_package_folder())
+    events, items = complete_journey(demo_folder())
     events.to_parquet(folder / "data" / "events.parquet", index=False)
     items.to_parquet(folder / "data" / "items.parquet", index=False)
     (folder / "recsys.toml").write_text(render_config(DEMOS[name]))
@@ -127,7 +127,8 @@ def _readable(text: str) -> str:
     return text.replace("/", " / ").replace(":", ": ").capitalize().replace("  ", " ")
 
 
-def _package_folder() -> Path:
+def demo_folder() -> Path:
+    """Where the installed demo package keeps its tables."""
     try:
         files = importlib.metadata.files(_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:

@@ -197,34 +197,6 @@ def evaluate(config: Config, as_of: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("a")
-@click.argument("b")
-@with_config
-@as_of_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder of the report.")
-@json_option
-def compare(config: Config, a: str, b: str, as_of: str | None, output: Path | None, as_json: bool) -> int:
-    r"""The offline A/B report of two model versions (or aliases), or of two recommendation folders or files.
-
-    Ends with 0 PROMOTE, 10 HOLD, 20 REJECT, 30 INVALID.
-
-    \b
-    recsys compare champion challenger
-    recsys compare out/releases/2017-12-01.ab12 other.parquet --as-of 2018-01-01
-    """
-    from serving.arms import compare_arms
-
-    from recsys.progress import Reporter
-
-    report, folder = compare_arms(config, a, b, moment(as_of), output, Reporter(), " ".join(["recsys", *sys.argv[1:]]))
-    if as_json:
-        _print_json(json.loads(report.to_json()))
-    else:
-        click.echo(f"{report.verdict}: {report.reason}\nreport: {folder / 'report.html'}")
-    return int(report.exit_code)
-
-
-@cli.command()
 @click.argument("version")
 @with_config
 def promote(config: Config, version: str) -> None:

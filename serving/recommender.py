@@ -47,6 +47,11 @@ class Recommender:
         self._snapshot = trained.model.snapshot(dataset, self.config)
         return self
 
+    @property
+    def model(self) -> Model:
+        """The fitted model: `text`, `cf` and `ranker`."""
+        return self._fitted()[0]
+
     def recommend(self, users: Iterable[object], k: int = 10) -> pd.DataFrame:
         """Recommendations in the contract's columns, by user, then rank; strangers get the popular list."""
         model, dataset, snapshot = self._fitted()

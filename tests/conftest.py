@@ -1,5 +1,6 @@
 """A two-layer BERT, and a small shop whose users have planted tastes that the texts carry."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,8 @@ def shop() -> tuple[pd.DataFrame, pd.DataFrame]:
     for user in range(120):
         taste = user % 4
         for day in np.sort(rng.uniform(0, 100, 14)):
-            topic = taste if rng.random() < 0.9 else rng.integers(4)
-            item = 4 * int(20 * rng.beta(1, 2)) + topic
+            chosen = taste if rng.random() < 0.9 else int(rng.integers(4))
+            item = 4 * int(20 * rng.beta(1, 2)) + chosen
             when = pd.Timestamp("2024-01-01", tz="UTC") + pd.Timedelta(days=float(day))
             events.append(
                 {"user_id": f"u{user:03d}", "item_id": f"i{item:02d}", "event_type": "purchase", "timestamp": when}
@@ -69,6 +70,12 @@ def shop_folder(
     folder = tmp_path_factory.mktemp("shop")
     write_shop(folder, tiny_encoder, *shop)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_shop(tiny_encoder: Path) -> Callable[[Path, pd.DataFrame, pd.DataFrame], None]:
+    """Writes a shop into a folder."""
+    return lambda folder, events, items: write_shop(folder, tiny_encoder, events, items)
 
 
 def write_shop(folder: Path, encoder: Path, events: pd.DataFrame, items: pd.DataFrame) -> None:

@@ -1,16 +1,17 @@
 """The main job as its user runs it: the command line on a small shop, with real files and a real registry."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from conftest import write_shop
 
 from recsys.cli import cli
 from recsys.errors import DataError
 
+MakeShop = Callable[[Path, pd.DataFrame, pd.DataFrame], None]
 pytestmark = pytest.mark.slow
 AS_OF = "2024-04-11"
 
@@ -98,14 +99,14 @@ def test_people_can_look(shop_folder: Path, night: dict[str, object]) -> None:
 
 
 def test_later_events_change_nothing_of_a_backfill(
-    tmp_path: Path, tiny_encoder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]
+    tmp_path: Path, make_shop: MakeShop, shop: tuple[pd.DataFrame, pd.DataFrame]
 ) -> None:
     events, items = shop
     cut = pd.Timestamp("2024-03-20", tz="UTC")
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    write_shop(tmp_path / "a", tiny_encoder, events, items)
-    write_shop(tmp_path / "b", tiny_encoder, events[events["timestamp"] < cut].sample(frac=1, random_state=0), items)
+    make_shop(tmp_path / "a", events, items)
+    make_shop(tmp_path / "b", events[events["timestamp"] < cut].sample(frac=1, random_state=0), items)
     for name in ("a", "b"):
         result = run(tmp_path / name, "nightly", "--as-of", str(cut))
         assert result.exit_code == 0, (result.output, result.exception)
@@ -114,14 +115,14 @@ def test_later_events_change_nothing_of_a_backfill(
 
 
 def test_a_user_without_history_gets_the_popular_list_and_an_unavailable_item_is_never_shown(
-    tmp_path: Path, tiny_encoder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]
+    tmp_path: Path, make_shop: MakeShop, shop: tuple[pd.DataFrame, pd.DataFrame]
 ) -> None:
     from features.dataset import Dataset
     from serving.recommender import Recommender
 
     events, items = shop
     items = items.assign(available=items["item_id"] != "i00")
-    write_shop(tmp_path, tiny_encoder, events, items)
+    make_shop(tmp_path, events, items)
     model = Recommender.from_config(tmp_path / "recsys.toml").fit(Dataset.from_frames(events, items))
     table = model.recommend(["u001", "nobody"], k=4)
     assert table["user_id"].tolist() == ["nobody"] * 4 + ["u001"] * 4

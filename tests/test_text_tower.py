@@ -14,7 +14,7 @@ TEXTS = ["green tea", "", "bike chain saddle", "green tea", "canvas " * 500]
 def tower(tiny_encoder: Path) -> TextTower:
     tower = TextTower.from_encoder(str(tiny_encoder), max_tokens=16)
     with torch.no_grad():
-        tower.projection += 0.1 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+        tower.projection.add_(0.1 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))
     return tower
 
 

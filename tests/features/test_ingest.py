@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from recsys.errors import DataError
 ITEMS = pd.DataFrame({"item_id": ["a", "b", "c"], "title": ["Tea", "Oil", ""]})
 
 
-def events(**columns: list[object]) -> pd.DataFrame:
+def events(**columns: Any) -> pd.DataFrame:
     rows = {
         "user_id": ["u", "u", "v", "v", "w"],
         "item_id": ["a", "b", "a", "c", "b"],

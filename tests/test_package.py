@@ -1,0 +1,93 @@
+"""What a user installs: four packages, one program, and clear words on a wrong call."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from features.demo import render_config
+from recsys.cli import cli
+from recsys.config import Config, load_config, parse_config
+from recsys.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+DATA = {"events": "e", "items": "i", "event_weights": {"buy": 1.0}}
+
+
+@pytest.mark.slow
+def test_the_wheel_lists_the_four_packages(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert tops == {"recsys", "features", "training", "serving"}
+
+
+def test_all_problems_of_a_config_come_in_one_message() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_config({"data": DATA | {"max_bad_share": 2}, "text": {"epoch": 1}, "servin": {}})
+    for part in ("3 problem(s)", "data.max_bad_share", "did you mean epochs", "did you mean serving"):
+        assert part in str(error.value)
+
+
+def test_a_rendered_config_parses_and_its_commented_values_are_the_defaults(tmp_path: Path) -> None:
+    text = render_config()
+    (tmp_path / "recsys.toml").write_text(text)
+    plain = load_config(tmp_path / "recsys.toml")
+    keys = {
+        k
+        for section in Config.model_fields.values()
+        if hasattr(section.annotation, "model_fields")
+        for k in section.annotation.model_fields
+    }
+    lines = [
+        line[2:] if line.startswith("# ") and line[2:].split(" = ")[0] in keys | {"seed"} else line
+        for line in text.splitlines()
+    ]
+    (tmp_path / "recsys.toml").write_text("\n".join(lines))
+    assert load_config(tmp_path / "recsys.toml") == plain
+
+
+def test_set_overrides_and_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "recsys.toml").write_text(render_config())
+    config = load_config(tmp_path / "recsys.toml", ["text.epochs=3.5", "serving.k=7"])
+    assert (config.text.epochs, config.serving.k) == (3.5, 7)
+    assert config.data.events == str(tmp_path / "events.parquet")
+    with pytest.raises(ConfigError, match="expected table"):
+        load_config(tmp_path / "recsys.toml", ["nonsense"])
+
+
+def test_where_data_lie_does_not_change_the_fingerprint_and_a_setting_does() -> None:
+    a, b = (parse_config({"data": DATA | {"events": place}}) for place in ("here", "there"))
+    assert a.fingerprint() == b.fingerprint()
+    assert a.fingerprint() != parse_config({"data": DATA, "cf": {"factors": 3}}).fingerprint()
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_has_help(command: str) -> None:
+    result = CliRunner().invoke(cli, [command, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 4
+
+
+@pytest.mark.slow
+def test_the_program_ends_with_the_exit_code_of_the_error_and_no_traceback(tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "recsys"
+    done = subprocess.run([program, "validate", "-c", str(tmp_path / "no.toml")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no.toml: no such file" in done.stderr
+    assert "Traceback" not in done.stderr
