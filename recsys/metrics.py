@@ -14,12 +14,19 @@ def hits_of(ranked: IntArray, relevant: sp.csr_matrix) -> BoolArray:
 
     Args:
         ranked: item positions, best first, (n_users, n_slots); -1 marks an empty slot.
-        relevant: non-zero where relevant, (n_users, n_items).
+        relevant: non-zero where relevant, (n_users, n_items); a stored zero is not relevant.
+
+    Raises:
+        ValueError: the arrays disagree on n_users, or a position is outside the n_items.
     """
-    n_users = len(ranked)
-    n_items = relevant.shape[1]
+    n_users, n_items = relevant.shape
+    if len(ranked) != n_users:
+        raise ValueError(f"ranked has {len(ranked)} users, relevant {n_users}; pass the same users to both")
+    # such a position would count as an item of the next user
+    if ranked.size and ranked.max() >= n_items:
+        raise ValueError(f"ranked holds item position {ranked.max()}, relevant only {n_items} items; rank within them")
     rows = np.repeat(np.arange(n_users), np.diff(relevant.indptr))
-    wanted = np.unique(rows * n_items + relevant.indices)
+    wanted = (rows * n_items + relevant.indices)[relevant.data != 0]
     keys = np.where(ranked >= 0, np.arange(n_users)[:, None] * n_items + ranked, -1)
     hits = np.isin(keys, wanted) & (ranked >= 0)
     order = np.argsort(keys, axis=1, kind="stable")
@@ -64,7 +71,7 @@ def average_precision(hits: BoolArray, n_relevant: IntArray, k: int) -> FloatArr
 def reciprocal_rank(hits: BoolArray, k: int) -> FloatArray:
     """One over the slot of the first hit within k, 0 without one, (n_users,)."""
     at = hits[:, :k]
-    return np.where(at.any(1), 1 / (at.argmax(1) + 1), 0.0)
+    return (at / np.arange(1, at.shape[1] + 1)).max(axis=1, initial=0.0)
 
 
 def hit_rate(hits: BoolArray, k: int) -> FloatArray:
@@ -92,7 +99,7 @@ def gini(counts: IntArray | FloatArray) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its t-interval over `n` users; `p` of no difference where two arms were compared."""
+    """A mean with its t-interval over `n` users, and the two-sided `p` that the true mean is 0."""
 
     mean: float
     low: float
@@ -102,7 +109,10 @@ class Interval:
 
 
 def mean_interval(values: FloatArray, alpha: float = 0.05) -> Interval:
-    """Mean of one value per user with its t-interval; nan values are left out."""
+    """Mean of one value per user with its t-interval; nan values are left out.
+
+    Fewer than two values give nan for the interval and p; without spread p is 1 at a mean of 0, else 0.
+    """
     known = values[~np.isnan(values)]
     n = len(known)
     if n == 0:
@@ -110,7 +120,9 @@ def mean_interval(values: FloatArray, alpha: float = 0.05) -> Interval:
     mean = float(known.mean())
     error = float(known.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
     half = float(stats.t.ppf(1 - alpha / 2, n - 1)) * error if n > 1 else float("nan")
-    p = float("nan") if not error > 0 else float(2 * stats.t.sf(abs(mean) / error, n - 1))
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float("nan")
+    if error == 0:
+        p = float(mean == 0)
     return Interval(mean, mean - half, mean + half, n, p)
 
 

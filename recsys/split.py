@@ -47,23 +47,32 @@ def split_by_time(timestamp: IntArray, end: int, *, share: float = 0.1, days: fl
         last = min(end, int(timestamp[-1]) + 1)
         t1, t2 = (last - int(part * days * DAY_US) for part in (2, 1))
     window = (timestamp >= t1).astype(np.int8) + (timestamp >= t2).astype(np.int8)
-    return _checked(Windows(window, (t1, t2), end))
+    return _checked(Windows(window, (t1, t2), end), "set a smaller data.window_share or fit data.window_days")
 
 
 def split_by_column(split: IntArray, timestamp: IntArray) -> Windows:
-    """Windows as a column names them (0 train, 1 valid, 2 test); `starts` are each label's first moment."""
+    """Windows as a column names them (0 train, 1 valid, 2 test); `starts` are each label's first moment.
+
+    Args:
+        split: the label of each event, (n_events,) int8.
+        timestamp: (n_events,) int64 microseconds UTC, in any order.
+
+    Raises:
+        DataError: a label has no event.
+    """
     starts = [int(timestamp[split == label].min()) if (split == label).any() else 0 for label in (1, 2)]
     end = int(timestamp.max()) + 1 if len(timestamp) else 0
-    return _checked(Windows(split.astype(np.int8), (starts[0], starts[1]), end))
+    windows = Windows(split.astype(np.int8), (starts[0], starts[1]), end)
+    return _checked(windows, "label events of all three in data.split_column, or unset it to cut by time")
 
 
-def _checked(windows: Windows) -> Windows:
+def _checked(windows: Windows, remedy: str) -> Windows:
     counts = np.bincount(windows.window, minlength=3)
     if (counts[:3] == 0).any():
         empty = NAMES[int(np.flatnonzero(counts[:3] == 0)[0])]
         raise DataError(
             f"events: the window '{empty}' holds none of {len(windows.window)} labelled events "
             f"(windows: {', '.join(f'{n} {c}' for n, c in zip(NAMES, counts, strict=False))}); "
-            "set data.window_share or data.window_days to fit the data, or bring more of it"
+            f"{remedy}, or bring more data"
         )
     return windows
