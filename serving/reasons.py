@@ -37,7 +37,8 @@ def reasons(
     """Columns source, reason and reason_pos (item position, -1 for none), one row per pair in `rows`."""
     source = sources(candidates, rows)
     item = candidates.item_pos[rows]
-    nearest = np.where(np.isin(source, ["repeat", "recent", "popular"]), -1, table.nearest[rows])
+    # only text points to an item: what behaviour rests on is the whole history
+    nearest = np.where(np.isin(source, ["repeat", "recent", "popular", "cf"]), -1, table.nearest[rows])
     near_title = titles.iloc[np.maximum(nearest, 0)].reset_index(drop=True)
     near_title = near_title.str.slice(0, MAX_TITLE).replace("", "an untitled item")
     quoted = "“" + near_title + "”"
@@ -47,7 +48,6 @@ def reasons(
         "repeat": pd.Series([_again(t, d) for t, d in zip(times, days, strict=True)], dtype="str"),
         "both": "Close to " + quoted + " in its text, and taken by people with a similar history",
         "text": "Its text is close to " + quoted,
-        "cf": "Taken by people with a history like yours, who also took " + quoted,
         "new": "New, and its text is close to " + quoted,
     }
     people = snapshot.facts.counts_7d[item]
@@ -56,7 +56,8 @@ def reasons(
     for name, values in sentences.items():
         chosen = (source == name) & ((nearest >= 0) | (name == "repeat"))
         sentence = sentence.mask(pd.Series(chosen), values)
-    no_history = (nearest < 0) & np.isin(source, ["both", "text", "cf", "new"])
+    sentence = sentence.mask(pd.Series(source == "cf"), "Taken by people with a history like yours")
+    no_history = (nearest < 0) & np.isin(source, ["both", "text", "new"])
     sentence = sentence.mask(pd.Series(no_history), "Fits the little we know of you")
     return pd.DataFrame({"source": source, "reason": sentence, "reason_pos": nearest})
 
