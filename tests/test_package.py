@@ -48,12 +48,8 @@ def test_a_rendered_config_parses_and_its_commented_values_are_the_defaults(tmp_
     text = render_config()
     (tmp_path / "recsys.toml").write_text(text)
     plain = load_config(tmp_path / "recsys.toml")
-    keys = {
-        k
-        for section in Config.model_fields.values()
-        if hasattr(section.annotation, "model_fields")
-        for k in section.annotation.model_fields
-    }
+    sections = [s.annotation for s in Config.model_fields.values()]
+    keys = {key for section in sections for key in getattr(section, "model_fields", {})}
     lines = [
         line[2:] if line.startswith("# ") and line[2:].split(" = ")[0] in keys | {"seed"} else line
         for line in text.splitlines()
