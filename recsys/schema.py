@@ -1,4 +1,4 @@
-"""Columns of the tables that come in and go out."""
+"""Columns of the tables that come in and go out, and the check that a table has them."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,53 +6,109 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from recsys.errors import DataError
+from recsys.errors import DataError, shown
 
 
 @dataclass(frozen=True)
 class TableSchema:
-    """A table's required columns, and the optional ones that we know how to use."""
+    """A table's required columns and the optional ones we know how to use, each with its meaning.
+
+    Any other column is carried along untouched.
+    """
 
     name: str
-    required: tuple[str, ...]
-    optional: tuple[str, ...] = ()
+    required: dict[str, str]
+    optional: dict[str, str]
 
 
 EVENTS = TableSchema(
     "events",
-    ("user_id", "item_id", "event_type", "timestamp"),
-    ("weight", "basket_id", "session_id", "quantity", "price", "rating"),
+    {
+        "user_id": "who acted: string or integer",
+        "item_id": "on what: string or integer",
+        "event_type": "what was done, such as click or purchase",
+        "timestamp": "when, UTC; without a zone data.timezone is needed",
+    },
+    {
+        "weight": "multiplies the weight of the event type; a number from 0 up",
+        "basket_id": "what was bought together",
+        "session_id": "what was seen together",
+        "quantity": "how many",
+        "price": "price of one, as paid",
+        "rating": "the user's mark",
+    },
 )
 ITEMS = TableSchema(
     "items",
-    ("item_id", "title"),
-    ("description", "brand", "category", "tags", "price", "available", "created_at", "language"),
+    {"item_id": "string or integer, unique", "title": "the name that people see"},
+    {
+        "description": "free text",
+        "brand": "who makes it",
+        "category": "where it belongs",
+        "tags": "words, as one text or a list",
+        "price": "price today",
+        "available": "whether it may be recommended; true where empty",
+        "created_at": "when it entered the catalogue",
+        "language": "of title and description",
+    },
+)
+USERS = TableSchema("users", {"user_id": "as in events, unique"}, {})
+IMPRESSIONS = TableSchema(
+    "impressions",
+    {
+        "impression_id": "one showing of a list",
+        "user_id": "to whom",
+        "item_id": "what was shown",
+        "position": "where in the list, from 1",
+        "clicked": "whether the user acted on it",
+        "timestamp": "when, UTC",
+    },
+    {"propensity": "chance that the policy showed this item there", "policy": "what chose the list"},
 )
 
 
 def require_columns(schema: TableSchema, found: Iterable[str], place: str) -> None:
-    """Checks that a table has what it must have.
+    """Checks that a table has what it must have, and no column twice.
 
     Raises:
-        DataError: naming the file, the missing columns, the nearest column found and the remedy.
+        DataError: naming the file, the missing or repeated columns, the nearest column found and the remedy.
+
+    >>> require_columns(USERS, ["user_id", "age"], "users.parquet")
     """
     found = list(found)
+    twice = sorted({column for column in found if found.count(column) > 1})
+    if twice:
+        raise DataError(
+            f"{place}: {schema.name} table has column {', '.join(map(shown, twice))} more than once; "
+            "keep one in the export, or map another one in [data.columns]"
+        )
     missing = [column for column in schema.required if column not in found]
-    if not missing:
-        return
-    hints = []
-    for column in missing:
-        near = difflib.get_close_matches(column, found, n=1, cutoff=0.5)
-        theirs = near[0] if near else "your_column"
-        hints.append(f'[data.columns.{schema.name}] {column} = "{theirs}"')
-    raise DataError(
-        f"{place}: {schema.name} table has no column {', '.join(missing)}; found {', '.join(found[:20])}; "
-        f"rename it, or map it in the config: {'; '.join(hints)}"
-    )
+    if missing:
+        hints = "; ".join(f'[data.columns.{schema.name}] {c} = "{nearest(c, found) or "your_column"}"' for c in missing)
+        raise DataError(
+            f"{place}: {schema.name} table has no column {', '.join(missing)}; "
+            f"found {', '.join(map(shown, found[:20])) or 'no columns'}; rename it, or map it in the config: {hints}"
+        )
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like `name`; None where none is near.
+
+    >>> nearest("user_id", ["UserID", "sku"])
+    'UserID'
+    """
+    plain = {k.lower().replace("_", ""): k for k in known}
+    near = difflib.get_close_matches(name.lower().replace("_", ""), plain, n=1, cutoff=0.5)
+    return plain[near[0]] if near else None
 
 
 def recommendation_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:
-    """The table we publish; ids in the type they came in."""
+    """The table we publish, sorted by user, then rank; ids in the type they came in.
+
+    Columns: `rank` from 1; `score` comparable within a user; `p` a calibrated probability where
+    calibration is on; `source` that put the item in; `reason` one sentence, pointing to
+    `reason_item_id` of the user's history.
+    """
     return pa.schema(
         [
             ("user_id", user_type),

@@ -1,9 +1,13 @@
+import io
+import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from features.dataset import Dataset
 from features.ingest import load_tables
@@ -138,7 +142,7 @@ def test_a_cut_off_file_is_named(tmp_path: Path, n: int) -> None:
 def test_hostile_titles_pass_as_text(tmp_path: Path) -> None:
     titles = ["<script>\x00", "e\u0301", "x" * 100_000]
     tables = load_tables(config(tmp_path, events(), ITEMS.assign(title=titles)))
-    assert tables.items["title"].str.len().tolist() == [9, 1, 20_000]
+    assert tables.items["title"].str.len().tolist() == [8, 1, 20_000]
     assert "\x00" not in tables.items["title"].iloc[0]
 
 
@@ -146,6 +150,91 @@ def test_frames_are_not_changed() -> None:
     before = events()
     Dataset.from_frames(before, ITEMS)
     pd.testing.assert_frame_equal(before, events())
+
+
+def test_a_backfill_is_not_stopped_by_items_of_the_future(tmp_path: Path) -> None:
+    created = pd.to_datetime(pd.Series(["2023-01-01", "2024-01-03", None]), utc=True)
+    tables = load_tables(
+        config(tmp_path, events(), ITEMS.assign(created_at=created)), pd.Timestamp("2024-01-03", tz="UTC")
+    )
+    assert tables.items["item_id"].tolist() == ["a", "c"]
+    assert tables.events["item_id"].tolist() == ["a"]
+    assert tables.report.n_after_as_of == 4
+    assert tables.report.quarantined == {}
+
+
+def test_bad_rows_of_the_future_do_not_count(tmp_path: Path) -> None:
+    c = config(tmp_path, events(item_id=["a", "b", "a", "c", "zzz"]))
+    assert load_tables(c, pd.Timestamp("2024-01-05", tz="UTC")).report.n_events == 4
+
+
+def test_a_time_that_cannot_be_read_is_shown_as_it_came(tmp_path: Path) -> None:
+    given = ["2024-01-01T00:00Z", "last\nTuesday", *["2024-01-02T00:00Z"] * 3]
+    with pytest.raises(DataError) as error:
+        load_tables(config(tmp_path, events(timestamp=given)))
+    assert "row 1, column timestamp, value 'last\\nTuesday': unreadable time" in str(error.value)
+
+
+def test_items_that_repeat_collapse_and_those_that_contradict_are_refused(tmp_path: Path) -> None:
+    items = pd.DataFrame({"item_id": ["a", "a", "b", "c", "b"], "title": ["Tea", "Tea", "Oil", "", "Paint"]})
+    tables = load_tables(config(tmp_path, events(), items, max_bad_share=0.2))
+    assert tables.items["title"].tolist() == ["Tea", "Oil", ""]
+    assert tables.report.n_duplicate_items == 1
+    assert tables.quarantine[["row", "value", "reason"]].to_numpy().tolist() == [[4, "'b'", "id is there already"]]
+
+
+def test_of_events_that_repeat_the_same_one_stays_in_any_order(tmp_path: Path) -> None:
+    repeated = pd.concat([events(price=[1.0] * 5), events(price=[2.0] * 5)], ignore_index=True)
+    one = load_tables(config(tmp_path, repeated)).events
+    other = load_tables(config(tmp_path, repeated[::-1])).events
+    assert len(one) == 5
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_users_are_checked_and_sorted(tmp_path: Path) -> None:
+    pd.DataFrame({"user_id": ["w", "u"], "age": [3, None]}).to_parquet(tmp_path / "users.parquet")
+    users = load_tables(config(tmp_path, events(), users=f"{tmp_path}/users.parquet")).users
+    assert users is not None
+    assert users["user_id"].tolist() == ["u", "w"]
+
+
+def test_the_zone_of_the_machine_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    c = config(tmp_path, events(timestamp=["2024-03-31 02:30"] * 5), timezone="Europe/Madrid")
+    prints = set()
+    for zone in ("UTC", "Asia/Kolkata", "America/New_York", "Pacific/Auckland"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        prints.add(load_tables(c).sha256)
+    monkeypatch.undo()
+    time.tzset()
+    assert len(prints) == 1
+
+
+def test_another_value_gives_another_fingerprint(tmp_path: Path) -> None:
+    one = load_tables(config(tmp_path, events()))
+    other = load_tables(config(tmp_path, events(), ITEMS.assign(title=["Tea", "Oil", "Paint"])))
+    assert one.sha256 != other.sha256
+
+
+def test_an_empty_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.events: .* no rows"):
+        load_tables(config(tmp_path, events()[:0]))
+
+
+def test_integer_ids_meet_text_ids_of_the_same_digits(tmp_path: Path) -> None:
+    items = ITEMS.assign(item_id=[1, 2, 3])
+    tables = load_tables(config(tmp_path, events(item_id=["1", "2", "1", "3", "2"]), items))
+    assert tables.events["item_id"].dtype == tables.items["item_id"].dtype == np.int64
+
+
+def test_the_report_prints_names_from_the_data_as_plain_text(tmp_path: Path) -> None:
+    types = ["buy", "[red]x[/red]\x1b", "buy", "buy", "buy"]
+    report = load_tables(config(tmp_path, events(event_type=types))).report
+    console = Console(file=io.StringIO(), width=200)
+    report.render(console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[red]x[/red]\\x1b 1" in printed
+    assert json.loads(json.dumps(report.to_dict()))["items_with"] == {"title": pytest.approx(2 / 3)}
 
 
 @pytest.mark.parametrize("name", ["amazon-scientific", "movies", "online-retail"])

@@ -1,0 +1,159 @@
+"""Columns to clean columns: ids, times, texts, numbers, flags. What cannot be read becomes null."""
+
+import sys
+import unicodedata
+
+import numpy as np
+import pandas as pd
+
+from recsys.errors import ConfigError, DataError, shown
+from recsys.types import BoolArray
+
+EARLIEST, LATEST = pd.Timestamp("1990-01-01", tz="UTC"), pd.Timestamp("2100-01-01", tz="UTC")
+MAX_TEXT = 20_000  # characters
+MAX_ID = 512  # characters
+_CONTROL = {c: " " for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) == "Cc"} | {0: ""}
+_HAS_ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
+_FLAGS = {"true": True, "t": True, "yes": True, "y": True, "1": True, "1.0": True} | {
+    "false": False, "f": False, "no": False, "n": False, "0": False, "0.0": False,
+}  # fmt: skip
+
+
+def clean_ids(values: pd.Series, place: str) -> pd.Series:
+    """Integers stay integers (Int64 or UInt64), everything else becomes text; never via float.
+
+    Raises:
+        DataError: the column holds floating-point numbers.
+    """
+    if pd.api.types.is_float_dtype(values.dtype) and values.notna().any():
+        raise DataError(
+            f"{place}: {values.name} holds floating-point numbers, such as {_first(values)}, which lose digits; "
+            "export ids as integers or text"
+        )
+    if pd.api.types.is_integer_dtype(values.dtype):
+        return values.astype("UInt64" if str(values.dtype).lower() == "uint64" else "Int64")
+    if values.dtype == object:
+        values = values.map(_encodable, na_action="ignore")
+    return values.astype("str")
+
+
+def is_bad_id(ids: pd.Series) -> BoolArray:
+    """Where a clean id is null, blank or longer than 512 characters, (n,)."""
+    bad = ids.isna()
+    if not pd.api.types.is_integer_dtype(ids.dtype):
+        bad |= (ids.str.strip() == "") | (ids.str.len() > MAX_ID)
+    return bad.to_numpy(dtype=bool)
+
+
+def settled_ids(ids: pd.Series) -> pd.Series:
+    """Without gaps left, nullable integers become plain ones."""
+    if not pd.api.types.is_integer_dtype(ids.dtype):
+        return ids
+    return ids.astype("uint64" if str(ids.dtype).lower() == "uint64" else "int64")
+
+
+def utc_times(values: pd.Series, timezone: str | None, place: str) -> pd.Series:
+    """Times as datetime64[us, UTC]; unreadable ones are NaT, absurd ones are pulled to 1900 or 2200.
+
+    Args:
+        values: timestamps or ISO 8601 texts.
+        timezone: zone of the times that carry none. An hour that a clock change repeats is read as its
+            first pass; one that it skips, as the moment of the change.
+        place: file, for the message.
+
+    Raises:
+        DataError: the column holds numbers, or times without a zone while `timezone` is None.
+    """
+    if pd.api.types.is_numeric_dtype(values.dtype) and values.notna().any():
+        raise _no_unit(values, place)
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        return _with_zone(values, values, timezone, place)
+    texts = clean_ids(values, place).str.strip().str.replace(r" ?UTC$", "Z", regex=True)
+    if texts.str.fullmatch(r"\d{9,}").mean() > 0.5:
+        raise _no_unit(values, place)
+    times = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
+    is_naive = times.notna() & ~texts.str.contains(_HAS_ZONE).fillna(False).astype(bool)
+    if is_naive.any():
+        times = _sane(times)
+        times[is_naive] = _with_zone(times[is_naive].dt.tz_localize(None), values[is_naive], timezone, place)
+    return _with_zone(times, values, timezone, place)
+
+
+def _with_zone(times: pd.Series, given: pd.Series, timezone: str | None, place: str) -> pd.Series:
+    # zones are only defined for sane years, and casts overflow beyond them
+    times = _sane(times)
+    if times.dt.tz is not None:
+        return times.dt.tz_convert("UTC").astype("datetime64[us, UTC]")
+    if timezone is None and times.notna().any():
+        raise DataError(
+            f"{place}: {given.name} carries no time zone, such as {_first(given)}; "
+            'set data.timezone, for example "Europe/Madrid" or "UTC"'
+        )
+    try:
+        zoned = times.dt.tz_localize(
+            timezone or "UTC", ambiguous=np.ones(len(times), bool), nonexistent="shift_forward"
+        )
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f'data.timezone: {shown(timezone)} is no time zone; write one like "Europe/Madrid"'
+        ) from error
+    return zoned.dt.tz_convert("UTC").astype("datetime64[us, UTC]")
+
+
+def _sane(times: pd.Series) -> pd.Series:
+    zone = "UTC" if times.dt.tz is not None else None
+    first, last = pd.Timestamp("1900-01-01", tz=zone), pd.Timestamp("2200-01-01", tz=zone)
+    return times.mask(times < first, first).mask(times > last, last)
+
+
+def _no_unit(values: pd.Series, place: str) -> DataError:
+    return DataError(
+        f"{place}: {values.name} holds numbers, such as {_first(values)}, and a number does not say its unit; "
+        "export times as timestamps or ISO text"
+    )
+
+
+def clean_texts(values: pd.Series) -> pd.Series:
+    """Text in NFC, without NUL and lone surrogates, other control characters as blanks, cut at 20,000
+    characters; null becomes empty.
+    """
+    texts = values.astype(object).where(values.notna(), "")
+    return pd.Series([_clean(str(t)) for t in texts], index=values.index, dtype="str", name=values.name)
+
+
+def clean_numbers(values: pd.Series) -> pd.Series:
+    """Numbers as float64; NaN where there is none."""
+    return pd.to_numeric(values, errors="coerce").astype("float64")
+
+
+def clean_flags(values: pd.Series) -> tuple[pd.Series, BoolArray]:
+    """Flags as bool, true where empty; and where the value was no flag, (n,).
+
+    >>> clean_flags(pd.Series(["yes", "0", None, "perhaps"]))[0].tolist()
+    [True, False, True, True]
+    """
+    flags = values.astype("str").str.strip().str.lower().map(_FLAGS)
+    is_bad = (flags.isna() & values.notna() & (values.astype("str").str.strip() != "")).to_numpy(dtype=bool)
+    return flags.astype("boolean").fillna(True).astype(bool), is_bad
+
+
+def _clean(text: str) -> str:
+    text = text[:MAX_TEXT]
+    if text.isascii() and text.isprintable():
+        return text
+    text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode("utf-8"))
+    return text.translate(_CONTROL)[:MAX_TEXT]
+
+
+def _encodable(value: object) -> str | None:
+    """A lone surrogate is no text: no file could hold it."""
+    text = str(value)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return None
+    return text
+
+
+def _first(values: pd.Series) -> str:
+    return shown(values.dropna().iloc[0])

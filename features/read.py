@@ -1,0 +1,156 @@
+"""Files to frames in the contract's column names; nothing is judged here but whether a file can be read."""
+
+import posixpath
+from typing import Any
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from recsys.config import DataConfig
+from recsys.errors import DataError, shown
+from recsys.schema import TableSchema, nearest, require_columns
+
+IDS = ("user_id", "item_id", "basket_id", "session_id")
+
+
+def read_table(place: str, schema: TableSchema, config: DataConfig) -> pd.DataFrame:
+    """A table from a Parquet or CSV file, a folder, a glob or a URL.
+
+    Two columns are added: `_file` and `_row`, where each row came from (rows count from 0 in each file).
+    Of a CSV every column is text, so that 00123 stays itself.
+
+    Raises:
+        DataError: nothing is there, a file is broken, a column is missing, or files disagree on its type.
+    """
+    filesystem, files = _files(place, schema.name)
+    root = posixpath.dirname(files[0]) if len(files) == 1 else posixpath.commonpath(files)
+    frames = []
+    for file in files:
+        frame = _frame(_arrow_table(filesystem, file), file, schema, config)
+        frame["_file"] = pd.Categorical([posixpath.relpath(file, root)] * len(frame))
+        frame["_row"] = np.arange(len(frame))
+        frames.append(frame)
+    if len(frames) == 1:
+        return frames[0]
+    _check_same_kinds(frames, files, schema)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _files(place: str, name: str) -> tuple[Any, list[str]]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(place)
+        if any(c in path for c in "*?["):
+            root, found = "", filesystem.glob(path)
+        elif filesystem.isdir(path):
+            root, found = path, [f for f in filesystem.find(path) if f.endswith((".parquet", ".csv"))]
+        else:
+            root, found = posixpath.dirname(path), [path] if filesystem.exists(path) else []
+    except (ImportError, ValueError, OSError) as error:
+        raise DataError(f"{place}: cannot be reached: {shown(error, 200)}; check data.{name} in the config") from error
+    found = sorted(f for f in found if not _is_hidden(f.removeprefix(root)))
+    if not found:
+        raise DataError(f"{place}: no {name} table there; check data.{name} in the config")
+    return filesystem, found
+
+
+def _is_hidden(path: str) -> bool:
+    """Dot-names and names like _delta_log belong to the programs that write a folder, not to its readers."""
+    *folders, name = path.split("/")
+    return name.startswith((".", "_")) or any(f.startswith((".", "_")) for f in folders)
+
+
+def _arrow_table(filesystem: Any, file: str) -> pa.Table:
+    try:
+        with filesystem.open(file, "rb") as handle:
+            is_csv = file.endswith(".csv")
+            table = _read_csv(handle.read()) if is_csv else pq.read_table(handle, page_checksum_verification=True)
+        table = pa.table([_plain(c) for c in table.columns], names=table.column_names)
+        table.validate(full=True)  # text that is no UTF-8 shows itself here, not hours later
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read as a table: {shown(error, 200)}; write the file again") from error
+    return table
+
+
+def _read_csv(content: bytes) -> pa.Table:
+    parse = pacsv.ParseOptions(newlines_in_values=True)
+    names = pacsv.open_csv(pa.BufferReader(content), parse_options=parse).schema.names
+    # a column typed by its first rows would fail on one bad value later, and an item may be called NA
+    convert = pacsv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+    )
+    return pacsv.read_csv(pa.BufferReader(content), parse_options=parse, convert_options=convert)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dictionaries decoded, bytes and whole decimals as text, lists of words joined by commas."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _plain(column.cast(kind.value_type))
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return column.cast(pa.large_string())
+    if pa.types.is_decimal(kind) and kind.scale == 0:
+        return column.cast(pa.string())
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if is_list and (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):
+        return pc.binary_join(column, ", ")
+    return column
+
+
+def _frame(table: pa.Table, file: str, schema: TableSchema, config: DataConfig) -> pd.DataFrame:
+    names = _our_names(table.column_names, file, schema.name, config)
+    require_columns(schema, names, file)
+    table = table.rename_columns(names)
+    table = table.select([c for c in names if not c.startswith("__index_level_")])  # pandas left it there
+    frame = table.to_pandas(types_mapper=_whole_numbers, ignore_metadata=True)
+    for column in frame.columns[[isinstance(kind, pd.DatetimeTZDtype) for kind in frame.dtypes]]:
+        frame[column] = frame[column].dt.tz_convert("UTC")
+    return frame
+
+
+def _whole_numbers(kind: pa.DataType) -> Any:
+    """Integers with gaps stay integers: through float they lose digits above 2**53."""
+    if not pa.types.is_integer(kind):
+        return None
+    return pd.UInt64Dtype() if pa.types.is_uint64(kind) else pd.Int64Dtype()
+
+
+def _our_names(present: list[str], file: str, table: str, config: DataConfig) -> list[str]:
+    """The file's columns under our names; a mapped column pushes aside one that has our name already."""
+    common = {ours: theirs for ours, theirs in config.columns.items() if isinstance(theirs, str)}
+    own = config.columns.get(table, {})
+    own = own if isinstance(own, dict) else {}
+    for ours, theirs in own.items():
+        if theirs not in present:
+            near = nearest(theirs, present)
+            hint = f'did you mean "{near}"?' if near else f"found {', '.join(map(shown, present[:20]))}"
+            raise DataError(f'{file}: no column "{theirs}", which [data.columns.{table}] names for {ours}; {hint}')
+    ours_of = {theirs: ours for ours, theirs in (common | own).items() if theirs in present}
+    pushed = {ours for theirs, ours in ours_of.items() if theirs != ours}
+    return [ours_of.get(c, f"{c} (not mapped)" if c in pushed else c) for c in present]
+
+
+def _check_same_kinds(frames: list[pd.DataFrame], files: list[str], schema: TableSchema) -> None:
+    """Text in one file and integers in the next would meet as something else."""
+    for column in schema.required:
+        kinds = {f: _kind(t[column]) for f, t in zip(files, frames, strict=True) if t[column].notna().any()}
+        first, expected = next(iter(kinds.items()), ("", ""))
+        for file, kind in kinds.items():
+            if kind != expected:
+                raise DataError(
+                    f"{file}: {column} holds {kind}, but {expected} in {first}; write all files of a table alike"
+                )
+
+
+def _kind(values: pd.Series) -> str:
+    if pd.api.types.is_integer_dtype(values.dtype):
+        return "integers"
+    if pd.api.types.is_float_dtype(values.dtype):
+        return "floating-point numbers"
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        return "times with a zone"
+    return "times without a zone" if pd.api.types.is_datetime64_dtype(values.dtype) else "text"

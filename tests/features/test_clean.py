@@ -1,0 +1,81 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.clean import clean_flags, clean_ids, clean_texts, is_bad_id, settled_ids, utc_times
+from recsys.errors import ConfigError, DataError
+
+
+def times(values: object, zone: str | None = None) -> list[str]:
+    return [str(t) for t in utc_times(pd.Series(values, name="timestamp"), zone, "events.csv")]
+
+
+def test_ids_beyond_two_to_the_53_stay_themselves_beside_a_gap() -> None:
+    ids = clean_ids(pd.Series([2**53 + 1, None], dtype="Int64", name="user_id"), "f")
+    assert is_bad_id(ids).tolist() == [False, True]
+    assert settled_ids(ids[:1]).tolist() == [2**53 + 1]
+
+
+def test_hashes_of_64_bits_without_sign_stay_themselves() -> None:
+    ids = settled_ids(clean_ids(pd.Series([2**64 - 1], dtype="uint64", name="user_id"), "f"))
+    assert ids.tolist() == [2**64 - 1]
+
+
+def test_floating_ids_are_refused_with_file_column_and_value() -> None:
+    with pytest.raises(DataError, match=r"f\.parquet: user_id .*'1\.5'"):
+        clean_ids(pd.Series([np.nan, 1.5], name="user_id"), "f.parquet")
+
+
+def test_blank_overlong_null_and_broken_ids_are_bad() -> None:
+    ids = clean_ids(pd.Series(["a/b\n", " ", "x" * 513, None, "\ud800"], dtype=object, name="user_id"), "f")
+    assert is_bad_id(ids).tolist() == [False, True, True, True, True]
+
+
+def test_zones_in_the_text_are_honoured_and_unreadable_ones_are_nat() -> None:
+    given = ["2024-01-01T10:00:00Z", "2024-01-01 10:00:00+02:00", "2024-01-01 10:00:00 UTC", "soon", None]
+    assert times(given) == [
+        "2024-01-01 10:00:00+00:00", "2024-01-01 08:00:00+00:00", "2024-01-01 10:00:00+00:00", "NaT", "NaT"
+    ]  # fmt: skip
+
+
+def test_text_without_a_zone_needs_one_even_beside_text_with_one() -> None:
+    given = ["2024-07-01T10:00:00Z", "2024-07-01 10:00"]
+    with pytest.raises(DataError, match=r"events\.csv: timestamp .*'2024-07-01 10:00'.*data\.timezone"):
+        times(given)
+    assert times(given, "Europe/Madrid")[1] == "2024-07-01 08:00:00+00:00"
+
+
+def test_clock_changes_take_the_first_pass_and_the_moment_of_the_change() -> None:
+    given = pd.to_datetime(["2024-10-27 02:30", "2024-03-31 02:30"])
+    assert times(given, "Europe/Madrid") == ["2024-10-27 00:30:00+00:00", "2024-03-31 01:00:00+00:00"]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us"])
+@pytest.mark.parametrize("zone", [None, "Europe/Madrid"])
+def test_absurd_times_stay_out_of_range_without_a_crash(unit: str, zone: str | None) -> None:
+    values = pd.Series(np.array([-(10**14), 10**15, 10**17], dtype=f"datetime64[{unit}]"), name="timestamp")
+    got = utc_times(values if zone else values.dt.tz_localize("UTC"), zone, "f")
+    assert (got.dt.year < 1990).tolist()[0]
+    assert got.dt.year.iloc[2] >= 2100
+
+
+@pytest.mark.parametrize("values", [[1704067200, 1704067201], ["1704067200", "1704067201"], [1.7e9, None]])
+def test_numbers_do_not_say_their_unit(values: list[object]) -> None:
+    with pytest.raises(DataError, match=r"170.*unit"):
+        times(values)
+
+
+def test_an_unknown_zone_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="'Europe/Madird'"):
+        times(["2024-01-01"], "Europe/Madird")
+
+
+def test_texts_are_nfc_without_nul_surrogates_and_control_characters() -> None:
+    given = pd.Series(["e\u0301", "a\x00b", "\ud800x", "a\nb", "שלום 🎈", None, "x" * 10_000_000], dtype=object)
+    assert clean_texts(given).tolist() == ["é", "ab", "x", "a b", "שלום 🎈", "", "x" * 20_000]
+
+
+def test_flags_are_read_from_words_and_numbers() -> None:
+    flags, is_bad = clean_flags(pd.Series(["True", "false", 0, 1.0, None, "", "perhaps"], dtype=object))
+    assert flags.tolist() == [True, False, False, True, True, True, True]
+    assert is_bad.tolist() == [False] * 6 + [True]

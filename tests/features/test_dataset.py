@@ -1,0 +1,92 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.dataset import Dataset
+from features.ingest import clean_tables
+from recsys.config import DataConfig
+from recsys.errors import DataError
+
+ITEMS = pd.DataFrame({"item_id": ["c", "a", "b"], "title": ["Oil", "Tea", ""], "available": ["yes", None, "no"]})
+EVENTS = pd.DataFrame(
+    {
+        "user_id": ["v", "u", "u", "v", "w"],
+        "item_id": ["a", "b", "a", "c", "b"],
+        "event_type": ["buy", "buy", "click", "view", "buy"],
+        "timestamp": pd.to_datetime(["2024-01-03", "2024-01-02", "2024-01-02", "2024-01-04", "2024-01-05"], utc=True),
+        "price": [1.0, 2.0, np.nan, 4.0, 5.0],
+        "weight": [1.0, 2.0, 0.5, 1.0, 0.0],
+        "part": ["train", "train", "valid", "test", "test"],
+    }
+)
+
+
+def dataset(events: pd.DataFrame = EVENTS, split_column: str | None = None) -> Dataset:
+    config = DataConfig(events="e", items="i", event_weights={"click": 1.0, "buy": 6.0}, split_column=split_column)
+    return Dataset.from_tables(clean_tables(events, ITEMS, config), config, pd.Timestamp("2024-02-01", tz="UTC"))
+
+
+def test_labels_stand_by_time_then_user_then_item_with_type_weight_times_row_weight() -> None:
+    data = dataset()
+    assert list(data.users.ids) == ["u", "v"]
+    assert data.user_pos.tolist() == [0, 0, 1]
+    assert data.item_pos.tolist() == [0, 1, 0]
+    assert data.weight.tolist() == [0.5, 12, 6]
+    assert data.price is not None
+    assert data.price[1:].tolist() == [2, 1]
+    assert np.isnan(data.price[0])
+
+
+def test_catalogue_rows_are_item_positions_and_availability_is_read_from_words() -> None:
+    data = dataset()
+    assert data.catalogue["item_id"].tolist() == list(data.items.ids) == ["a", "b", "c"]
+    assert data.available.tolist() == [True, False, True]
+
+
+def test_shuffled_input_gives_the_same_arrays() -> None:
+    one, other = dataset(), dataset(EVENTS.sample(frac=1, random_state=1))
+    assert one.sha256 == other.sha256
+    for name in ("user_pos", "item_pos", "timestamp", "weight", "price"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_before_keeps_only_earlier_events_and_moves_as_of() -> None:
+    moment = pd.Timestamp("2024-01-03", tz="UTC")
+    early = dataset().before(moment)
+    assert early.item_pos.tolist() == [0, 1]
+    assert early.timestamp.max() < moment.value // 1000
+    assert early.as_of == moment
+    assert dataset().before(pd.Timestamp("2025-01-01", tz="UTC")).as_of == dataset().as_of
+
+
+def test_split_column_becomes_codes() -> None:
+    split = dataset(split_column="part").split
+    assert split is not None
+    assert split.tolist() == [1, 0, 0]
+    assert dataset().split is None
+
+
+@pytest.mark.parametrize(("column", "part"), [("parts", "part"), ("user_id", "'u'")])
+def test_a_split_column_that_is_none_is_named(column: str, part: str) -> None:
+    with pytest.raises(DataError, match=part) as error:
+        dataset(split_column=column)
+    assert "split_column" in str(error.value)
+
+
+def test_from_frames_counts_every_type_once_and_knows_all_it_was_given() -> None:
+    data = Dataset.from_frames(EVENTS.drop(columns="weight"), ITEMS)
+    assert data.weight.tolist() == [1] * 5
+    assert data.as_of == pd.Timestamp("2024-01-05 00:00:00.000001", tz="UTC")
+
+
+def test_from_frames_reads_nothing_at_or_after_as_of() -> None:
+    data = Dataset.from_frames(EVENTS, ITEMS, as_of=pd.Timestamp("2024-01-03"))
+    assert data.timestamp.size == 2
+    assert data.as_of.tzinfo is not None
+
+
+def test_inputs_stay_as_they_were() -> None:
+    events, items = EVENTS.copy(deep=True), ITEMS.copy(deep=True)
+    Dataset.from_frames(events, items)
+    pd.testing.assert_frame_equal(events, EVENTS)
+    pd.testing.assert_frame_equal(items, ITEMS)

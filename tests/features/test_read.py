@@ -1,0 +1,115 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from features.read import read_table
+from recsys.config import DataConfig
+from recsys.errors import DataError
+from recsys.schema import EVENTS, ITEMS
+
+
+def config(columns: Any = None) -> DataConfig:
+    return DataConfig(events="e", items="i", event_weights={"buy": 1}, columns=columns or {})
+
+
+def write(path: Path, **columns: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, write_page_checksum=True)
+    return path
+
+
+def test_a_folder_reads_as_one_table_without_hidden_and_temporary_files(tmp_path: Path) -> None:
+    write(tmp_path / "b" / "p.parquet", item_id=["2"], title=["Oil"])
+    write(tmp_path / "a" / "p.parquet", item_id=["1"], title=["Tea"])
+    for junk in (".p.parquet.tmp", "_SUCCESS", ".staging/p.parquet", "notes.txt"):
+        (tmp_path / junk).parent.mkdir(exist_ok=True)
+        (tmp_path / junk).write_bytes(b"junk")
+    frame = read_table(str(tmp_path), ITEMS, config())
+    assert frame["item_id"].tolist() == ["1", "2"]
+    assert frame["_file"].astype(str).tolist() == ["a/p.parquet", "b/p.parquet"]
+    assert frame["_row"].tolist() == [0, 0]
+
+
+def test_a_glob_and_a_url_find_the_same_file(tmp_path: Path) -> None:
+    write(tmp_path / "items-1.parquet", item_id=[1], title=["Tea"])
+    for place in (f"{tmp_path}/items-*.parquet", f"file://{tmp_path}/items-1.parquet"):
+        assert read_table(place, ITEMS, config())["item_id"].tolist() == [1]
+
+
+@pytest.mark.parametrize("place", ["/nowhere/items.parquet", "nosuchprotocol://x/items.parquet"])
+def test_nothing_there_is_a_data_error_that_names_the_setting(place: str) -> None:
+    with pytest.raises(DataError, match=rf"{place}.*data\.items"):
+        read_table(place, ITEMS, config())
+
+
+@pytest.mark.parametrize("n", [0, 3, 4, 10, -1])
+def test_a_cut_off_file_is_named(tmp_path: Path, n: int) -> None:
+    path = write(tmp_path / "items.parquet", item_id=["1"], title=["Tea"])
+    path.write_bytes(path.read_bytes()[:n])
+    with pytest.raises(DataError, match=r"items\.parquet: cannot be read"):
+        read_table(str(path), ITEMS, config())
+
+
+def test_a_flipped_bit_in_the_data_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path / "items.parquet", item_id=[os.urandom(400).hex()], title=["Tea"])
+    content = bytearray(path.read_bytes())
+    content[300] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"items\.parquet"):
+        read_table(str(path), ITEMS, config())
+
+
+def test_csv_columns_are_text_with_lines_inside_and_na_is_a_name(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text('item_id,title,price\n00123,"two\nlines",1\nNA,,x\n')
+    frame = read_table(str(tmp_path / "items.csv"), ITEMS, config())
+    assert frame["item_id"].tolist() == ["00123", "NA"]
+    assert frame["title"].iloc[0] == "two\nlines"
+    assert pd.isna(frame["title"].iloc[1])
+
+
+def test_bytes_dictionaries_and_lists_become_text(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "items.parquet",
+        item_id=pa.array([b"a"]), title=pa.array(["Tea"]).dictionary_encode(), tags=pa.array([["hot", "green"]]),
+    )  # fmt: skip
+    row = read_table(str(path), ITEMS, config()).iloc[0]
+    assert (row["item_id"], row["title"], row["tags"]) == ("a", "Tea", "hot, green")
+
+
+def test_bytes_that_are_no_utf8_are_refused_with_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "items.parquet", item_id=pa.array([b"\xff"]), title=["Tea"])
+    with pytest.raises(DataError, match=r"items\.parquet"):
+        read_table(str(path), ITEMS, config())
+
+
+def test_files_that_disagree_on_a_type_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", item_id=[1], title=["Tea"])
+    write(tmp_path / "b.parquet", item_id=["2"], title=["Oil"])
+    with pytest.raises(DataError, match=r"b\.parquet: item_id holds text, but integers in .*a\.parquet"):
+        read_table(str(tmp_path), ITEMS, config())
+
+
+def test_zones_and_units_of_times_may_differ_between_files(tmp_path: Path) -> None:
+    for name, kind in (("a", pa.timestamp("ms", "UTC")), ("b", pa.timestamp("ns", "Europe/Madrid"))):
+        one = pa.array([1_700_000_000_000], pa.timestamp("ms", "UTC")).cast(kind)
+        write(tmp_path / f"{name}.parquet", user_id=["u"], item_id=["i"], event_type=["buy"], timestamp=one)
+    times = read_table(str(tmp_path), EVENTS, config())["timestamp"]
+    assert isinstance(times.dtype, pd.DatetimeTZDtype)
+    assert times.nunique() == 1
+
+
+def test_a_mapped_column_pushes_aside_one_of_our_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "items.parquet", item_id=["x"], sku=["1"], title=["Tea"])
+    frame = read_table(str(path), ITEMS, config({"items": {"item_id": "sku"}}))
+    assert frame["item_id"].tolist() == ["1"]
+
+
+def test_a_mapping_to_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "items.parquet", item_id=["x"], sku=["1"], title=["Tea"])
+    with pytest.raises(DataError, match=r'"skus".*did you mean "sku"'):
+        read_table(str(path), ITEMS, config({"items": {"item_id": "skus"}}))

@@ -1,0 +1,33 @@
+import pyarrow as pa
+import pytest
+
+from recsys.errors import DataError
+from recsys.schema import EVENTS, ITEMS, nearest, recommendation_schema, require_columns
+
+
+def test_required_columns_suffice_and_extra_ones_are_carried() -> None:
+    require_columns(ITEMS, ["colour", "title", "item_id"], "items.parquet")
+
+
+def test_a_missing_column_is_named_with_file_nearest_name_and_remedy() -> None:
+    with pytest.raises(DataError) as error:
+        require_columns(EVENTS, ["UserId", "item_id", "event_type", "time\nstamp"], "part-0.parquet")
+    for part in ("part-0.parquet", "user_id, timestamp", '[data.columns.events] user_id = "UserId"', "time\\nstamp"):
+        assert part in str(error.value)
+
+
+def test_a_column_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(DataError, match=r"'title'.*more than once"):
+        require_columns(ITEMS, ["item_id", "title", "title"], "items.csv")
+
+
+def test_nothing_near_gives_no_suggestion() -> None:
+    assert nearest("timestamp", ["sku", "qty"]) is None
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.string()])
+def test_recommendations_keep_the_type_of_ids(kind: pa.DataType) -> None:
+    schema = recommendation_schema(pa.string(), kind)
+    assert schema.field("item_id").type == schema.field("reason_item_id").type == kind
+    assert schema.field("user_id").type == pa.string()
+    assert schema.names[:5] == ["user_id", "item_id", "rank", "score", "p"]
