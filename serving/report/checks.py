@@ -1,0 +1,185 @@
+"""Validity checks; one that fails makes the comparison INVALID."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from recsys import metrics
+from recsys.errors import shown
+from recsys.types import IntArray
+from serving.report.decision import Check
+from serving.report.measures import Lists
+from serving.report.world import Arm, World, ranks
+
+N_SELF_USERS = 2_000
+CHANCE_P = 1e-6
+
+
+def validity(
+    world: World,
+    arms: tuple[Arm, Arm],
+    lists: tuple[Lists, Lists],
+    events: pd.DataFrame,
+    items: pd.DataFrame,
+    history: pd.DataFrame | None,
+    window: tuple[pd.Timestamp, pd.Timestamp],
+    k: int,
+    rng: np.random.Generator,
+) -> tuple[Check, ...]:
+    """All checks, in the order of the page."""
+    start, end = window
+    checks = [_same_users(world, arms, lists), _window(events, history, start, end)]
+    for arm in arms:
+        checks += [
+            _trained_before(arm, start),
+            _no_duplicates(arm),
+            _sound_ranks(arm),
+            _listed(arm, world),
+            _existed(arm, items, start),
+        ]
+    checks += [_against_itself(world, arm, own, rng) for arm, own in zip(arms, lists, strict=True)]
+    checks += [_random_labels(world, lists, k, rng), _oracle(world, k)]
+    return tuple(checks)
+
+
+def _check(name: str, is_sound: bool, good: str, bad: str) -> Check:
+    return Check(name, "pass" if is_sound else "fail", good if is_sound else bad)
+
+
+def _same_users(world: World, arms: tuple[Arm, Arm], lists: tuple[Lists, Lists]) -> Check:
+    n = len(world.users)
+    name = "Both arms are judged on the same users"
+    if n < 2:
+        return Check(name, "fail", f"{n} users acted in the test window, at least 2 are needed; widen the window")
+    empty = [int((own.ranked < 0).all(axis=1).sum()) for own in lists]
+    without = ", ".join(
+        f"{count:,} without a list in {shown(arm.name)}" for arm, count in zip(arms, empty, strict=True)
+    )
+    detail = f"{n:,} users; {without}: these score 0, none is dropped"
+    return _check(name, max(empty) < n, detail, f"{detail}; an arm without any list cannot be compared: check its ids")
+
+
+def _window(events: pd.DataFrame, history: pd.DataFrame | None, start: pd.Timestamp, end: pd.Timestamp) -> Check:
+    name = "Labels lie in the test window, the history before it"
+    if "timestamp" not in events:
+        return Check(name, "unknown", "the labels carry no timestamp")
+    outside = int(((events["timestamp"] < start) | (events["timestamp"] >= end)).sum())
+    late = int((history["timestamp"] >= start).sum()) if history is not None and "timestamp" in history else 0
+    bad = f"{outside:,} labels outside the window, {late:,} events of the history not before it; cut both at {start}"
+    return _check(name, outside + late == 0, f"{len(events):,} labels checked", bad)
+
+
+def _trained_before(arm: Arm, start: pd.Timestamp) -> Check:
+    name = f"{shown(arm.name)} was trained on nothing from the test window"
+    text = arm.info.get("trained_until")
+    if not text:
+        return Check(name, "unknown", "the arm does not say until when it was trained")
+    try:
+        moment = pd.Timestamp(text)
+        until = moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
+    except ValueError:
+        return Check(name, "fail", f"trained_until is {shown(text)}, no time; write it as 2024-01-31T00:00:00Z")
+    detail = f"trained until {until}, the window starts {start}"
+    return _check(name, bool(until <= start), detail, f"{detail}: it has seen labels; score with a model from before")
+
+
+def _no_duplicates(arm: Arm) -> Check:
+    pairs = int(arm.table.duplicated(["user_id", "item_id"]).sum())
+    slots = int(arm.table.duplicated(["user_id", "rank"]).sum())
+    bad = f"{pairs:,} repeated (user, item) rows, {slots:,} repeated (user, rank) rows; write one row per pair"
+    return _check(f"{shown(arm.name)} has no duplicates", pairs + slots == 0, f"{len(arm.table):,} rows", bad)
+
+
+def _sound_ranks(arm: Arm) -> Check:
+    rank = ranks(arm.table)
+    broken = ~(rank >= 1) | (rank % 1 != 0)
+    scores = pd.to_numeric(arm.table["score"], errors="coerce") if "score" in arm.table else pd.Series(dtype=float)
+    n_broken, n_nan = int(broken.sum()), int(scores.isna().sum())
+    lengths = pd.Series(rank).groupby(arm.table["user_id"].to_numpy()).agg(["max", "size"])
+    n_gaps = int((lengths["max"] > lengths["size"]).sum())
+    bad = f"{n_broken:,} ranks are no whole number from 1, {n_nan:,} scores are NaN, {n_gaps:,} lists have gaps; rank anew from 1"
+    return _check(
+        f"{shown(arm.name)} has whole ranks from 1 and no NaN",
+        n_broken + n_nan + n_gaps == 0,
+        f"{len(lengths):,} lists",
+        bad,
+    )
+
+
+def _listed(arm: Arm, world: World) -> Check:
+    position = world.items.positions(arm.table["item_id"])
+    is_known = (position >= 0) & world.is_listed[position]
+    unknown = arm.table["item_id"][~is_known]
+    bad = (
+        f"{len(unknown):,} rows name unknown items, first {shown(unknown.iloc[0])}; give both the same catalogue"
+        if len(unknown)
+        else ""
+    )
+    return _check(
+        f"{shown(arm.name)} recommends items of the catalogue", not len(unknown), f"{len(world.catalogue):,} items", bad
+    )
+
+
+def _existed(arm: Arm, items: pd.DataFrame, start: pd.Timestamp) -> Check:
+    name = f"{shown(arm.name)} recommends nothing before it existed"
+    if "created_at" not in items:
+        return Check(name, "unknown", "the items table has no created_at")
+    created = pd.to_datetime(items["created_at"], utc=True, errors="coerce")
+    young = items["item_id"][created > start]
+    early = int(arm.table["item_id"].isin(young).sum())
+    bad = f"{early:,} rows name items created after {start}; the lists were made with later knowledge"
+    return _check(name, early == 0, f"{len(young):,} items are younger than the window's start, none is in a list", bad)
+
+
+def _against_itself(world: World, arm: Arm, own: Lists, rng: np.random.Generator) -> Check:
+    """Reads some users' rows once more, in another order: every metric must come out exactly equal."""
+    chosen = np.sort(rng.permutation(len(world.users))[:N_SELF_USERS])
+    rows = arm.table[arm.table["user_id"].isin(world.users.values(chosen))]
+    again = world.lists(rows.iloc[rng.permutation(len(rows))], own.ranked.shape[1])
+    hits = metrics.hits_of(again[chosen], world.relevant[chosen])
+    primary = next(iter(own.values))
+    k = int(primary.rpartition("@")[2])
+    gap = float(np.abs(metrics.ndcg(hits, world.n_relevant[chosen], k) - own.values[primary][chosen]).max(initial=0.0))
+    name = f"{shown(arm.name)} against itself differs by exactly 0"
+    detail = f"largest difference {gap:g} over {len(chosen):,} users"
+    return _check(name, gap == 0, detail, f"{detail}; rows with equal ranks make the list ambiguous")
+
+
+def _random_labels(world: World, lists: tuple[Lists, Lists], k: int, rng: np.random.Generator) -> Check:
+    """Draws random items as labels and counts hits, which chance alone foretells."""
+    n_users, n_items = len(world.users), len(world.items)
+    name = "Shuffled labels fall to chance"
+    if n_users == 0 or n_items == 0:
+        return Check(name, "unknown", "there are no labels")
+    shuffled = world.relevant.copy()
+    shuffled.indices = rng.integers(0, n_items, size=shuffled.nnz).astype(shuffled.indices.dtype)
+    # m draws touch a given item with probability 1 - (1 - 1/n)^m.
+    touched = 1 - (1 - 1 / n_items) ** world.n_relevant
+    told = []
+    for own in lists:
+        first = own.ranked[:, :k]
+        found = int(metrics.hits_of(first, shuffled).sum())
+        expected = float((_distinct(first) * touched).sum())
+        tail = min(stats.poisson.cdf(found, expected), stats.poisson.sf(found - 1, expected))
+        told.append((found, expected, float(tail)))
+    detail = ", ".join(f"{found:,} hits where chance gives {expected:,.1f}" for found, expected, _ in told)
+    return _check(name, min(tail for *_, tail in told) > CHANCE_P, detail, f"{detail}; the scoring leaks")
+
+
+def _distinct(ranked: IntArray) -> IntArray:
+    """Different items in each row, (n_users,)."""
+    ordered = np.sort(ranked, axis=1)
+    is_new = np.column_stack([np.ones(len(ordered), dtype=bool), ordered[:, 1:] != ordered[:, :-1]])
+    return np.asarray((is_new & (ordered >= 0)).sum(1))
+
+
+def _oracle(world: World, k: int) -> Check:
+    """Lists made of the labels themselves must score 1."""
+    row = np.repeat(np.arange(len(world.users)), world.n_relevant)
+    slot = np.arange(len(row)) - world.relevant.indptr[row]
+    ranked = np.full((len(world.users), k), -1, dtype=np.int64)
+    ranked[row[slot < k], slot[slot < k]] = world.relevant.indices[slot < k]
+    worst = float(metrics.ndcg(metrics.hits_of(ranked, world.relevant), world.n_relevant, k).min(initial=1.0))
+    return _check(
+        "An oracle arm scores 1", abs(worst - 1) < 1e-9, f"lowest NDCG@{k} {worst:g}", f"lowest NDCG@{k} {worst:g}"
+    )

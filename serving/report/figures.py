@@ -1,0 +1,89 @@
+"""Figures as inline SVG: same numbers, same bytes; lines and letters take the page's colour."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from io import StringIO
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from recsys.types import FloatArray
+
+_INK = "#010203"  # stands for the page's text colour until the SVG is written
+_A, _B = "#8a8a8a", "#2f81f7"
+
+
+def forest(
+    key: str, names: Sequence[str], diffs: FloatArray, lows: FloatArray, highs: FloatArray, xlabel: str
+) -> Markup:
+    """A point and its interval per row, first row on top, with a line at 0; `key` tells the page's forests apart."""
+    figure, axes = _figure(0.6 + 0.28 * len(names))
+    row = -np.arange(len(names))
+    with np.errstate(invalid="ignore"):
+        axes.hlines(row, lows, highs, color=_B, linewidth=2)
+    axes.plot(diffs, row, "s", color=_B, markersize=5)
+    axes.axvline(0, color=_INK, linewidth=0.8, linestyle="--")
+    axes.set_yticks(row, names)
+    axes.set_ylim(-len(names) + 0.5, 0.5)
+    axes.set_xlabel(xlabel)
+    return _svg(figure, key, "Differences with their intervals")
+
+
+def histogram(edges: Sequence[float], counts: Sequence[int], xlabel: str) -> Markup:
+    """Users by their difference; the height is logarithmic, as most differ by nothing."""
+    figure, axes = _figure(2.4)
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_B, edgecolor=_INK, linewidth=0.3)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("users (log scale)")
+    return _svg(figure, "histogram", "Differences of the users")
+
+
+def curves(a: Sequence[float], b: Sequence[float], popular: Sequence[float] | None) -> Markup:
+    """Recall by length of the list: both arms, and the popularity baseline dotted."""
+    figure, axes = _figure(2.6)
+    slots = np.arange(1, len(a) + 1)
+    axes.plot(slots, b, color=_B, label="B")
+    axes.plot(slots, a, color=_A, linestyle="--", label="A")
+    if popular:
+        axes.plot(slots, popular, color=_INK, linestyle=":", linewidth=1, label="popularity")
+    axes.set_xlabel("items shown")
+    axes.set_ylabel("recall")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, labelcolor=_INK)
+    return _svg(figure, "curves", "Recall by length of the list")
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    with mpl.rc_context({"text.parse_math": False, "font.size": 9}):
+        figure = Figure(figsize=(6.4, height), layout="constrained")
+        axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_INK)
+    axes.tick_params(colors=_INK)
+    axes.xaxis.label.set_color(_INK)
+    axes.yaxis.label.set_color(_INK)
+    return figure, axes
+
+
+def _svg(figure: Figure, name: str, title: str) -> Markup:
+    text = StringIO()
+    with (
+        mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "text.parse_math": False}),
+        warnings.catch_warnings(),
+    ):
+        # The browser's font draws the letters, so one missing from matplotlib's is no fault.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawing = text.getvalue()
+    drawing = drawing[drawing.index("<svg") :].replace(_INK, "currentColor")
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    # Ids are unique inside one drawing only, and the page holds several.
+    drawing = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
+    return Markup(drawing.replace("<svg", f'<svg role="img" aria-label="{title}"', 1))

@@ -1,0 +1,112 @@
+"""The report as one HTML file and as Markdown; whatever a template prints is escaped, without asking."""
+
+import math
+import re
+import unicodedata
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from serving.report import figures
+from serving.report.statistics import Effect
+
+if TYPE_CHECKING:
+    from serving.report.compare import Report
+
+MAX_SHOWN = 120
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+# Of "@" and ":" only those that can start a mention, a link or an emoji, so that NDCG@10 and 12:30 stay readable.
+_MARKDOWN = re.compile(r"[&<>\\`*_\[\]#!|~$]|(?<!\w)@|@(?!\d)|:(?=[^\s\d])|(?<=www)\.", re.IGNORECASE)
+
+
+def visible(text: str, limit: int = MAX_SHOWN) -> str:
+    r"""Text cut to `limit` characters, its control, format and direction characters written out.
+
+    >>> visible("a\u202eb")
+    'a\\u{202e}b'
+    """
+    cut = text[:limit]
+    plain = "".join(f"\\u{{{ord(c):x}}}" if unicodedata.category(c) in _UNSEEN else c for c in cut)
+    return plain + "…" if len(text) > limit else plain
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown, and GitHub's links and mentions, take for nothing but text.
+
+    >>> markdown_text("a|b")
+    'a&#124;b'
+    """
+    return _MARKDOWN.sub(lambda found: f"&#{ord(found[0])};" + "\u200b" * (found[0] in "@#"), text)
+
+
+def number(value: float | int | None, style: str = "plain") -> Markup:
+    """A number as the page shows it: three significant digits, a percentage, or a count; a dash for none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return Markup("–")
+    if style == "count":
+        return Markup(f"{value:,.0f}")
+    if style == "percent":
+        return Markup(f"{value:+.2%}")
+    if style == "p":
+        return Markup("&lt;0.0001") if value < 0.0001 else Markup(f"{value:.4f}")
+    if style == "signed":
+        return Markup(f"{value:+.4f}")
+    return Markup(f"{value:.4f}")
+
+
+def html(report: "Report") -> str:
+    """One page without scripts and without anything from elsewhere."""
+    return _environment(is_html=True).get_template("report.html.j2").render(report=report, figures=_figures(report))
+
+
+def markdown(report: "Report") -> str:
+    """The tables for a pull request."""
+    return _environment(is_html=False).get_template("report.md.j2").render(report=report)
+
+
+@cache
+def _environment(is_html: bool) -> Environment:
+    def finalize(value: Any) -> Any:
+        if isinstance(value, Markup):
+            return value
+        # What a user wrote can be longer than what we write; verdicts and commands are ours.
+        text = visible(str(value), limit=1_000)
+        return text if is_html else Markup(markdown_text(text))
+
+    environment = Environment(
+        loader=PackageLoader("serving.report", "templates"),
+        autoescape=is_html,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["num"] = number
+    environment.filters["short"] = lambda text: str(text)[:MAX_SHOWN] + "…" * (len(str(text)) > MAX_SHOWN)
+    return environment
+
+
+def _figures(report: "Report") -> dict[str, Markup]:
+    primary = report.relevance[0]
+    shown = {}
+    named = [(row.metric, row.effect) for row in report.relevance if row.effect.n > 1]
+    if named:
+        shown["relevance"] = _forest("relevance", named, "difference B − A")
+    inside = [(visible(f"{s.kind}: {s.name} (n={s.n:,})", 40), s.effect) for s in report.segments if s.effect]
+    if inside:
+        shown["segments"] = _forest("segments", inside, f"difference in {primary.metric}, B − A")
+    if sum(report.histogram.counts):
+        edges, counts = report.histogram.edges, report.histogram.counts
+        shown["histogram"] = figures.histogram(edges, counts, f"difference in {primary.metric} of a user, B − A")
+    if report.curve.a:
+        shown["curve"] = figures.curves(report.curve.a, report.curve.b, report.curve.popularity)
+    return shown
+
+
+def _forest(key: str, rows: list[tuple[str, Effect]], xlabel: str) -> Markup:
+    values = np.array([[effect.diff, effect.low, effect.high] for _, effect in rows])
+    return figures.forest(key, [name for name, _ in rows], values[:, 0], values[:, 1], values[:, 2], xlabel)

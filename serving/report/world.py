@@ -1,0 +1,174 @@
+"""What both arms are judged on: the same users, the same labels, the same catalogue, as arrays."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from recsys.errors import DataError, shown
+from recsys.ids import IdMap
+from recsys.types import BoolArray, FloatArray, IntArray
+
+MAX_TITLE = 200
+_DEEP = 100  # extra popular items looked at, to fill lists whose first items a user has seen
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of the comparison.
+
+    Args:
+        name: what the page calls it.
+        table: recommendations: user_id, item_id, rank from 1; score, source, reason optional.
+        version: model version or release.
+        info: what is known of its making, shown on the page; `trained_until` (a UTC time: nothing at or
+            after it was read) is checked against the test window.
+    """
+
+    name: str
+    table: pd.DataFrame
+    version: str = ""
+    info: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class World:
+    """Users with labels, items, labels and history, by position.
+
+    Args:
+        users: users with at least one label, sampled where there are too many.
+        items: items of the catalogue, of the labels and of the arms.
+        relevant: non-zero where a user acted in the test window, (n_users, n_items).
+        is_listed: True where the items table knows the item, (n_items,).
+        titles: cut to 200 characters, otherwise as they came, (n_items,) str.
+        n_candidates: users with labels before sampling.
+        n_history: events before the window per user, (n_users,); None without a history.
+        popularity: events before the window per item, (n_items,), by all users; None without a history.
+        seen: events before the window, (n_users, n_items); None without a history.
+    """
+
+    users: IdMap
+    items: IdMap
+    relevant: sp.csr_matrix
+    is_listed: BoolArray
+    titles: np.ndarray
+    n_candidates: int
+    n_history: IntArray | None
+    popularity: IntArray | None
+    seen: sp.csr_matrix | None
+
+    @classmethod
+    def of(
+        cls,
+        arms: tuple[Arm, Arm],
+        events: pd.DataFrame,
+        items: pd.DataFrame,
+        history: pd.DataFrame | None,
+        max_users: int,
+        rng: np.random.Generator,
+    ) -> "World":
+        """Ids to positions, labels and history to matrices.
+
+        Raises:
+            DataError: a column is missing, or ids are integers in one table and text in another.
+        """
+        tables = {"events": events, **{f"arm {shown(arm.name)}": arm.table for arm in arms}}
+        if history is not None:
+            tables["history"] = history
+        _check_columns(tables, items)
+        labels = events[events["weight"] > 0] if "weight" in events else events
+        all_users = IdMap.from_values(labels["user_id"])
+        kept = np.sort(rng.permutation(len(all_users))[:max_users])
+        users = IdMap(all_users.ids[kept])
+        item_ids = [items["item_id"], labels["item_id"], *(arm.table["item_id"] for arm in arms)]
+        known = IdMap.from_values(pd.concat([pd.Series(ids.unique()) for ids in item_ids]).dropna())
+        catalogue = items.drop_duplicates("item_id")
+        position = known.positions(catalogue["item_id"])
+        is_listed = np.zeros(len(known), dtype=bool)
+        is_listed[position] = True
+        titles = np.full(len(known), "", dtype=object)
+        titles[position] = catalogue["title"].fillna("").astype(str).str.slice(0, MAX_TITLE).to_numpy(dtype=object)
+        relevant = _matrix(labels, users, known)
+        if history is None:
+            return cls(users, known, relevant, is_listed, titles, len(all_users), None, None, None)
+        past = users.positions(history["user_id"])
+        n_history = np.bincount(past[past >= 0], minlength=len(users))
+        taken = known.positions(history["item_id"])
+        popularity = np.bincount(taken[taken >= 0], minlength=len(known))
+        seen = _matrix(history, users, known)
+        return cls(users, known, relevant, is_listed, titles, len(all_users), n_history, popularity, seen)
+
+    @cached_property
+    def n_relevant(self) -> IntArray:
+        """Labels per user, (n_users,)."""
+        return np.asarray(np.diff(self.relevant.indptr), dtype=np.int64)
+
+    @property
+    def catalogue(self) -> IntArray:
+        """Positions of the items of the items table."""
+        return np.flatnonzero(self.is_listed)
+
+    def lists(self, table: pd.DataFrame, n_slots: int) -> IntArray:
+        """A table as item positions by slot, (n_users, n_slots); -1 where there is no row.
+
+        A user without rows has an empty row: their metrics are 0, they are not dropped. Ranks that are
+        no whole number from 1 to n_slots are left out here and reported by the checks.
+        """
+        rank = ranks(table)
+        user_pos = self.users.positions(table["user_id"])
+        fits = (user_pos >= 0) & (rank >= 1) & (rank <= n_slots) & (rank % 1 == 0)
+        ranked = np.full((len(self.users), n_slots), -1, dtype=np.int64)
+        ranked[user_pos[fits], rank[fits].astype(np.int64) - 1] = self.items.positions(table["item_id"][fits])
+        return ranked
+
+    def popular_lists(self, n_slots: int) -> IntArray | None:
+        """The most popular items before the window, (n_users, n_slots); None without a history.
+
+        Items that a user already took are left out where no label repeats one, as such labels were
+        evidently left out too.
+        """
+        if self.popularity is None or self.seen is None:
+            return None
+        counts = np.where(self.is_listed, self.popularity, 0)
+        best = np.argsort(-counts, kind="stable")[: n_slots + _DEEP]
+        best = best[counts[best] > 0]
+        is_out = np.zeros((len(self.users), len(best)), dtype=bool)
+        if self.relevant.multiply(self.seen).nnz == 0:
+            is_out = np.asarray(self.seen[:, best].todense()) > 0
+        order = np.argsort(is_out, axis=1, kind="stable")[:, :n_slots]
+        ranked = np.where(np.take_along_axis(is_out, order, axis=1), -1, best[order])
+        return np.pad(ranked, ((0, 0), (0, n_slots - ranked.shape[1])), constant_values=-1)
+
+
+def ranks(table: pd.DataFrame) -> FloatArray:
+    """The rank column as float64, (n_rows,); nan where it is no number."""
+    return np.asarray(pd.to_numeric(table["rank"], errors="coerce").astype("float64").to_numpy(na_value=np.nan))
+
+
+def _matrix(table: pd.DataFrame, users: IdMap, items: IdMap) -> sp.csr_matrix:
+    """Rows of a table as counts, (n_users, n_items); unknown ids are left out."""
+    row, column = users.positions(table["user_id"]), items.positions(table["item_id"])
+    known = (row >= 0) & (column >= 0)
+    cells = (np.ones(int(known.sum()), dtype=np.float32), (row[known], column[known]))
+    matrix = sp.coo_matrix(cells, shape=(len(users), len(items))).tocsr()
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _check_columns(tables: dict[str, pd.DataFrame], items: pd.DataFrame) -> None:
+    needed = {name: ["user_id", "item_id"] + ["rank"] * name.startswith("arm") for name in tables}
+    for name, table in {**tables, "items": items}.items():
+        missing = [column for column in needed.get(name, ["item_id", "title"]) if column not in table]
+        if missing:
+            raise DataError(f"{name}: column {missing[0]!r} is missing; name yours in [data.columns]")
+    for column, group in (("user_id", tables), ("item_id", {**tables, "items": items})):
+        kinds = {name: _kind(table[column]) for name, table in group.items() if len(table)}
+        if len(set(kinds.values())) > 1:
+            listed = ", ".join(f"{name} holds {kind}" for name, kind in kinds.items())
+            raise DataError(f"{column}: {listed}; read both arms and the tables with one type of id")
+
+
+def _kind(ids: pd.Series) -> str:
+    return "integers" if pd.api.types.is_integer_dtype(ids.dtype) else "text"

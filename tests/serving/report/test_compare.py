@@ -1,0 +1,267 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys import metrics
+from recsys.config import ReportConfig
+from recsys.errors import DataError, ResourceError
+from serving.report.compare import Report, compare
+from serving.report.world import Arm, World
+
+N_USERS, N_ITEMS, DEPTH = 400, 80, 20
+START, END = pd.Timestamp("2024-03-01", tz="UTC"), pd.Timestamp("2024-03-08", tz="UTC")
+
+
+def shop(seed: int = 0) -> dict[str, Any]:
+    """Two labels per user in the window; the first 100 users have no history, the others five events each."""
+    rng = np.random.default_rng(seed)
+    labels = np.argsort(rng.random((N_USERS, N_ITEMS)), axis=1)[:, :2]
+    events = pd.DataFrame({"user_id": np.repeat(np.arange(N_USERS), 2), "item_id": labels.ravel()})
+    events["timestamp"] = START + pd.Timedelta(days=1)
+    past = pd.DataFrame({"user_id": np.repeat(np.arange(100, N_USERS), 5)})
+    past["item_id"] = (rng.random(len(past)) ** 3 * N_ITEMS).astype(np.int64)
+    past["timestamp"] = START - pd.to_timedelta(rng.integers(1, 1_000, len(past)), unit="h")
+    items = pd.DataFrame({"item_id": np.arange(N_ITEMS), "title": [f"Thing {i}" for i in range(N_ITEMS)]})
+    return {"events": events, "history": past, "items": items}
+
+
+def arm(name: str, skill: float, world: dict[str, Any], seed: int, **info: str) -> Arm:
+    """Random lists that favour high item numbers; a label moves to the front by as much as `skill` says."""
+    score = np.random.default_rng(seed).random((N_USERS, N_ITEMS)) + np.linspace(0, 1, N_ITEMS)
+    score[world["events"]["user_id"], world["events"]["item_id"]] += skill
+    ranked = np.argsort(-score, axis=1)[:, :DEPTH]
+    table = pd.DataFrame({"user_id": np.repeat(np.arange(N_USERS), DEPTH), "item_id": ranked.ravel()})
+    table["rank"] = np.tile(np.arange(1, DEPTH + 1), N_USERS)
+    table["reason"] = "Because you took Thing 1"
+    return Arm(name, table, "7", dict(info))
+
+
+def judged(a: Arm, b: Arm, world: dict[str, Any], **changes: Any) -> Report:
+    arguments = {"test_start": START, "test_end": END, "now": END, "history": world["history"]} | changes
+    config = arguments.pop("config", ReportConfig(min_segment_users=20))
+    return compare(a, b, world["events"], world["items"], config, **arguments)
+
+
+@pytest.fixture(scope="module")
+def world() -> dict[str, Any]:
+    return shop()
+
+
+def test_an_arm_against_itself_holds_with_a_difference_of_exactly_zero(world: dict[str, Any]) -> None:
+    a = arm("A", 0.3, world, 1)
+    report = judged(a, a, world)
+    assert (report.verdict, report.exit_code, report.rule) == ("HOLD", 10, 4)
+    effects = [(e.diff, e.low, e.high) for e in (row.effect for row in report.relevance)]
+    assert set(effects + [(row.diff, row.low, row.high) for row in report.guardrails]) == {(0, 0, 0)}
+    assert {row.p_sign_flip for row in report.relevance} == {1}
+    assert report.overlap == 1
+
+
+def test_a_planted_better_arm_is_promoted(world: dict[str, Any]) -> None:
+    report = judged(arm("A", 0.1, world, 1), arm("B", 0.5, world, 2), world)
+    assert (report.verdict, report.exit_code, report.rule) == ("PROMOTE", 0, 3)
+    assert report.relevance[0].effect.low > 0
+    assert report.numbers[0].value == report.relevance[0].effect.relative
+
+
+def test_the_same_arms_the_other_way_round_are_rejected(world: dict[str, Any]) -> None:
+    report = judged(arm("A", 0.5, world, 2), arm("B", 0.1, world, 1), world)
+    assert (report.verdict, report.exit_code, report.rule) == ("REJECT", 20, 2)
+
+
+def test_a_better_arm_that_shows_everyone_the_same_items_is_rejected_for_coverage(world: dict[str, Any]) -> None:
+    a, b = arm("A", 0.1, world, 1), arm("B", 0.6, world, 2)
+    narrow = b.table.copy()
+    narrow.loc[narrow["rank"] > 3, "item_id"] = narrow["rank"] + 2  # items 6 and up, the same for all
+    narrow = narrow.drop_duplicates(["user_id", "item_id"])
+    narrow["rank"] = narrow.groupby("user_id").cumcount() + 1
+    report = judged(a, Arm("B", narrow), world)
+    assert report.relevance[0].effect.low > 0
+    assert report.verdict == "REJECT"
+    assert "Exposure Gini" in report.reason
+
+
+def test_users_without_a_list_score_zero_and_are_not_dropped(world: dict[str, Any]) -> None:
+    a = arm("A", 0.5, world, 1)
+    half = Arm("B", a.table[a.table["user_id"] >= N_USERS // 2])
+    effect = judged(a, half, world).relevance[0].effect
+    assert effect.n == N_USERS
+    assert effect.won == 0
+    values = judged(a, half, world).per_user
+    assert (values["ndcg_10_b"][: N_USERS // 2] == 0).all()
+
+
+def duplicated(a: Arm) -> Arm:
+    return Arm("B", pd.concat([a.table, a.table.iloc[[3]]]))
+
+
+def unranked(a: Arm) -> Arm:
+    return Arm("B", a.table.assign(rank=a.table["rank"].astype(float).where(a.table.index != 5)))
+
+
+def gapped(a: Arm) -> Arm:
+    return Arm("B", a.table.drop(index=5))
+
+
+def unlisted(a: Arm) -> Arm:
+    return Arm("B", a.table.assign(item_id=a.table["item_id"].where(a.table.index != 5, 4_711)))
+
+
+def leaked(a: Arm) -> Arm:
+    return Arm("B", a.table, "8", {"trained_until": "2024-03-02"})
+
+
+def unread(a: Arm) -> Arm:
+    return Arm("B", a.table, "8", {"trained_until": "soon"})
+
+
+def strangers(a: Arm) -> Arm:
+    return Arm("B", a.table.assign(user_id=a.table["user_id"] + 10_000))
+
+
+@pytest.mark.parametrize(
+    "spoil, told",
+    [
+        (duplicated, "1 repeated (user, item)"),
+        (unranked, "1 ranks are no whole number"),
+        (gapped, "1 lists have gaps"),
+        (unlisted, "4711"),
+        (leaked, "trained until 2024-03-02"),
+        (unread, "'soon'"),
+        (strangers, "without any list"),
+    ],
+)
+def test_a_spoilt_arm_makes_the_comparison_invalid(world: dict[str, Any], spoil: Any, told: str) -> None:
+    a = arm("A", 0.3, world, 1)
+    report = judged(a, spoil(a), world)
+    assert (report.verdict, report.exit_code, report.rule) == ("INVALID", 30, 1)
+    assert told in report.reason
+
+
+def test_scoring_that_hits_whatever_the_labels_are_is_invalid(
+    world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "hits_of", lambda ranked, relevant: ranked >= 0)
+    a = arm("A", 0.3, world, 1)
+    failed = {check.name for check in judged(a, a, world).checks if check.status == "fail"}
+    assert "Shuffled labels fall to chance" in failed
+
+
+def test_a_model_trained_until_the_window_is_valid(world: dict[str, Any]) -> None:
+    a = arm("A", 0.3, world, 1, trained_until="2024-03-01")
+    assert judged(a, a, world).verdict == "HOLD"
+
+
+def test_an_item_made_after_the_start_of_the_window_is_invalid(world: dict[str, Any]) -> None:
+    a = arm("A", 0.3, world, 1)
+    items = world["items"].assign(created_at=START + pd.Timedelta(days=1))
+    assert "later knowledge" in judged(a, a, world | {"items": items}).reason
+
+
+def test_labels_from_before_the_window_are_invalid(world: dict[str, Any]) -> None:
+    a = arm("A", 0.3, world, 1)
+    assert "800 labels outside" in judged(a, a, world, test_start=START + pd.Timedelta(days=2)).reason
+
+
+def test_no_labels_at_all_are_invalid_and_still_written(world: dict[str, Any], tmp_path: Path) -> None:
+    a = arm("A", 0.3, world, 1)
+    report = judged(a, a, world | {"events": world["events"].iloc[:0]})
+    assert report.verdict == "INVALID"
+    report.write(tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["relevance"][0]["effect"]["diff"] is None
+
+
+def test_ids_of_another_type_are_refused_at_the_door(world: dict[str, Any]) -> None:
+    a = arm("A", 0.3, world, 1)
+    b = Arm("B", a.table.astype({"user_id": "str"}))
+    with pytest.raises(DataError, match=r"user_id: .*arm 'B' holds text"):
+        judged(a, b, world)
+    with pytest.raises(DataError, match=r"arm 'B': column 'rank' is missing"):
+        judged(a, Arm("B", a.table.drop(columns="rank")), world)
+
+
+def test_text_ids_give_the_verdict_that_integer_ids_give(world: dict[str, Any]) -> None:
+    a, b = arm("A", 0.1, world, 1), arm("B", 0.5, world, 2)
+    ids = {"user_id": "str", "item_id": "str"}
+    texts = {name: t.astype({c: d for c, d in ids.items() if c in t}) for name, t in world.items()}
+    report = judged(Arm("A", a.table.astype(ids)), Arm("B", b.table.astype(ids)), texts)
+    assert report.relevance[0].effect.diff == pytest.approx(judged(a, b, world).relevance[0].effect.diff)
+
+
+def test_shuffled_rows_give_the_same_bytes(world: dict[str, Any], tmp_path: Path) -> None:
+    a, b = arm("A", 0.1, world, 1), arm("B", 0.5, world, 2)
+    mixed = {name: table.sample(frac=1, random_state=3) for name, table in world.items()}
+    judged(a, b, world).write(tmp_path / "one")
+    judged(Arm("A", a.table.sample(frac=1, random_state=1), "7"), b, mixed).write(tmp_path / "two")
+    names = {"report.json", "report.html", "report.md", "per_user.parquet"}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == names
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_inputs_are_left_as_they_were(world: dict[str, Any]) -> None:
+    before = {name: table.copy() for name, table in world.items()}
+    a = arm("A", 0.1, world, 1)
+    table = a.table.copy()
+    judged(a, arm("B", 0.5, world, 2), world)
+    pd.testing.assert_frame_equal(a.table, table)
+    for name, was in before.items():
+        pd.testing.assert_frame_equal(world[name], was)
+
+
+def test_a_folder_that_cannot_be_written_is_named(world: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    a = arm("A", 0.3, world, 1)
+    with pytest.raises(ResourceError, match="cannot be written"):
+        judged(a, a, world).write(tmp_path / "file")
+
+
+def test_segments_count_users_and_items_and_say_too_few(world: dict[str, Any]) -> None:
+    a, b = arm("A", 0.1, world, 1), arm("B", 0.5, world, 2)
+    people = pd.DataFrame({"user_id": np.arange(N_USERS), "town": ["x", "y"] * (N_USERS // 2)})
+    report = judged(a, b, world, users=people, config=ReportConfig(min_segment_users=150))
+    found = {(s.kind, s.name): s for s in report.segments}
+    assert (found["history", "0"].n, found["history", "5-19"].n, found["history", "20+"].n) == (100, 300, 0)
+    assert found["history", "0"].effect is None
+    assert found["history", "0"].is_protected
+    assert found["town", "x"].n == 200
+    assert found["history", "5-19"].effect is not None
+    taken = world["history"]["item_id"].value_counts()
+    is_new = ~world["events"]["item_id"].isin(taken.index)
+    assert found["items", "cold"].n == world["events"][is_new]["user_id"].nunique()
+    in_class = sum(found["items", name].n for name in ("head", "torso", "tail"))
+    assert N_USERS <= in_class <= 2 * N_USERS
+
+
+def test_the_worked_example_of_three_users() -> None:
+    """A hits for the first user alone and gives the third no list; B hits for all."""
+    events = pd.DataFrame({"user_id": [1, 2, 3], "item_id": [10, 20, 30]})
+    items = pd.DataFrame({"item_id": [10, 20, 30], "title": ["p", "q", "r"]})
+    a = Arm("A", pd.DataFrame({"user_id": [1, 2], "item_id": [10, 10], "rank": [1, 1]}))
+    b = Arm("B", pd.DataFrame({"user_id": [1, 2, 3], "item_id": [10, 20, 30], "rank": [1, 1, 1]}))
+    report = compare(a, b, events, items, ReportConfig(), test_start=START, test_end=END, now=END, k=1)
+    effect = report.relevance[0].effect
+    assert (effect.won, effect.tied, effect.lost) == (2, 1, 0)
+    assert [effect.a, effect.b] == pytest.approx([1 / 3, 1])
+    fill = {row.metric: row for row in report.guardrails}
+    assert [fill["List fill"].a, fill["List fill"].b] == pytest.approx([2 / 3, 1])
+    assert [fill["Catalogue coverage"].a, fill["Catalogue coverage"].b] == pytest.approx([1 / 3, 1])
+
+
+def test_the_popularity_baseline_leaves_out_what_a_user_took_where_no_label_repeats() -> None:
+    history = pd.DataFrame({"user_id": [1, 2, 3, 3], "item_id": [10, 10, 10, 20]})
+    events = pd.DataFrame({"user_id": [1, 4], "item_id": [30, 30]})
+    items = pd.DataFrame({"item_id": [10, 20, 30], "title": ["p", "q", "r"]})
+    empty = Arm("A", pd.DataFrame({"user_id": [1], "item_id": [10], "rank": [1]}))
+    rng = np.random.default_rng(0)
+    world = World.of((empty, empty), events, items, history, 10, rng)
+    popular = world.popular_lists(2)
+    assert popular is not None
+    assert popular.tolist() == [[1, -1], [0, 1]]
+    again = World.of((empty, empty), events.assign(item_id=10), items, history, 10, rng).popular_lists(2)
+    assert again is not None
+    assert again.tolist() == [[0, 1], [0, 1]]
