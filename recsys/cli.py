@@ -1,6 +1,7 @@
 """The `recsys` program: parse, call, print. It may call every layer and decides nothing itself."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -194,6 +195,42 @@ def evaluate(config: Config, as_of: str | None, as_json: bool) -> None:
 
     stored = evaluation_of(config, moment(as_of), Reporter())
     _print_json(stored) if as_json else print_stored_evaluation(stored, Console())
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@with_config
+@as_of_option
+@click.option(
+    "--test-start", default=None, metavar="T", help="For tables: labels count from T; default: where their data end."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder of the report.")
+@json_option
+def compare(
+    config: Config, a: str, b: str, as_of: str | None, test_start: str | None, output: Path | None, as_json: bool
+) -> None:
+    r"""The offline A/B report of two model versions (or aliases), or of two recommendation folders or files.
+
+    Ends with 0 PROMOTE, 10 HOLD, 20 REJECT, 30 INVALID.
+
+    \b
+    recsys compare champion challenger
+    recsys compare out/releases/2017-12-01.ab12 other.parquet --test-start 2017-12-01
+    """
+    from recsys.progress import Reporter
+    from serving.arms import compare_arms
+
+    start = moment(test_start) if test_start else None
+    command = shlex.join(["recsys", *sys.argv[1:]])
+    report, folder = compare_arms(
+        config, a, b, moment(as_of), Reporter(), test_start=start, output=output, command=command
+    )
+    if as_json:
+        _print_json(json.loads(report.to_json()))
+    else:
+        click.echo(f"{report.verdict}: {report.reason}\nreport: {folder / 'report.html'}")
+    sys.exit(report.exit_code)
 
 
 @cli.command()
