@@ -1,26 +1,25 @@
 """The crash-safe swap: readers of `current` see one complete, verified release, whatever dies when.
 
-.staging/<date>.<run>/part-*.parquet -> manifest with hashes -> audit -> rename into releases/
--> new symlink renamed over `current`; every step is synced before the next
+.staging/<date>.<run>/part-*.parquet -> audit of what was read back -> manifest with hashes
+-> rename into releases/ -> new symlink renamed over `current`; every step is synced before the next
 """
 
-import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from recsys.errors import AlreadyRunningError, ResourceError
+from serving import releases
+from serving.releases import named, sync, write_whole
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,9 @@ class ReleaseStore:
     def __init__(self, output: Path) -> None:
         self.output = output
         self.releases = output / "releases"
+        self.staging = output / ".staging"
         self.pin = output / "pinned"
+        self._is_locked = False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -55,91 +56,140 @@ class ReleaseStore:
 
         Raises:
             AlreadyRunningError: another process holds it.
-            ResourceError: the folder cannot be written.
+            ResourceError: a release could not be made here: read-only, full, or on two file systems.
         """
-        with _named(self.output):
+        with named(self.output):
             self.releases.mkdir(parents=True, exist_ok=True)
+            self.staging.mkdir(exist_ok=True)
             handle = (self.output / ".lock").open("a+")
         with handle:
+            with named(self.output / ".lock"):
+                self._claim(handle.fileno())
+            self._probe()
+            self._is_locked = True
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                handle.seek(0)
-                raise AlreadyRunningError(
-                    f"{self.output}: another run holds the lock ({handle.read().strip() or 'unknown'}); wait for it or stop it"
-                ) from None
-            handle.truncate(0)
-            handle.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}")
-            handle.flush()
-            yield
+                yield
+            finally:
+                self._is_locked = False
 
     def check_space(self, n_bytes: int) -> None:
-        """Refuses before any work when the disk cannot hold the release twice over."""
-        free = shutil.disk_usage(self.output).free
+        """Refuses before any work when the disk cannot hold a release of `n_bytes` twice over."""
+        with named(self.output):
+            free = shutil.disk_usage(self.output).free
         if free < 2 * n_bytes:
             raise ResourceError(
                 f"{self.output}: needs {2 * n_bytes:,} bytes, {free:,} are free; make room or run: recsys gc --delete"
             )
 
-    def begin(self, run_date: str, run_id: str) -> Path:
-        """An empty staging folder on the same file system, outside what readers scan."""
-        staging = self.output / ".staging" / f"{run_date}.{run_id}"
-        with _named(staging):
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
+    def begin(self, run_date: str, run_id: str, key: dict[str, str] | None = None) -> Path:
+        """A staging folder on the same file system, outside what readers scan.
+
+        It is empty, unless a run with the same `key` died in it: then `staged_part` finds what that run finished.
+        The key must settle the bytes of every part: model, data, config, code revision, users per shard.
+        """
+        staging = self.staging / f"{run_date}.{run_id}"
+        mark, text = staging / ".key.json", json.dumps(key, sort_keys=True)
+        with named(staging):
+            if key is not None and mark.exists() and mark.read_text() == text:
+                return staging
+            if staging.exists():
+                shutil.rmtree(staging)
+            staging.mkdir()
+            write_whole(mark, text)
         return staging
 
     def write_part(self, staging: Path, number: int, table: pa.Table) -> Path:
-        """One shard as Parquet with page checksums, whole or not there."""
-        part = staging / f"part-{number:05d}.parquet"
-        temporary = staging / f".{part.name}"
-        with _named(part):
-            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-            _sync(temporary)
-            temporary.rename(part)
-        return part
+        """One shard as Parquet with page checksums, whole or not there; a user's rows lie in one shard.
 
-    def read_staged(self, staging: Path) -> pa.Table:
+        Args:
+            staging: what `begin` returned.
+            number: from 0, without a gap.
+            table: has `user_id`.
+        """
+        return releases.write_part(staging, number, table)
+
+    def staged_part(self, staging: Path, number: int) -> Path | None:
+        """The part that a run wrote before it died, when its bytes match the hash noted then; else None."""
+        part = staging / releases.part_name(number)
+        with named(part):
+            return part if releases.record_of(part) is not None else None
+
+    def read_staged(self, staging: Path, columns: Sequence[str] | None = None) -> pa.Table:
         """The staged parts, read back from disk with their checksums."""
-        return _read_parts(staging)
+        return releases.read_parts(staging, columns)
 
     def finish(self, staging: Path, facts: dict[str, Any]) -> Path:
-        """Writes the manifest and renames the staging folder into the releases."""
-        parts = sorted(staging.glob("part-*.parquet"))
-        tables = [pq.read_table(p, columns=["user_id"], page_checksum_verification=True) for p in parts]
-        manifest = {
-            **facts,
-            "rows": sum(t.num_rows for t in tables),
-            "users": sum(len(t["user_id"].unique()) for t in tables),
-            "schema": {f.name: str(f.type) for f in pq.read_schema(parts[0])} if parts else {},
-            "parts": {p.name: _sha256(p) for p in parts},
-        }
-        release = self.releases / staging.name
-        with _named(release):
-            (staging / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True))
-            _sync(staging / "manifest.json")
-            _sync(staging)
-            if release.exists():  # a rerun after a crash between rename and swap
-                shutil.rmtree(release)
+        """Writes the manifest and renames the staging folder into the releases.
+
+        A release is immutable: where one with this name exists, it is returned when it holds the same parts, and
+        otherwise (damaged, say) left alone, and the new one takes the next free name, such as `<date>.<run>.2`.
+
+        Args:
+            staging: what `begin` returned.
+            facts: entries of the manifest, with `run_date`, `key` for `find` and `model.version` for `status`; rows,
+                users, schema and the sha256 of each part and of the manifest are added.
+        """
+        releases.seal(staging, facts)
+        release, number = self.releases / staging.name, 1
+        while release.exists():
+            if self._is_whole(release) and self.manifest(release)["parts"] == self.manifest(staging)["parts"]:
+                with named(staging):
+                    shutil.rmtree(staging)
+                return release
+            number += 1
+            release = self.releases / f"{staging.name}.{number}"
+        with named(release):
             staging.rename(release)
-            _sync(self.releases)
+            sync(self.releases)
         return release
 
     def publish(self, release: Path, allow_backfill: bool = False) -> bool:
-        """Swaps `current` to a release; True when it moved.
+        """Swaps `current` to a release; whether `current` points to it now.
 
         It stays where it is while pinned by a rollback, and for a run date before the one served, unless
-        `allow_backfill`.
+        `allow_backfill`. A served release that was damaged does not become `previous`.
         """
         self.verify(release)
-        now = self.current()
-        is_held = now is not None and (self.pin.exists() or release.name[:10] < now.name[:10])
-        if is_held and not allow_backfill:
-            return False
-        if now is not None and now.name != release.name:
-            self._point("previous", now)
-        self._point("current", release)
+        served = self.current()
+        is_sound = served is not None and self._is_whole(served)
+        with self._swapping():
+            now = self.current()
+            if now == release:
+                return True
+            is_past = now is not None and release.name[:10] < now.name[:10]
+            if self.is_pinned or (is_past and not allow_backfill):
+                return False
+            if is_sound and now is not None:
+                self._point("previous", now)
+            self._point("current", release)
         return True
+
+    def rollback(self) -> Path:
+        """Swaps `current` and `previous`, and pins it there; later nights publish but do not move it.
+
+        Needs no run lock, so it works while a night is running.
+        """
+        with self._swapping():
+            now, before = self.current(), self.previous()
+            if now is None or before is None or now == before:
+                raise ResourceError(f"{self.output}: there is no earlier release to go back to; see: recsys status")
+            self.verify(before)
+            with named(self.pin):
+                write_whole(self.pin, before.name)
+            self._point("current", before)
+            self._point("previous", now)
+        return before
+
+    def unpin(self) -> None:
+        """Lets the next night move `current` again."""
+        with named(self.pin):
+            self.pin.unlink(missing_ok=True)
+            sync(self.output)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether a rollback holds `current` in place."""
+        return self.pin.exists()
 
     def current(self) -> Path | None:
         """The release readers see, or None."""
@@ -149,72 +199,67 @@ class ReleaseStore:
         """The release before it, or None."""
         return self._pointed("previous")
 
-    def rollback(self) -> Path:
-        """Swaps `current` and `previous`, and pins it there; later nights publish but do not move it."""
-        now, before = self.current(), self.previous()
-        if now is None or before is None:
-            raise ResourceError(f"{self.output}: there is no earlier release to go back to")
-        self.verify(before)
-        self.pin.write_text(before.name)
-        self._point("current", before)
-        self._point("previous", now)
-        return before
-
     def verify(self, release: Path) -> None:
-        """Checks every part against the manifest.
+        """Checks every part against the manifest; ResourceError names the file that differs."""
+        releases.verify(release)
 
-        Raises:
-            ResourceError: a part is missing, or not what its hash says.
-        """
-        manifest = self.manifest(release)
-        for name, expected in manifest["parts"].items():
-            path = release / name
-            found = _sha256(path) if path.exists() else "missing"
-            if found != expected:
-                raise ResourceError(f"{path}: sha256 {found}, manifest says {expected}; score this date again")
-
-    def read(self, release: Path) -> pa.Table:
+    def read(self, release: Path, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of a release, after checking it."""
         self.verify(release)
-        return _read_parts(release)
+        return releases.read_parts(release, columns)
+
+    def last_whole(self, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """What is served, to compare with; None where nothing is, or where it is damaged: that must not stop a night."""
+        served = self.current()
+        if served is None or not self._is_whole(served):
+            return None
+        return releases.read_parts(served, columns)
 
     def manifest(self, release: Path) -> dict[str, Any]:
         """A release's manifest."""
-        try:
-            content: dict[str, Any] = json.loads((release / "manifest.json").read_text())
-        except (OSError, ValueError) as error:
-            raise ResourceError(f"{release / 'manifest.json'}: unreadable: {error}; score this date again") from error
-        return content
+        return releases.manifest(release)
 
     def find(self, key: dict[str, str]) -> Path | None:
-        """A release made from the same date, model, data and request, whole on disk."""
-        for release in sorted(self.releases.glob("*.*")):
+        """A release made from the same key, whole on disk; its run may have died before it published it."""
+        for release in self._all():
             try:
                 if self.manifest(release).get("key") == key:
                     self.verify(release)
                     return release
             except ResourceError:
-                continue
+                continue  # a damaged one is not what was asked for
         return None
 
     def quarantine(self, staging: Path) -> Path:
         """Keeps refused lists aside for a look."""
         kept = self.output / "quarantine" / staging.name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(kept, ignore_errors=True)
-        staging.rename(kept)
+        with named(kept):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            if kept.exists():
+                shutil.rmtree(kept)
+            releases.drop_hidden(staging)
+            staging.rename(kept)
         return kept
 
     def gc(self, keep: int, dry_run: bool = True) -> list[Path]:
-        """Releases beyond the newest `keep`, and leftovers in staging; never current, previous or pinned."""
-        pinned = self.pin.read_text().strip() if self.pin.exists() else ""
-        kept = {p.name for p in (self.current(), self.previous()) if p is not None} | {pinned}
-        old = sorted(self.releases.glob("*.*"), reverse=True)[keep:]
-        gone = [r for r in old if r.name not in kept] + sorted((self.output / ".staging").glob("*"))
-        if not dry_run:
+        """Releases beyond the newest `keep`, and leftovers in staging; never current, previous or pinned.
+
+        A dry run lists the staging folder of a night in progress too; removal waits for its end.
+
+        Raises:
+            AlreadyRunningError: a run is in progress and `dry_run` is off.
+        """
+        if dry_run:
+            return self._leftovers(keep)
+        if not self._is_locked:
             with self.lock():
-                for folder in gone:
-                    shutil.rmtree(folder)
+                return self.gc(keep, dry_run=False)
+        gone = self._leftovers(keep)
+        for folder in gone:
+            with named(folder):
+                if folder.parent == self.releases:  # half a release must not lie there when we die here
+                    folder = folder.rename(self.staging / f"{folder.name}.gone")
+                shutil.rmtree(folder)
         return gone
 
     def status(self) -> Status | None:
@@ -223,54 +268,67 @@ class ReleaseStore:
         if release is None:
             return None
         facts = self.manifest(release)
-        age = (time.time() - release.stat().st_mtime) / 3600
+        age_hours = (time.time() - (release / releases.MANIFEST).stat().st_mtime) / 3600
         before = self.previous()
         return Status(
-            release.name, facts["run_date"], round(age, 1), facts["rows"], facts["users"], facts["model"]["version"],
-            before.name if before else "none", self.pin.exists(),
+            release.name, facts["run_date"], round(age_hours, 1), facts["rows"], facts["users"],
+            facts["model"]["version"], before.name if before else "none", self.is_pinned,
         )  # fmt: skip
 
+    def _claim(self, handle: int) -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 100, 0).decode(errors="replace").strip() or "pid unknown"
+            raise AlreadyRunningError(
+                f"{self.output}: another run holds the lock ({holder}); wait for it or stop it"
+            ) from None
+        os.ftruncate(handle, 0)
+        os.write(handle, f"pid {os.getpid()} since {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}".encode())
+
+    def _probe(self) -> None:
+        """Renames an empty folder the way a release will go, so that what forbids it shows before hours of work."""
+        probe = self.staging / ".probe"
+        with named(self.releases):
+            probe.mkdir(exist_ok=True)
+            probe.rename(self.releases / probe.name).rmdir()
+
+    @contextmanager
+    def _swapping(self) -> Iterator[None]:
+        """Moves of the pointers wait for each other: a rollback by hand and a night that publishes."""
+        with named(self.output):
+            handle = (self.output / ".swap").open("a")
+        with handle:
+            with named(self.output / ".swap"):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
     def _point(self, name: str, release: Path) -> None:
-        temporary = self.output / f".{name}.{os.getpid()}"
-        with _named(self.output / name):
+        temporary = self.output / f".{name}.new"
+        with named(self.output / name):
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(Path("releases") / release.name)
             temporary.rename(self.output / name)
-            _sync(self.output)
+            sync(self.output)
 
     def _pointed(self, name: str) -> Path | None:
         link = self.output / name
         return self.releases / link.readlink().name if link.is_symlink() else None
 
+    def _all(self) -> list[Path]:
+        """Releases, oldest run date first, then oldest made."""
+        found = [p for p in self.releases.glob("*.*") if not p.name.startswith(".")]
+        return sorted(found, key=lambda p: (p.name[:10], p.stat().st_mtime_ns, p.name))
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Turns an error of the file system into ours, with the path."""
-    try:
-        yield
-    except OSError as error:
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
-        raise ResourceError(
-            f"{path}: {what}; nothing was published, what was served stays; mend it and run again"
-        ) from error
+    def _leftovers(self, keep: int) -> list[Path]:
+        pinned = self.pin.read_text().strip() if self.is_pinned else ""
+        kept = {p.name for p in (self.current(), self.previous()) if p is not None} | {pinned}
+        old = self._all()[::-1][max(0, keep) :]
+        return [r for r in old if r.name not in kept] + sorted(self.staging.glob("*/"))
 
-
-def _read_parts(folder: Path) -> pa.Table:
-    parts = sorted(folder.glob("part-*.parquet"))
-    try:
-        return pa.concat_tables([pq.read_table(p, page_checksum_verification=True) for p in parts])
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ResourceError(f"{folder}: a part cannot be read back: {error}; run again") from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    def _is_whole(self, release: Path) -> bool:
+        try:
+            self.verify(release)
+        except ResourceError:
+            return False
+        return True

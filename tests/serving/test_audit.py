@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ def table(**columns: object) -> pa.Table:
     return pa.table(base | columns)
 
 
-CONTEXT = AuditContext(10, 2, pa.array(range(12)), None, 1.0, 1.0, AuditConfig())
+CONTEXT = AuditContext(10, 2, pa.array(range(12)), None, 1.0, 1.0, AuditConfig(max_gini=0.9))
 
 
 def failed(found: pa.Table, context: AuditContext = CONTEXT) -> list[str]:
@@ -42,6 +43,17 @@ def test_sound_lists_pass() -> None:
         ({"item_id": np.repeat(np.arange(10), 2)}, "item twice in a list"),
         ({"item_id": np.arange(20)}, "items that may not be shown"),
         ({"source": ["popular"] * 20}, "users served a popularity list, share"),
+        ({"source": ["recent", "popular"] + ["text"] * 18}, "users served a popularity list, share"),
+        ({"score": pa.array([None] * 20, pa.float32())}, "scores not finite"),
+        ({"score": np.tile([np.inf, 1.0], 10)}, "scores not finite"),
+        ({"score": np.repeat(np.arange(10.0), 2)}, "lists with one score, share"),
+        ({"rank": np.tile([1, 1], 10)}, "ranks out of order"),
+        ({"rank": np.tile([0, 1], 10)}, "ranks out of order"),
+        ({"user_id": np.tile(np.arange(10), 2), "item_id": np.repeat([0, 1], 10)}, "ranks out of order"),
+        ({"user_id": pa.array([None] + [0] * 19)}, "rows without an id"),
+        ({"item_id": pa.array([None] + [0] * 19)}, "rows without an id"),
+        ({"user_id": np.repeat([0, 1], 10)}, "longest list"),
+        ({"item_id": np.zeros(20, int)}, "exposure Gini"),
     ],
 )
 def test_a_broken_list_fails_the_gate_made_for_it(columns: dict[str, object], gate: str) -> None:
@@ -68,3 +80,78 @@ def test_a_changed_row_count_and_no_overlap_are_refused() -> None:
 def test_an_ageing_model_warns_before_it_fails() -> None:
     assert [g.name for g in audit(table(), replace(CONTEXT, model_age_days=20.0)).warnings] == ["model age, days"]
     assert failed(table(), replace(CONTEXT, model_age_days=31.0)) == ["model age, days"]
+
+
+def number(found: pa.Table, context: AuditContext, name: str) -> tuple[float, str]:
+    (gate,) = [g for g in audit(found, context).gates if g.name == name]
+    return gate.number, gate.outcome
+
+
+def test_numbers_are_those_worked_out_by_hand() -> None:
+    found = table(source=["popular", "text"] * 9 + ["popular", "recent"])
+    # user u has items u and u + 1: items 0 to 10 of 12; only the last user has no source of their own
+    assert number(found, CONTEXT, "catalogue coverage") == (11 / 12, "pass")
+    assert number(found, CONTEXT, "users served a popularity list, share") == (0.1, "fail")
+    # yesterday each of users 0 to 4 had items u + 1 and u + 2, so one of two is kept; the others had no list
+    last = pa.table({"user_id": np.repeat(np.arange(5), 2), "item_id": np.arange(10) // 2 + np.tile([1, 2], 5)})
+    context = replace(CONTEXT, last_release=last)
+    assert number(table(), context, "overlap with last release") == (0.5, "pass")
+    assert number(table(), context, "rows against last release") == (1.0, "fail")
+
+
+def test_unchanged_lists_warn_and_strangers_are_refused() -> None:
+    same = replace(CONTEXT, last_release=table())
+    assert number(table(), same, "overlap with last release") == (1.0, "warn")
+    strangers = replace(CONTEXT, last_release=table(user_id=np.repeat(np.arange(10), 2) + 100))
+    assert number(table(), strangers, "overlap with last release") == (0.0, "fail")
+
+
+def test_without_a_last_release_nothing_is_compared() -> None:
+    names = {
+        g.name
+        for last in (None, table().slice(0, 0))
+        for g in audit(table(), replace(CONTEXT, last_release=last)).gates
+    }
+    assert not {n for n in names if "last release" in n}
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_ids_of_any_type_are_judged_alike(kind: pa.DataType) -> None:
+    huge = 2**53 + np.arange(12)  # through float, neighbours would be one
+    text = table(item_id=pa.array(huge.take(table()["item_id"].to_numpy()).astype(str), pa.string()))
+    whole = table(item_id=huge.take(table()["item_id"].to_numpy()))
+    context = replace(CONTEXT, catalogue=pa.array(huge.astype(str), kind), last_release=text)
+    assert number(text, context, "overlap with last release") == (1.0, "warn")
+    assert failed(text, context) == []
+    as_numbers = replace(CONTEXT, catalogue=pa.array(huge), last_release=text)
+    assert failed(whole, as_numbers) == []
+    assert number(whole, as_numbers, "overlap with last release") == (1.0, "warn")
+
+
+def test_an_empty_table_is_refused_with_words() -> None:
+    empty = table().slice(0, 0)
+    assert {"users covered", "spread of scores", "users served a popularity list, share"} <= set(failed(empty))
+
+
+def test_an_unknown_age_is_refused_and_a_model_from_the_future_warns() -> None:
+    assert failed(table(), replace(CONTEXT, data_age_hours=float("nan"))) == ["newest event, hours"]
+    (warning,) = audit(table(), replace(CONTEXT, model_age_days=-3.0)).warnings
+    assert (warning.name, warning.number) == ("model age, days", -3.0)
+    assert "--as-of" in warning.remedy
+
+
+def test_a_million_rows_take_seconds() -> None:
+    n_users, k = 50_000, 20
+    user = np.repeat(np.arange(n_users), k)
+    found = pa.table(
+        {
+            "user_id": user,
+            "item_id": (user * 7 + np.tile(np.arange(k), n_users)) % 5000,
+            "rank": np.tile(np.arange(1, k + 1), n_users),
+            "score": np.tile(np.arange(k, 0, -1.0), n_users),
+            "source": pa.array(["text"]).take(pa.array(np.zeros(n_users * k, int))),
+        }
+    )
+    began = time.process_time()
+    assert failed(found, AuditContext(n_users, k, pa.array(range(5000)), found, 1.0, 1.0, AuditConfig())) == []
+    assert time.process_time() - began < 10  # about 1.5 on an idle core; a loop over users takes minutes
