@@ -12,7 +12,8 @@ from recsys.errors import ConfigError, DataError, shown
 from recsys.progress import Reporter
 from recsys.registry import Fetched, Registry
 from serving.publish import ReleaseStore
-from serving.report.compare import Report, compare
+from serving.report.compare import compare
+from serving.report.document import Report
 from serving.report.world import Arm
 from training.job import code_revision
 

@@ -111,7 +111,10 @@ def mean_weight(logged: Logged) -> Terms:
     return _mean(logged.weight)
 
 
-def estimators(largest: float) -> dict[str, Callable[[Logged], Terms]]:
+Estimator = Callable[[Logged], Terms]
+
+
+def estimators(largest: float) -> dict[str, Estimator]:
     """All estimators by the name on the page; `largest` is where weights are clipped, switched and shrunk."""
     return {
         "IPS": ips,

@@ -30,11 +30,9 @@ def folder(
     for name in ("good", "bad"):
         rows = []
         for user in users:
-            taste = (
-                [i for i in items["item_id"] if int(i[1:]) % 4 == int(user[1:]) % 4]
-                if name == "good"
-                else list(items["item_id"])
-            )
+            taste = list(items["item_id"])
+            if name == "good":
+                taste.sort(key=lambda i: int(i[1:]) % 4 != int(user[1:]) % 4)
             new = [i for i in taste if i not in seen.get(user, set())]
             picked = new[:10] if name == "good" else rng.choice(new, 10, replace=False)
             rows += [(user, item, rank) for rank, item in enumerate(picked, 1)]

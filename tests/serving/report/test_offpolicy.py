@@ -101,7 +101,8 @@ def test_the_difference_of_a_policy_and_itself_is_exactly_nothing() -> None:
 
 
 def test_estimates_by_hand() -> None:
-    logged = Logged(*(np.array(x, dtype=float) for x in ([2, 0.5], [1, 0], [0.5, 0.5], [0.4, 0.6])), np.arange(2))
+    weight, reward, model, value = (np.array(x) for x in ([2, 0.5], [1.0, 0.0], [0.5, 0.5], [0.4, 0.6]))
+    logged = Logged(weight, reward, model, value, user=np.arange(2))
     assert offpolicy.ips(logged).value == 1
     assert offpolicy.snips(logged).value == pytest.approx(2 / 2.5)
     assert offpolicy.doubly_robust(logged).value == pytest.approx(0.5 + (2 * 0.5 - 0.5 * 0.5) / 2)
