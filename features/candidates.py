@@ -8,8 +8,8 @@ from features.histories import Histories
 from features.snapshot import Snapshot
 from recsys.types import BoolArray, FloatArray, IntArray
 
-SCORED = ("text", "cf", "item_item", "repeat")  # sources with a score for every (user, item)
-LISTED = ("recent", "popular", "new")  # sources that only list items
+SCORED = ("text", "cf", "item_item", "ease", "repeat")  # sources with a score for every (user, item)
+LISTED = ("recent", "popular", "all_time", "new")  # sources that only list items
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
         allowed[some.user_pos, some.item_pos] = False
     scores = source_scores(snapshot, some)
     lists = {name: top_k(np.where(allowed, scores[name], -np.inf), limits.per_source) for name in SCORED}
-    for name in ("item_item", "repeat"):  # a zero there means "never heard of it", not a low score
+    for name in ("item_item", "ease", "repeat"):  # a zero there means "never heard of it", not a low score
         values = np.take_along_axis(scores[name], np.maximum(lists[name], 0), axis=1)
         lists[name] = np.where(values > 0, lists[name], -1)
     lists["new"] = _new(snapshot, scores["text"], allowed, limits.new)
@@ -57,6 +57,7 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
         lists[name] = np.where(some.n_events[:, None] > 0, lists[name], -1)
     lists["recent"] = np.tile(snapshot.popular(7, limits.popular), (some.n_users, 1))
     lists["popular"] = np.tile(snapshot.popular(30, limits.popular), (some.n_users, 1))
+    lists["all_time"] = np.tile(snapshot.popular(None, limits.popular), (some.n_users, 1))
     is_candidate = np.zeros_like(allowed)
     for items in lists.values():
         user, slot = np.nonzero(items >= 0)
@@ -75,6 +76,7 @@ def source_scores(snapshot: Snapshot, some: Histories) -> dict[str, FloatArray]:
         "text": snapshot.text_users(some) @ snapshot.text_vectors.T,
         "cf": snapshot.cf_users(some) @ snapshot.cf.item_factors.T,
         "item_item": snapshot.cf.neighbour_scores(decayed).toarray(),
+        "ease": snapshot.cf.ease_scores(decayed).toarray(),
         "repeat": decayed.toarray(),
     }
 

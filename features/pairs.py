@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.candidates import SCORED, Candidates
+from features.candidates import LISTED, SCORED, Candidates
 from features.histories import DAY_US, Histories
 from features.snapshot import Snapshot
 from recsys.types import FloatArray, IntArray
@@ -18,7 +18,7 @@ _PAIR_NAMES = (
 )  # fmt: skip
 NAMES = (
     *(f"{s}_{kind}" for s in SCORED for kind in ("score", "z")),
-    *(f"{s}_rank" for s in (*SCORED, "recent", "popular", "new")),
+    *(f"{s}_rank" for s in (*SCORED, *LISTED)),
     *_PAIR_NAMES,
 )
 FUSED = (*(f"{s}_z" for s in SCORED), "count_7d", "count_all")  # what the linear fusion adds up

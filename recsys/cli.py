@@ -14,6 +14,7 @@ from rich.console import Console
 
 from recsys.config import Config, json_schema, load_config
 from recsys.errors import ConfigError, RecsysError
+from recsys.stop import stoppable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,6 +67,31 @@ as_of_option = click.option(
     metavar="T",
     help="A date or a moment, UTC; nothing after it is read. Default: now.",
 )
+
+
+class Duration(click.ParamType[float]):
+    """Seconds from "90m", "3h" or "45s"."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds, above 0."""
+        try:
+            seconds = pd.Timedelta(value).total_seconds() if isinstance(value, str) else float(value)
+        except ValueError:
+            seconds = 0.0
+        if not seconds > 0 or (isinstance(value, str) and value.strip().isdigit()):
+            self.fail(f"{value!r}: write a number and a unit, such as 90m, 3h or 45s", param, ctx)
+        return seconds
+
+
+deadline_option = click.option(
+    "--deadline",
+    type=Duration(),
+    default=None,
+    metavar="90m",
+    help="Stop after this time with exit code 124; finished work is kept for the next run. Default: none.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
@@ -110,16 +136,18 @@ def validate(config: Config, as_of: str | None, as_json: bool) -> None:
 @cli.command()
 @with_config
 @as_of_option
+@deadline_option
 @json_option
-def train(config: Config, as_of: str | None, as_json: bool) -> None:
+def train(config: Config, as_of: str | None, deadline: float | None, as_json: bool) -> None:
     """Fits towers and ranker on events before T, evaluates, registers a version."""
     from recsys.progress import Reporter
     from serving.nightly import load_dataset
     from training.job import train_and_register
 
     reporter = Reporter()
-    dataset, _ = load_dataset(config, moment(as_of), reporter)
-    done = train_and_register(dataset, config, reporter)
+    with stoppable(deadline):
+        dataset, _ = load_dataset(config, moment(as_of), reporter)
+        done = train_and_register(dataset, config, reporter)
     if as_json:
         _print_json({"version": done.version, "seconds": done.trained.seconds})
     else:
@@ -135,6 +163,7 @@ def train(config: Config, as_of: str | None, as_json: bool) -> None:
 @click.option("--users", "users_file", default=None, help="Parquet or CSV with a user_id column; all users by default.")
 @click.option("-k", "k", type=int, default=None, help="Recommendations per user; default from the config.")
 @click.option("--move-current", is_flag=True, help="Let a backfill of a past date become what is served.")
+@deadline_option
 @json_option
 def score(
     config: Config,
@@ -143,6 +172,7 @@ def score(
     users_file: str | None,
     k: int | None,
     move_current: bool,
+    deadline: float | None,
     as_json: bool,
 ) -> None:
     r"""Scores all users in batch and publishes a release.
@@ -151,13 +181,15 @@ def score(
     recsys score --as-of 2017-12-01 --model 3
     """
     from recsys.progress import Reporter
-    from serving.nightly import load_dataset, score_and_publish
+    from serving.batch import score_and_publish
+    from serving.nightly import load_dataset
 
     reporter = Reporter()
-    dataset, _ = load_dataset(config, moment(as_of), reporter)
-    released = score_and_publish(
-        dataset, config, reporter, model=model, users_file=users_file, k=k, move_current=move_current
-    )
+    with stoppable(deadline):
+        dataset, _ = load_dataset(config, moment(as_of), reporter)
+        released = score_and_publish(
+            dataset, config, reporter, model=model, users_file=users_file, k=k, move_current=move_current
+        )
     _print_json(released.to_dict()) if as_json else click.echo(released.sentence())
 
 
@@ -166,18 +198,22 @@ def score(
 @as_of_option
 @click.option("--train", "when", type=click.Choice(["due", "always", "never"]), default="due", show_default=True)
 @click.option("--move-current", is_flag=True, help="Let a backfill of a past date become what is served.")
+@deadline_option
 @json_option
-def nightly(config: Config, as_of: str | None, when: str, move_current: bool, as_json: bool) -> None:
+def nightly(
+    config: Config, as_of: str | None, when: str, move_current: bool, deadline: float | None, as_json: bool
+) -> None:
     r"""Validates, trains when due, scores, audits, publishes, reports: the line for cron.
 
     \b
-    0 3 * * *  recsys nightly -c /srv/shop/recsys.toml
+    0 3 * * *  recsys nightly -c /srv/shop/recsys.toml --deadline 3h
     """
     from recsys.progress import Reporter
     from serving.nightly import run_nightly
 
     reporter = Reporter()
-    outcome = run_nightly(config, moment(as_of), reporter, when=when, move_current=move_current)
+    with stoppable(deadline):
+        outcome = run_nightly(config, moment(as_of), reporter, when=when, move_current=move_current)
     _print_json(outcome.to_dict()) if as_json else outcome.render(Console())
 
 
@@ -246,14 +282,22 @@ def promote(config: Config, version: str) -> None:
 @cli.command()
 @with_config
 @click.option("--model", "model_too", is_flag=True, help="Move `champion` back to `previous` too.")
-def rollback(config: Config, model_too: bool) -> None:
-    """Swaps `current` back to the release before it, and pins it there; --unpin with the next `score`."""
+@click.option("--unpin", is_flag=True, help="Undo the pin instead: the next night moves `current` again.")
+def rollback(config: Config, model_too: bool, unpin: bool) -> None:
+    r"""Swaps `current` back to the release before it, and pins it there until --unpin.
+
+    \b
+    recsys rollback
+    recsys rollback --unpin
+    """
     from serving.publish import ReleaseStore
 
-    release = ReleaseStore(Path(config.serving.output)).rollback()
-    click.echo(
-        f"current is now {release.name}, pinned; remove {release.parent.parent / 'pinned'} to let nights move it again"
-    )
+    store = ReleaseStore(Path(config.serving.output))
+    if unpin:
+        store.unpin()
+        click.echo("no longer pinned; the next night moves current again")
+        return
+    click.echo(f"current is now {store.rollback().name}, pinned; let nights move it again: recsys rollback --unpin")
     if model_too:
         from recsys.registry import Registry
 

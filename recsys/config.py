@@ -68,7 +68,7 @@ class TextConfig(Section):
 
 
 class CFConfig(Section):
-    """The collaborative-filtering tower: implicit ALS and item-item."""
+    """The collaborative-filtering tower: implicit ALS, item-item and EASE."""
 
     factors: int = Field(128, ge=1)
     regularization: float = Field(0.1, gt=0)
@@ -76,14 +76,18 @@ class CFConfig(Section):
     iterations: int = Field(12, ge=1)
     half_life_days: float = Field(90.0, gt=0, description="Age at which an event counts half.")
     history_decay: float = Field(0.9, gt=0, le=1, description="Weight of an item per step back in the history.")
-    neighbours: int = Field(100, ge=1, description="Item-item neighbours kept per item.")
+    neighbours: int = Field(100, ge=1, description="Item-item and EASE weights kept per item.")
+    ease_items: int = Field(6000, ge=1, description="Most taken items that EASE covers; its time grows with the cube.")
+    ease_regularization: float = Field(200.0, gt=0)
 
 
 class CandidatesConfig(Section):
     """How many items each source puts forward per user."""
 
-    per_source: int = Field(100, ge=1, description="From text, CF, item-item and the user's own past, each.")
-    popular: int = Field(50, ge=1, description="From the popular lists of the last 7 and 30 days, each.")
+    per_source: int = Field(100, ge=1, description="From text, ALS, item-item, EASE and the user's own past, each.")
+    popular: int = Field(
+        50, ge=1, description="From the popular lists of the last 7 days, 30 days and of all time, each."
+    )
     new: int = Field(20, ge=0, description="New items by text similarity.")
 
 

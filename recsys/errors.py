@@ -58,6 +58,14 @@ class DeadlineError(RecsysError):
     exit_code = 124
 
 
+class StoppedError(RecsysError):
+    """A signal asked the run to stop; its exit code is 128 + the signal's number."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("stopped by a signal; finished work is kept, readers keep a whole release; run again to go on")
+        self.exit_code = exit_code
+
+
 def shown(value: object, limit: int = 80) -> str:
     r"""`value` as it may stand in a message or a log: escaped, on one line, at most `limit` characters.
 

@@ -16,10 +16,10 @@ def sources(candidates: Candidates, rows: IntArray) -> np.ndarray:
     """The source that put each pair in, (n,) strings.
 
     `repeat` (taken before), `both` (text and behaviour), `text`, `cf`, `new`, `recent` (popular this week),
-    `popular`.
+    `popular` (this month, or of all time).
     """
     ranks = {name: np.nan_to_num(rank[rows], nan=np.inf) for name, rank in candidates.ranks.items()}
-    behaviour = np.minimum(ranks["cf"], ranks["item_item"])
+    behaviour = np.minimum.reduce([ranks["cf"], ranks["item_item"], ranks["ease"]])
     conditions = [
         np.isfinite(ranks["repeat"]),
         (ranks["text"] < STRONG) & (behaviour < STRONG),
@@ -36,7 +36,6 @@ def reasons(
 ) -> pd.DataFrame:
     """Columns source, reason and reason_pos (item position, -1 for none), one row per pair in `rows`."""
     source = sources(candidates, rows)
-    item = candidates.item_pos[rows]
     # only text points to an item: what behaviour rests on is the whole history
     nearest = np.where(np.isin(source, ["repeat", "recent", "popular", "cf"]), -1, table.nearest[rows])
     near_title = titles.iloc[np.maximum(nearest, 0)].reset_index(drop=True)
@@ -50,9 +49,9 @@ def reasons(
         "text": "Its text is close to " + quoted,
         "new": "New, and its text is close to " + quoted,
     }
-    people = snapshot.facts.counts_7d[item]
-    listed = np.where(source == "recent", "Popular in the last 7 days", "Popular in the last 30 days")
-    sentence = pd.Series(np.where(people > 0, listed, "Popular"), dtype="str")
+    is_monthly = np.isfinite(candidates.ranks["popular"][rows])
+    listed = np.where(is_monthly, "Popular in the last 30 days", "Popular")
+    sentence = pd.Series(np.where(source == "recent", "Popular in the last 7 days", listed), dtype="str")
     for name, values in sentences.items():
         chosen = (source == name) & ((nearest >= 0) | (name == "repeat"))
         sentence = sentence.mask(pd.Series(chosen), values)

@@ -52,11 +52,27 @@ def test_neighbours_share_users_and_an_item_is_not_its_own(tower: CFTower) -> No
     assert dense[0, 3:].max() == 0
 
 
+def test_ease_is_the_closed_form_and_keeps_the_strongest_weights() -> None:
+    dense = taken().toarray()[:, :6].astype(np.float64)
+    config = CFConfig(factors=2, iterations=1, neighbours=6, ease_regularization=2.0)
+    inverse = np.linalg.inv(dense.T @ dense + 2 * np.eye(6))
+    expected = -inverse / np.diag(inverse)
+    np.fill_diagonal(expected, 0)
+    whole = CFTower.fit(taken(), vectors(), config, seed=0).ease.toarray()
+    np.testing.assert_allclose(whole[:6, :6], expected, rtol=1e-5, atol=1e-6)
+    assert not whole[6].any()
+    few = CFTower.fit(taken(), vectors(), config.model_copy(update={"neighbours": 2}), seed=0).ease.toarray()
+    kept = few != 0
+    np.testing.assert_array_equal(few[kept], whole[kept])
+    assert np.abs(whole[~kept]).max() <= np.abs(few[kept]).min() + 1e-6
+
+
 def test_save_then_load_scores_the_same(tower: CFTower, tmp_path: Path) -> None:
     tower.save(tmp_path)
     again = CFTower.load(tmp_path)
     np.testing.assert_array_equal(again.fold_in(taken()), tower.fold_in(taken()))
     np.testing.assert_array_equal(again.similarity.toarray(), tower.similarity.toarray())
+    np.testing.assert_array_equal(again.ease.toarray(), tower.ease.toarray())
 
 
 def test_another_catalogue_keeps_known_items_and_treats_new_ones_as_cold(tower: CFTower) -> None:

@@ -57,7 +57,17 @@ def test_the_evaluation_names_every_source(night: dict[str, object]) -> None:
     evaluation = night["evaluation"]
     assert isinstance(evaluation, dict)
     rows = {row["source"]: row for row in evaluation["table"]}
-    assert list(rows) == ["popular", "popular 7d", "frozen text", "text", "als", "item-item", "fusion", "ranker"]
+    assert list(rows) == [
+        "popular",
+        "popular 7d",
+        "frozen text",
+        "text",
+        "als",
+        "item-item",
+        "ease",
+        "fusion",
+        "ranker",
+    ]
     assert rows["ranker"]["ndcg_10"] > rows["popular"]["ndcg_10"]
 
 

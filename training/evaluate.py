@@ -18,7 +18,7 @@ from training.ranker import chunks
 
 N_SLOTS = 50
 SEGMENTS = ("0", "1-4", "5-19", "20+")
-SOURCES = ("popular", "popular 7d", "repeat", "frozen text", "text", "als", "item-item", "fusion", "ranker")
+SOURCES = ("popular", "popular 7d", "repeat", "frozen text", "text", "als", "item-item", "ease", "fusion", "ranker")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _rank_all(
     scores = source_scores(snapshot, some)
     decayed = some.decayed(snapshot.config.text.history_decay)
     scores["frozen text"] = unit_rows(decayed @ frozen_vectors) @ frozen_vectors.T
-    names = {"text": "text", "als": "cf", "item-item": "item_item", "frozen text": "frozen text"}
+    names = {"text": "text", "als": "cf", "item-item": "item_item", "ease": "ease", "frozen text": "frozen text"}
     ranked = {name: top_k(np.where(allowed, scores[key], -np.inf), N_SLOTS) for name, key in names.items()}
     for name, days in (("popular", None), ("popular 7d", 7)):
         mass = snapshot.histories.popularity(days)

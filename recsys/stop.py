@@ -1,0 +1,69 @@
+"""Stopping in time: SIGTERM, Ctrl-C and a deadline end a run within seconds, whatever library is computing."""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
+
+from recsys.errors import DeadlineError, StoppedError
+
+GRACE_S = 4.0  # a long call into C never sees the exception; after this the process ends, which publishing survives
+_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGALRM: DeadlineError.exit_code}
+
+
+@contextmanager
+def stoppable(deadline_s: float | None = None) -> Iterator[None]:
+    """Raises in the main thread on a signal or past the deadline; ends the process when that is not heard.
+
+    Args:
+        deadline_s: seconds from now; none by default.
+
+    Raises:
+        StoppedError: on SIGTERM or SIGINT, exit code 143 or 130.
+        DeadlineError: the deadline passed.
+    """
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    ours.setblocking(True)
+    before = {number: signal.signal(number, _raise) for number in _CODES}
+    wakeup = signal.set_wakeup_fd(theirs.fileno())  # written to by the system even while C code computes
+    ended = threading.Event()
+    threading.Thread(target=_watch, args=(ours, ended), daemon=True, name="stop").start()
+    if deadline_s is not None:
+        signal.setitimer(signal.ITIMER_REAL, max(1e-3, deadline_s))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        ended.set()
+        theirs.close()
+
+
+def _raise(number: int, _: FrameType | None) -> NoReturn:
+    if number == signal.SIGALRM:
+        raise DeadlineError(
+            "the deadline passed; finished work is kept, readers keep a whole release; run again to go on"
+        )
+    raise StoppedError(_CODES[signal.Signals(number)])
+
+
+def _watch(ours: socket.socket, ended: threading.Event) -> None:
+    with ours:
+        heard = b""
+        while not any(byte in list(_CODES) for byte in heard):
+            heard = ours.recv(1)
+            if not heard:  # the run ended
+                return
+    if ended.wait(GRACE_S):
+        return
+    with suppress(OSError):
+        os.write(2, b"recsys: stopped while computing; readers keep a whole release; run again to go on\n")
+    os._exit(_CODES[signal.Signals(heard[0])])
