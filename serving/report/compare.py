@@ -46,7 +46,8 @@ def compare(
     impressions: pd.DataFrame | None = None,
     champion: Arm | None = None,
     reruns: tuple[Run, ...] = (),
-    can_rerun: bool = False,
+    min_seeds: int = 0,
+    min_windows: int = 0,
     code_revision: str = "",
     command: str = "",
     rng_seed: int = 0,
@@ -68,7 +69,7 @@ def compare(
         impressions: what was shown and clicked, as `features.impressions` reads it, for the counterfactual section.
         champion: the present champion, to stand beside the arms where neither is it.
         reruns: the comparison with other seeds and earlier windows, without this one.
-        can_rerun: whether the arms could be trained again; if so, a promotion needs seeds and windows.
+        min_seeds, min_windows: how many, with this one, a promotion needs; 0 where arms cannot be trained again.
         code_revision, command: how to make the report again.
         rng_seed: seed of the samples, sign flips and bootstrap.
 
@@ -96,7 +97,7 @@ def compare(
     relevance = measures.relevance(in_a, in_b, beside, config, for_flips)
     guarded = guardrails(world, arms, in_a, in_b, beside, k, config, for_draws)
     grouped = segments(world, in_a, in_b, k, config, users)
-    held = _stability(relevance[0], world, in_a, in_b, events, window, k, config, reruns, can_rerun, rng_seed)
+    held = _stability(relevance[0], world, in_a, in_b, events, window, k, config, reruns, (min_seeds, min_windows))
     unlogged = counterfactual(impressions, arms, window, k, config)
     veto = ("the counterfactual estimate is significantly negative",) if unlogged.is_veto else ()
     decision = decide(
@@ -182,18 +183,17 @@ def _stability(
     k: int,
     config: ReportConfig,
     reruns: tuple[Run, ...],
-    can_rerun: bool,
-    seed: int,
+    needed: tuple[int, int],
 ) -> Stability:
     parts = stability.over_parts(world, a, b, events, window, k, config)
-    if not can_rerun:
+    if not any(needed):
         return Stability((*reruns, *parts))
     start, end = (moment.isoformat() for moment in window)
     own = (
-        Run("seed", f"seed {seed}, as compared", start, end, primary.effect),
+        Run("seed", "as compared", start, end, primary.effect),
         Run("window", "as compared", start, end, primary.effect),
     )
-    return Stability((*own, *reruns, *parts), config.min_seeds, config.min_windows)
+    return Stability((*own, *reruns, *parts), *needed)
 
 
 def _judged(segment: Segment, config: ReportConfig) -> Judged:

@@ -88,10 +88,9 @@ def on_lists(
     window: tuple[pd.Timestamp, pd.Timestamp],
     k: int,
     config: ReportConfig,
-    rng: np.random.Generator,
 ) -> Run:
     """A run over lists made another way, judged by the labels of their own window."""
-    world = World.of(arms, labels, items, None, config.max_users, rng)
+    world = World.of(arms, labels, items, None, len(labels), np.random.default_rng(0))
     a, b = (Lists.of(world.lists(arm.table, k), world, k, ()) for arm in arms)
     start, end = (moment.isoformat() for moment in window)
     return Run(kind, name, start, end, paired_effect(a.values[a.primary], b.values[b.primary], config.alpha))
