@@ -150,7 +150,7 @@ class FloorsConfig(Section):
     """Smallest margins of the guardrails, each in its own unit: a share of nearly nothing may move by chance alone."""
 
     coverage: float = Field(0.01, ge=0, description="Share of the catalogue.")
-    gini: float = Field(0.02, ge=0)
+    gini: float = Field(0.05, ge=0)
     novelty: float = Field(0.1, ge=0, description="Bits.")
     diversity: float = Field(0.02, ge=0, description="One less the mean cosine of a list.")
     serendipity: float = Field(0.005, ge=0, description="Share of a user's labels.")

@@ -19,6 +19,7 @@ from serving.report.offpolicy import Estimate, Logged, estimate, minus
 from serving.report.world import Arm, ranks
 
 SWEEP = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+WEIGHT_ALPHA = 0.001  # as with sample ratios: it is looked at every time, and 5% of sound logs would be refused
 VETO = "DR"  # unbiased where propensities are true, and the least noisy of those
 _PRIOR = 10.0  # expected clicks that an item's own rate must outweigh
 
@@ -28,7 +29,7 @@ class Support:
     """How well a log can speak for an arm.
 
     Args:
-        mean_weight: must cover 1.
+        mean_weight: its interval, at 99.9%, must cover 1.
         effective_sample: rows that the weighted ones are worth.
         overlap: share of the arm's slots in the logged lists whose item the log shows at that position, to anyone.
         largest_weight: of one row.
@@ -111,7 +112,7 @@ def counterfactual(
         return Counterfactual(tuple(unusable), len(rows), rows["user_id"].nunique())
     log = _Log.of(rows, arms)
     logged = [log.seen_by(arm, k) for arm in arms]
-    supports = [_support(one, log.overlap(arm, k), config.alpha) for one, arm in zip(logged, arms, strict=True)]
+    supports = [_support(one, log.overlap(arm, k)) for one, arm in zip(logged, arms, strict=True)]
     told = log.rows, log.n_users, float(log.reward.mean()), supports[0], supports[1]
     refused = [
         reason for arm, support in zip(arms, supports, strict=True) for reason in _too_little(arm, support, config)
@@ -238,9 +239,9 @@ class _Log:
         return (clicks + prior) / np.maximum(chances + prior, 1e-12)
 
 
-def _support(logged: Logged, overlap: float, alpha: float) -> Support:
+def _support(logged: Logged, overlap: float) -> Support:
     return Support(
-        estimate(offpolicy.mean_weight(logged), logged.user, alpha),
+        estimate(offpolicy.mean_weight(logged), logged.user, WEIGHT_ALPHA),
         logged.effective_sample,
         overlap,
         float(logged.weight.max(initial=0.0)),
