@@ -74,7 +74,7 @@ class CFConfig(Section):
     regularization: float = Field(0.1, gt=0)
     alpha: float = Field(20.0, gt=0, description="Confidence is 1 + alpha * decayed weight.")
     iterations: int = Field(12, ge=1)
-    half_life_days: float = Field(90.0, gt=0, description="Age at which an event counts half.")
+    half_life_days: float = Field(45.0, gt=0, description="Age at which an event counts half.")
     history_decay: float = Field(0.9, gt=0, le=1, description="Weight of an item per step back in the history.")
     neighbours: int = Field(100, ge=1, description="Item-item and EASE weights kept per item.")
     ease_items: int = Field(6000, ge=1, description="Most taken items that EASE covers; its time grows with the cube.")
@@ -92,7 +92,7 @@ class CandidatesConfig(Section):
 
 
 class RankerConfig(Section):
-    """LightGBM LambdaMART over the candidates; a linear fusion stands guard."""
+    """A linear fusion of the candidates' scores, and LightGBM LambdaMART that starts from it."""
 
     trees: int = Field(300, ge=1)
     leaves: int = Field(31, ge=2)

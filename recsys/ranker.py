@@ -1,4 +1,4 @@
-"""One score per (user, item): LightGBM LambdaMART, and a linear fusion that stands guard."""
+"""One score per (user, item): a linear fusion, and LightGBM LambdaMART trees that start from it."""
 
 import json
 from dataclasses import dataclass
@@ -72,7 +72,9 @@ class LinearFusion:
 
 @dataclass(frozen=True)
 class Ranker:
-    """What sorts the candidates: boosted trees where they beat the fusion on validation, else the fusion.
+    """What sorts the candidates: the fusion plus boosted trees where these help on validation, else the fusion.
+
+    The first tree begins at the fusion's scores: what is linear and sure needs no trees to be learned again.
 
     Args:
         names: feature columns in order; scoring other columns is refused.
@@ -99,7 +101,7 @@ class Ranker:
             raise ModelError(f"ranker: got {features.shape[1]} features, was trained on {len(self.names)}; train again")
         if (by or self.chosen) == "fusion" or self.trees is None:
             return self.fusion.score(features)
-        return np.asarray(self.booster.predict(features))
+        return np.asarray(self.fusion.score(features) + self.booster.predict(features))
 
     @property
     def booster(self) -> Any:
@@ -137,10 +139,11 @@ def fit_trees(
     train: tuple[FloatArray, FloatArray, IntArray],
     valid: tuple[FloatArray, FloatArray, IntArray],
     names: tuple[str, ...],
+    fusion: LinearFusion,
     config: RankerConfig,
     seed: int,
 ) -> str:
-    """LambdaMART with early stop, as LightGBM's model text.
+    """LambdaMART that starts from the fusion's scores, with early stop, as LightGBM's model text.
 
     Args:
         train, valid: features (n_pairs, n_features), labels (n_pairs,) small integers, indptr (n_users + 1,).
@@ -154,7 +157,9 @@ def fit_trees(
         "seed": seed, "deterministic": True, "force_row_wise": True, "verbosity": -1,
     }  # fmt: skip
     sets = [
-        lgb.Dataset(x, label=y, group=np.diff(indptr)[np.diff(indptr) > 0], feature_name=list(names))
+        lgb.Dataset(
+            x, label=y, group=np.diff(indptr)[np.diff(indptr) > 0], feature_name=list(names), init_score=fusion.score(x)
+        )
         for x, y, indptr in (train, valid)
     ]
     model = lgb.train(

@@ -32,8 +32,9 @@ def test_fusion_takes_nan_for_the_mean() -> None:
 
 def test_trees_find_the_signal_and_labels_shuffled_within_users_give_none() -> None:
     x, y, indptr = pairs(1)
-    trees = fit_trees(pairs(0), (x, y, indptr), NAMES, RankerConfig(trees=30), seed=0)
-    ranker = Ranker(NAMES, LinearFusion((0,), (1.0,), (0.0,), (1.0,)), trees, "trees", {})
+    nothing = LinearFusion((0,), (0.0,), (0.0,), (1.0,))
+    trees = fit_trees(pairs(0), (x, y, indptr), NAMES, nothing, RankerConfig(trees=30), seed=0)
+    ranker = Ranker(NAMES, nothing, trees, "trees", {})
     rng = np.random.default_rng(0)
     shuffled = np.concatenate([rng.permutation(part) for part in np.split(y, indptr[1:-1])])
     assert mean_ndcg(y, indptr, ranker.score(x)) > 0.6
@@ -41,10 +42,21 @@ def test_trees_find_the_signal_and_labels_shuffled_within_users_give_none() -> N
     assert abs(mean_ndcg(shuffled, indptr, ranker.score(x)) - chance) < 0.06
 
 
+def test_trees_start_from_the_fusion() -> None:
+    x, y, indptr = pairs(0)
+    good, wrong = (LinearFusion((0,), (weight,), (0.0,), (1.0,)) for weight in (2.0, -2.0))
+    config = RankerConfig(trees=1, learning_rate=0.05)
+    trees = fit_trees((x, y, indptr), pairs(1), NAMES, good, config, seed=0)
+    assert mean_ndcg(y, indptr, Ranker(NAMES, good, trees, "trees", {}).score(x)) > 0.6
+    trees = fit_trees((x, y, indptr), pairs(1), NAMES, wrong, config, seed=0)
+    assert mean_ndcg(y, indptr, Ranker(NAMES, wrong, trees, "trees", {}).score(x)) < 0.1  # one tree cannot undo it
+
+
 def test_save_then_load_scores_the_same(tmp_path: Path) -> None:
     x, y, indptr = pairs(0)
-    trees = fit_trees((x, y, indptr), pairs(1), NAMES, RankerConfig(trees=10), seed=0)
-    ranker = Ranker(NAMES, LinearFusion.fit(x, y, indptr, (0, 1)), trees, "trees", {"trees": 0.5})
+    fusion = LinearFusion.fit(x, y, indptr, (0, 1))
+    trees = fit_trees((x, y, indptr), pairs(1), NAMES, fusion, RankerConfig(trees=10), seed=0)
+    ranker = Ranker(NAMES, fusion, trees, "trees", {"trees": 0.5})
     ranker.save(tmp_path)
     again = Ranker.load(tmp_path)
     for by in ("trees", "fusion"):

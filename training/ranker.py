@@ -42,7 +42,7 @@ def fit_ranker(
     fusion = LinearFusion.fit(*train, columns)
     if not _positives(train) or not _positives(valid):
         return Ranker(pairs.NAMES, fusion, None, "fusion", {})
-    trees = fit_trees(_informative(train), _informative(valid), pairs.NAMES, config.ranker, config.seed)
+    trees = fit_trees(_informative(train), _informative(valid), pairs.NAMES, fusion, config.ranker, config.seed)
     both = Ranker(pairs.NAMES, fusion, trees, "trees", {})
     guard = {name: _ndcg(valid, both.score(valid[0], name)) for name in ("trees", "fusion")}
     chosen = max(guard, key=lambda name: guard[name])
