@@ -52,6 +52,18 @@ def settled_ids(ids: pd.Series) -> pd.Series:
     return ids.astype("uint64" if str(ids.dtype).lower() == "uint64" else "int64")
 
 
+def ids_like(ids: pd.Series, known: pd.Series) -> pd.Series:
+    """Clean ids in the type of others: one table may have come as CSV, where every id is text.
+
+    >>> ids_like(pd.Series(["7", "x"]), pd.Series([7])).tolist()
+    [7, -1]
+    """
+    if pd.api.types.is_integer_dtype(known.dtype) and not pd.api.types.is_integer_dtype(ids.dtype):
+        whole = pd.to_numeric(ids, errors="coerce").astype("Int64")
+        return whole.fillna(-1).astype("int64")  # an id that is no number names nobody known
+    return ids if pd.api.types.is_integer_dtype(known.dtype) else ids.astype("str")
+
+
 def utc_times(values: pd.Series, timezone: str | None, place: str) -> pd.Series:
     """Times as datetime64[us, UTC]; unreadable ones are NaT, absurd ones are pulled to 1900 or 2200.
 

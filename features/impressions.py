@@ -3,7 +3,16 @@
 import numpy as np
 import pandas as pd
 
-from features.clean import clean_flags, clean_ids, clean_numbers, clean_texts, is_bad_id, settled_ids, utc_times
+from features.clean import (
+    clean_flags,
+    clean_ids,
+    clean_numbers,
+    clean_texts,
+    ids_like,
+    is_bad_id,
+    settled_ids,
+    utc_times,
+)
 from features.quarantine import PLACES, Checked, Refused, place_of, with_places
 from features.read import read_table
 from recsys.config import DataConfig
@@ -33,7 +42,7 @@ def load_impressions(
         return None
     checked = clean_impressions(read_table(config.impressions, IMPRESSIONS, config), config, as_of)
     checked.refuse_too_many(config.max_bad_share)
-    return checked.kept.assign(**{c: _alike(checked.kept[c], events[c]) for c in ("user_id", "item_id")})
+    return checked.kept.assign(**{c: ids_like(checked.kept[c], events[c]) for c in ("user_id", "item_id")})
 
 
 def clean_impressions(impressions: pd.DataFrame, config: DataConfig, as_of: pd.Timestamp | None = None) -> Checked:
@@ -62,11 +71,3 @@ def clean_impressions(impressions: pd.DataFrame, config: DataConfig, as_of: pd.T
     kept = kept.assign(**{column: settled_ids(kept[column]) for column in _IDS})
     kept = kept.sort_values(["timestamp", "impression_id", "position"], kind="stable", ignore_index=True)
     return Checked("impressions", kept, refused.rows(), len(raw), n_later=int(is_later.sum()))
-
-
-def _alike(ids: pd.Series, known: pd.Series) -> pd.Series:
-    """Ids in the type of others: one table may have come as CSV, where every id is text."""
-    if pd.api.types.is_integer_dtype(known.dtype) and not pd.api.types.is_integer_dtype(ids.dtype):
-        whole = pd.to_numeric(ids, errors="coerce").astype("Int64")
-        return whole.fillna(-1).astype("int64")  # an id that is no number names nobody known
-    return ids if pd.api.types.is_integer_dtype(known.dtype) else ids.astype("str")

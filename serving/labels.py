@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from features.clean import ids_like
 from features.impressions import load_impressions
 from features.ingest import load_tables
 from recsys.config import Config
@@ -60,5 +61,8 @@ def judges(config: Config, window: Window) -> Judges:
         raise DataError(
             f"events: no label from {window.start} to {window.end}; bring later events, or set --test-start and --as-of"
         )
+    users = tables.users
+    if users is not None:
+        users = users.assign(user_id=ids_like(users["user_id"], tables.events["user_id"]))
     impressions = load_impressions(config.data, tables.events, window.end)
-    return Judges(labels, history, tables.items, tables.users, impressions)
+    return Judges(labels, history, tables.items, users, impressions)

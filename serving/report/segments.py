@@ -119,7 +119,7 @@ def _of_column(kind: str, values: pd.Series) -> Iterator[Coding]:
         numbers = values.astype("float64")
         code = pd.qcut(numbers, 4, labels=False, duplicates="drop").fillna(-1).astype("int64").to_numpy()
         inside = [numbers[code == quarter] for quarter in range(code.max() + 1)]
-        yield Coding(kind, tuple(f"{part.min():g} to {part.max():g}" for part in inside), code)
+        yield Coding(kind, tuple(f"{part.min():.4g} to {part.max():.4g}" for part in inside), code)
     elif 2 <= n_values <= MAX_VALUES:
         code, found = values.astype("str").where(values.notna()).factorize(sort=True)
         yield Coding(kind, tuple(map(str, found)), np.asarray(code))

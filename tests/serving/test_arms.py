@@ -53,6 +53,18 @@ def test_tables_that_know_the_taste_win_and_random_ones_are_rejected(folder: Pat
     assert down["verdict"] == "REJECT"
 
 
+def test_users_and_impressions_of_the_config_reach_the_report(folder: Path, tmp_path: Path) -> None:
+    users = [f"u{n:03d}" for n in range(120)]
+    pd.DataFrame({"user_id": users, "plan": ["free", "paid"] * 60}).to_csv(tmp_path / "users.csv", index=False)
+    rows = {"impression_id": range(120), "user_id": users, "item_id": "i00", "position": 1, "clicked": False}
+    pd.DataFrame(rows).assign(timestamp=pd.Timestamp(START, tz="UTC")).to_parquet(tmp_path / "log.parquet")
+    good, bad = str(folder / "good.parquet"), str(folder / "bad.parquet")
+    words = ("--set", f"data.users={tmp_path / 'users.csv'}", "--set", f"data.impressions={tmp_path / 'log.parquet'}")
+    report = json.loads(run(folder, bad, good, "--test-start", START, "--json", *words).stdout)
+    assert {s["name"] for s in report["segments"] if s["kind"] == "plan"} == {"free", "paid"}
+    assert report["counterfactual"]["refused"] == ["the log has no column propensity"]
+
+
 def test_the_exit_code_follows_the_verdict_and_the_page_is_written(folder: Path) -> None:
     good = str(folder / "good.parquet")
     result = run(folder, good, good, "--test-start", START, "-o", str(folder / "same"))
