@@ -144,3 +144,17 @@ def test_seeds_and_windows_are_run_and_kept(trained: Path) -> None:
     again = json.loads(run(trained, "1", "2", *words).stdout)["stability"]["runs"]
     assert again == runs
     assert kept == {path: path.stat().st_mtime_ns for path in (trained / "out" / "compare" / "reruns").iterdir()}
+
+
+@pytest.mark.slow
+def test_promote_and_the_night_go_through_the_report(trained: Path) -> None:
+    words = ["-c", str(trained / "recsys.toml"), "--set", "report.min_seeds=1", "--set", "report.min_windows=1"]
+    asked = CliRunner().invoke(cli, ["promote", "2", *words])
+    verdict = json.loads((trained / "out" / "compare" / "11-22" / "report.json").read_text())["verdict"]
+    assert asked.exit_code == {"PROMOTE": 0, "HOLD": 10, "REJECT": 20}[verdict], asked.output
+    forced = CliRunner().invoke(cli, ["promote", "2", *words, "--force", "--why", "the test says so"])
+    assert forced.exit_code == 0
+    assert "version 2" in forced.output
+    night = CliRunner().invoke(cli, ["nightly", *words, "--as-of", END, "--train", "always", "--promote"])
+    assert night.exit_code == 0, night.output
+    assert "stays out: HOLD" in night.stderr  # the champion's recipe on the champion's data
