@@ -249,6 +249,7 @@ def evaluate(config: Config, as_of: str | None, as_json: bool) -> None:
     "--test-start", default=None, metavar="T", help="For tables: labels count from T; default: where their data end."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder of the report.")
+@click.option("-k", "k", type=click.IntRange(min=1), default=10, show_default=True, help="Items of a list that count.")
 @click.option(
     "--rerun",
     is_flag=True,
@@ -262,6 +263,7 @@ def compare(
     as_of: str | None,
     test_start: str | None,
     output: Path | None,
+    k: int,
     rerun: bool,
     as_json: bool,
 ) -> None:
@@ -287,6 +289,7 @@ def compare(
         output=output,
         command=_this_command(),
         rerun="always" if rerun else "never",
+        k=k,
     )
     if as_json:
         _print_json(json.loads(report.to_json()))

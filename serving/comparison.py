@@ -33,6 +33,7 @@ def compare_arms(
     output: Path | None = None,
     command: str = "",
     rerun: Rerun = "never",
+    k: int = K,
 ) -> tuple[Report, Path]:
     """Compares B with A and writes the report; returns it and its folder.
 
@@ -46,6 +47,7 @@ def compare_arms(
         output: folder of the report; by default one under `compare` beside the releases.
         rerun: whether versions are trained again with other seeds and to earlier moments: "needed" does so only
             where nothing else keeps B from promotion.
+        k: items of a list that count.
 
     Raises:
         ConfigError: the arms are of two kinds, or no common window is known.
@@ -54,24 +56,24 @@ def compare_arms(
     with reporter.stage("reading tables") as progress:
         tables = judges(config, both.window)
         progress(1, 1)
-    runs = _runs(config, both, reporter) if rerun == "always" else ()
-    report = _report(config, both, tables, command, runs, reporter)
+    runs = _runs(config, both, k, reporter) if rerun == "always" else ()
+    report = _report(config, both, tables, command, runs, k, reporter)
     if rerun == "needed" and report.awaits_runs:
-        report = _report(config, both, tables, command, _runs(config, both, reporter), reporter)
+        report = _report(config, both, tables, command, _runs(config, both, k, reporter), k, reporter)
     folder = output or Path(config.serving.output) / "compare" / f"{_plain(both.arms[0])}-{_plain(both.arms[1])}"
     report.write(folder)
     return report, folder
 
 
 def _report(
-    config: Config, both: Sides, tables: Judges, command: str, runs: tuple[Run, ...], reporter: Reporter
+    config: Config, both: Sides, tables: Judges, command: str, runs: tuple[Run, ...], k: int, reporter: Reporter
 ) -> Report:
     window = both.window
     min_seeds, min_windows = (config.report.min_seeds, config.report.min_windows) if both.fetched else (0, 0)
     with reporter.stage("comparing") as progress:
         report = compare(
             *both.arms, tables.labels, tables.items, config.report,
-            test_start=window.start, test_end=window.end, now=pd.Timestamp.now(tz="UTC"), k=K,
+            test_start=window.start, test_end=window.end, now=pd.Timestamp.now(tz="UTC"), k=k,
             users=tables.users, history=tables.history, impressions=tables.impressions, champion=both.champion,
             reruns=runs, min_seeds=min_seeds, min_windows=0 if window.by_column else min_windows,
             code_revision=code_revision(), command=command, rng_seed=config.seed,
@@ -80,7 +82,7 @@ def _report(
     return report
 
 
-def _runs(config: Config, both: Sides, reporter: Reporter) -> tuple[Run, ...]:
+def _runs(config: Config, both: Sides, k: int, reporter: Reporter) -> tuple[Run, ...]:
     """Both recipes with the next seeds, then at the windows before; nothing for tables."""
     if both.fetched is None:
         return ()
@@ -88,10 +90,10 @@ def _runs(config: Config, both: Sides, reporter: Reporter) -> tuple[Run, ...]:
     first = recipe(both.fetched[0], config).seed
     runs = []
     for seed in range(first + 1, first + config.report.min_seeds):
-        runs.append(_run("seed", f"seed {seed}", config, both.fetched, seed, until, reporter)[0])
+        runs.append(_run("seed", f"seed {seed}", config, both.fetched, seed, until, k, reporter)[0])
     end = both.window.start
     for number in range(1, 1 if both.window.by_column else config.report.min_windows):
-        run, window = _run("window", f"{number} before", config, both.fetched, first, end, reporter)
+        run, window = _run("window", f"{number} before", config, both.fetched, first, end, k, reporter)
         runs.append(run)
         end = window.start
     return tuple(runs)
@@ -104,6 +106,7 @@ def _run(
     fetched: tuple[Fetched, Fetched],
     seed: int,
     as_of: pd.Timestamp,
+    k: int,
     reporter: Reporter,
 ) -> tuple[Run, Window]:
     a, b = (train_again(recipe(one, config, seed), as_of, reruns_folder(config), reporter) for one in fetched)
@@ -111,7 +114,7 @@ def _run(
     tables = judges(config, window)
     arms = Arm("A", a.table), Arm("B", b.table)
     run = stability.on_lists(
-        kind, name, arms, tables.labels, tables.items, (window.start, window.end), K, config.report
+        kind, name, arms, tables.labels, tables.items, (window.start, window.end), k, config.report
     )
     return run, window
 

@@ -29,6 +29,7 @@ def forest(
     axes.axvline(0, color=_INK, linewidth=0.8, linestyle="--")
     axes.set_yticks(row, names)
     axes.set_ylim(-len(names) + 0.5, 0.5)
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(xlabel)
     return _svg(figure, key, "Differences with their intervals")
 

@@ -67,7 +67,8 @@ def test_users_and_impressions_of_the_config_reach_the_report(folder: Path, tmp_
 
 def test_the_exit_code_follows_the_verdict_and_the_page_is_written(folder: Path) -> None:
     good = str(folder / "good.parquet")
-    result = run(folder, good, good, "--test-start", START, "-o", str(folder / "same"))
+    result = run(folder, good, good, "--test-start", START, "-o", str(folder / "same"), "-k", "5")
+    assert json.loads((folder / "same" / "report.json").read_text())["relevance"][0]["metric"] == "NDCG@5"
     assert (result.exit_code, result.stdout.split(":")[0]) == (10, "HOLD")
     assert {p.name for p in (folder / "same").iterdir()} == {
         "report.html",
