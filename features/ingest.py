@@ -18,17 +18,17 @@ from features.clean import (
     utc_times,
 )
 from features.data_report import DataReport, lengths_of, per_id
+from features.quarantine import PLACES, Checked, Refused, place_of, with_places
 from features.read import read_table
 from recsys.config import DataConfig
 from recsys.errors import DataError, shown
 from recsys.schema import EVENTS, ITEMS, USERS, require_columns
-from recsys.types import BoolArray, IntArray
+from recsys.types import IntArray
 
 __all__ = ["DataReport", "Tables", "clean_tables", "load_tables"]
 
 TEXTS = ("title", "description", "brand", "category", "tags", "language")
 NUMBERS = ("quantity", "price", "rating")
-_PLACES = ["_file", "_row"]
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def clean_tables(
     """Checks frames in the contract's columns; see `load_tables`. The inputs are not changed."""
     now = LATEST if as_of is None else as_of
     for frame, schema in ((events, EVENTS), (items, ITEMS), *([] if users is None else [(users, USERS)])):
-        require_columns(schema, map(str, frame.columns), _place(frame, schema.name))
+        require_columns(schema, map(str, frame.columns), place_of(frame, schema.name))
         if not len(frame):
             raise DataError(f"data.{schema.name}: the table has no rows; check the export that writes it")
     items_seen = _clean_items(items, config)
-    users_seen = None if users is None else _clean_once(_with_places(users), "users", "user_id")
+    users_seen = None if users is None else _clean_once(with_places(users), "users", "user_id")
     events_seen = _clean_events(events, items_seen.kept["item_id"], config, now)
     seen = [s for s in (items_seen, users_seen, events_seen) if s is not None]
     for checked in seen:
@@ -100,79 +100,29 @@ def clean_tables(
     return Tables(sorted_events, catalogue, quarantine, report, sha256, known_users)
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """A table after its checks."""
-
-    name: str
-    kept: pd.DataFrame
-    quarantine: pd.DataFrame
-    n_rows: int
-    n_duplicates: int = 0
-    n_later: int = 0
-
-    def refuse_too_many(self, max_bad_share: float) -> None:
-        n_bad = len(self.quarantine)
-        if n_bad > max_bad_share * self.n_rows:
-            first = self.quarantine.iloc[0]
-            raise DataError(
-                f"{first['file']}: {n_bad:,} of {self.n_rows:,} {self.name} rows are bad ({n_bad / self.n_rows:.2%}, "
-                f"limit {max_bad_share:.2%}); first: row {first['row']}, column {first['column']}, "
-                f"value {first['value']}: {first['reason']}; "
-                "mend the export, or raise data.max_bad_share if this is as it should be"
-            )
-
-
-class _Refused:
-    """Collects refused rows of a table as read; the first reason of a row counts."""
-
-    def __init__(self, table: str, frame: pd.DataFrame) -> None:
-        self.table, self.frame = table, frame
-        self.mask = np.zeros(len(frame), dtype=bool)
-        self.reason = np.full(len(frame), "", dtype=object)
-        self.column = np.full(len(frame), "", dtype=object)
-
-    def add(self, column: str, is_bad: BoolArray, reason: str) -> None:
-        fresh = is_bad & ~self.mask
-        self.reason[fresh], self.column[fresh] = reason, column
-        self.mask |= fresh
-
-    def rows(self) -> pd.DataFrame:
-        at = np.flatnonzero(self.mask)
-        columns = {
-            "table": self.table,
-            "file": self.frame["_file"].iloc[at].astype("str").to_numpy(),
-            "row": self.frame["_row"].to_numpy(dtype=np.int64)[at],
-            "column": self.column[at].astype(str),
-            "value": [shown(self.frame[c].iloc[i]) for c, i in zip(self.column[at], at, strict=True)],
-            "reason": self.reason[at].astype(str),
-        }
-        return pd.DataFrame(columns)
-
-
-def _clean_once(raw: pd.DataFrame, table: str, key: str, refused: _Refused | None = None) -> _Checked:
+def _clean_once(raw: pd.DataFrame, table: str, key: str, refused: Refused | None = None) -> Checked:
     """Rows with a good id, each id once; a row that repeats another in full is no error."""
-    refused = refused or _Refused(table, raw)
-    ids = clean_ids(raw[key], _place(raw, table))
-    frame = raw.drop(columns=_PLACES).assign(**{key: ids})
+    refused = refused or Refused(table, raw)
+    ids = clean_ids(raw[key], place_of(raw, table))
+    frame = raw.drop(columns=PLACES).assign(**{key: ids})
     refused.add(key, is_bad_id(ids), "null, blank or overlong id")
     same = pd.DataFrame({"id": ids, "hash": _row_hashes(frame)}).duplicated().to_numpy() & ~refused.mask
     good = pd.Series(~refused.mask & ~same)
     refused.add(key, ids[good].duplicated().reindex(ids.index, fill_value=False).to_numpy(), "id is there already")
     kept = frame[~refused.mask & ~same]
     kept = kept.assign(**{key: settled_ids(kept[key])}).sort_values(key, kind="stable", ignore_index=True)
-    return _Checked(table, kept, refused.rows(), len(raw), int(same.sum()))
+    return Checked(table, kept, refused.rows(), len(raw), int(same.sum()))
 
 
-def _clean_items(items: pd.DataFrame, config: DataConfig) -> _Checked:
-    raw = _with_places(items)
-    refused = _Refused("items", raw)
+def _clean_items(items: pd.DataFrame, config: DataConfig) -> Checked:
+    raw = with_places(items)
+    refused = Refused("items", raw)
     clean = raw.copy()
     if "available" in raw:
         clean["available"], is_bad = clean_flags(raw["available"])
         refused.add("available", is_bad, "neither true nor false")
     if "created_at" in raw:
-        clean["created_at"] = utc_times(raw["created_at"], config.timezone, _place(raw, "items"))
+        clean["created_at"] = utc_times(raw["created_at"], config.timezone, place_of(raw, "items"))
     if "price" in raw:
         clean["price"] = clean_numbers(raw["price"])
     for column in (c for c in TEXTS if c in raw):
@@ -180,10 +130,10 @@ def _clean_items(items: pd.DataFrame, config: DataConfig) -> _Checked:
     return _clean_once(clean, "items", "item_id", refused)
 
 
-def _clean_events(events: pd.DataFrame, known: pd.Series, config: DataConfig, now: pd.Timestamp) -> _Checked:
+def _clean_events(events: pd.DataFrame, known: pd.Series, config: DataConfig, now: pd.Timestamp) -> Checked:
     """Good rows before `now`; rows of the future are counted and not even checked."""
-    raw = _with_places(events)
-    place = _place(raw, "events")
+    raw = with_places(events)
+    place = place_of(raw, "events")
     times = utc_times(raw["timestamp"], config.timezone, place)
     is_later = ((times >= now) & (times < LATEST)).to_numpy(dtype=bool)
     n_rows = len(raw)
@@ -192,7 +142,7 @@ def _clean_events(events: pd.DataFrame, known: pd.Series, config: DataConfig, no
     ids = clean_ids(raw["item_id"], place)
     as_text = pd.api.types.is_integer_dtype(ids.dtype) != pd.api.types.is_integer_dtype(known.dtype)
     is_known = ids.astype("str").isin(known.astype("str")) if as_text else ids.isin(known)
-    refused = _Refused("events", raw)
+    refused = Refused("events", raw)
     refused.add("user_id", is_bad_id(clean["user_id"]), "null, blank or overlong id")
     refused.add("item_id", is_bad_id(ids), "null, blank or overlong id")
     refused.add("timestamp", times.isna().to_numpy(), "unreadable time")
@@ -204,11 +154,11 @@ def _clean_events(events: pd.DataFrame, known: pd.Series, config: DataConfig, no
         refused.add("weight", ~is_weight.to_numpy(), "weight is no number from 0 up")
     for column in (c for c in NUMBERS if c in raw):
         clean[column] = clean_numbers(raw[column])
-    kept = clean[~refused.mask].drop(columns=_PLACES)
+    kept = clean[~refused.mask].drop(columns=PLACES)
     kept["user_id"] = settled_ids(kept["user_id"])
     kept["item_id"] = settled_ids(ids[~refused.mask]).astype(known.dtype)
     kept["event_type"] = kept["event_type"].astype("str").fillna("")
-    return _Checked("events", kept, refused.rows(), n_rows, n_later=int(is_later.sum()))
+    return Checked("events", kept, refused.rows(), n_rows, n_later=int(is_later.sum()))
 
 
 def _once_in_order(events: pd.DataFrame) -> pd.DataFrame:
@@ -233,15 +183,6 @@ def _fingerprint(*frames: pd.DataFrame) -> str:
         digest.update(repr(list(frame.columns)).encode())
         digest.update(np.sort(_row_hashes(frame)).tobytes())
     return digest.hexdigest()
-
-
-def _with_places(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame.reset_index(drop=True)
-    return frame if "_file" in frame else frame.assign(_file="frame", _row=np.arange(len(frame)))
-
-
-def _place(frame: pd.DataFrame, table: str) -> str:
-    return f"{frame['_file'].iloc[0]}" if "_file" in frame and len(frame) else f"{table} frame"
 
 
 def _report(

@@ -198,10 +198,17 @@ def score(
 @as_of_option
 @click.option("--train", "when", type=click.Choice(["due", "always", "never"]), default="due", show_default=True)
 @click.option("--move-current", is_flag=True, help="Let a backfill of a past date become what is served.")
+@click.option("--promote", is_flag=True, help="Let a new version become champion if the report says PROMOTE.")
 @deadline_option
 @json_option
 def nightly(
-    config: Config, as_of: str | None, when: str, move_current: bool, deadline: float | None, as_json: bool
+    config: Config,
+    as_of: str | None,
+    when: str,
+    move_current: bool,
+    promote: bool,
+    deadline: float | None,
+    as_json: bool,
 ) -> None:
     r"""Validates, trains when due, scores, audits, publishes, reports: the line for cron.
 
@@ -213,7 +220,7 @@ def nightly(
 
     reporter = Reporter()
     with stoppable(deadline):
-        outcome = run_nightly(config, moment(as_of), reporter, when=when, move_current=move_current)
+        outcome = run_nightly(config, moment(as_of), reporter, when=when, move_current=move_current, promote=promote)
     _print_json(outcome.to_dict()) if as_json else outcome.render(Console())
 
 
@@ -242,9 +249,21 @@ def evaluate(config: Config, as_of: str | None, as_json: bool) -> None:
     "--test-start", default=None, metavar="T", help="For tables: labels count from T; default: where their data end."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder of the report.")
+@click.option(
+    "--rerun",
+    is_flag=True,
+    help="For versions: train both again with other seeds and to earlier moments, as [report] asks.",
+)
 @json_option
 def compare(
-    config: Config, a: str, b: str, as_of: str | None, test_start: str | None, output: Path | None, as_json: bool
+    config: Config,
+    a: str,
+    b: str,
+    as_of: str | None,
+    test_start: str | None,
+    output: Path | None,
+    rerun: bool,
+    as_json: bool,
 ) -> None:
     r"""The offline A/B report of two model versions (or aliases), or of two recommendation folders or files.
 
@@ -255,12 +274,19 @@ def compare(
     recsys compare out/releases/2017-12-01.ab12 other.parquet --test-start 2017-12-01
     """
     from recsys.progress import Reporter
-    from serving.arms import compare_arms
+    from serving.comparison import compare_arms
 
     start = moment(test_start) if test_start else None
-    command = shlex.join(["recsys", *sys.argv[1:]])
     report, folder = compare_arms(
-        config, a, b, moment(as_of), Reporter(), test_start=start, output=output, command=command
+        config,
+        a,
+        b,
+        moment(as_of),
+        Reporter(),
+        test_start=start,
+        output=output,
+        command=_this_command(),
+        rerun="always" if rerun else "never",
     )
     if as_json:
         _print_json(json.loads(report.to_json()))
@@ -272,11 +298,24 @@ def compare(
 @cli.command()
 @click.argument("version")
 @with_config
-def promote(config: Config, version: str) -> None:
-    """Moves `champion` to VERSION (or an alias); the one before becomes `previous`."""
-    from recsys.registry import Registry
+@click.option("--force", is_flag=True, help="Promote whatever the report says; needs --why.")
+@click.option("--why", default=None, metavar="TEXT", help="Why the verdict is overruled; stored with the version.")
+def promote(config: Config, version: str, force: bool, why: str | None) -> None:
+    """Moves `champion` to VERSION (or an alias) if the report against the champion says PROMOTE.
 
-    click.echo(f"champion is now version {Registry(config.mlflow).promote(version).version}")
+    The one before becomes `previous`. The report is stored with the version in MLflow. A version that stays out
+    ends with 10 HOLD, 20 REJECT or 30 INVALID.
+    """
+    from recsys.progress import Reporter
+    from serving.promotion import promote as through_the_gate
+
+    if force != bool(why):
+        raise ConfigError("--force and --why go together: whoever overrules the report says why, as in --why 'hotfix'")
+    outcome = through_the_gate(config, version, Reporter(), why=why, command=_this_command())
+    click.echo(outcome.sentence)
+    if outcome.folder:
+        click.echo(f"report: {outcome.folder / 'report.html'}")
+    sys.exit(outcome.exit_code)
 
 
 @cli.command()
@@ -381,6 +420,10 @@ def moment(text: str | None) -> pd.Timestamp:
     except ValueError:
         raise ConfigError(f"--as-of {text!r}: no date or moment; write 2017-12-31 or 2017-12-31T05:00:00Z") from None
     return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
+
+
+def _this_command() -> str:
+    return shlex.join(["recsys", *sys.argv[1:]])
 
 
 def _print_json(value: object) -> None:

@@ -146,6 +146,20 @@ class MlflowConfig(Section):
     timeout_s: int = Field(30, ge=1, description="Longest wait for a registry that does not answer.")
 
 
+class FloorsConfig(Section):
+    """Smallest margins of the guardrails, each in its own unit: a share of nearly nothing may move by chance alone."""
+
+    coverage: float = Field(0.01, ge=0, description="Share of the catalogue.")
+    gini: float = Field(0.05, ge=0)
+    novelty: float = Field(0.1, ge=0, description="Bits.")
+    diversity: float = Field(0.02, ge=0, description="One less the mean cosine of a list.")
+    serendipity: float = Field(0.005, ge=0, description="Share of a user's labels.")
+    calibration: float = Field(0.05, ge=0, description="Nats.")
+    cold: float = Field(0.01, ge=0, description="Share of a list.")
+    fill: float = Field(0.01, ge=0, description="Share of a list.")
+    cost_ms: float = Field(1.0, ge=0, description="Milliseconds a user.")
+
+
 class ReportConfig(Section):
     """Evaluation and the offline A/B report; thresholds are fixed before any metric is computed."""
 
@@ -153,7 +167,17 @@ class ReportConfig(Section):
     min_lift: float = Field(0.01, ge=0, description="Relative lift of NDCG@10 that a promotion needs.")
     alpha: float = Field(0.05, gt=0, lt=1)
     guardrail_margin: float = Field(0.05, ge=0, description="Relative loss tolerated on a guardrail.")
+    guardrail_floors: FloorsConfig = Field(default_factory=FloorsConfig)
+    cost_margin: float = Field(1.0, ge=0, description="Relative growth tolerated of the time to score a user.")
     min_segment_users: int = Field(100, ge=2)
+    max_missing_users: float = Field(0.01, ge=0, le=1, description="Largest share of users listed in one arm alone.")
+    max_short_lists: float = Field(0.01, ge=0, le=1, description="Largest share of an arm's lists under k items.")
+    min_seeds: int = Field(3, ge=1, description="Training seeds that a promotion of a model version needs.")
+    min_windows: int = Field(3, ge=1, description="Rolling windows that a promotion of a model version needs.")
+    clip_weight: float = Field(10.0, gt=0, description="Where off-policy weights are clipped, switched and shrunk.")
+    min_effective_sample: float = Field(1000, ge=1, description="Fewer effective rows refuse off-policy estimates.")
+    min_policy_overlap: float = Field(0.8, ge=0, le=1, description="Share of an arm's slots that the log must know.")
+    online_share_b: float = Field(0.5, gt=0, lt=1, description="Share of users meant for B where both ran online.")
 
 
 class Config(Section):

@@ -164,6 +164,19 @@ class Registry:
                 client.set_registered_model_alias(model, CHAMPION, str(created.version))
         return str(created.version)
 
+    def attach(self, version: str, folder: Path, path: str, tags: Mapping[str, str]) -> None:
+        """Stores the files of a folder with the run that made a version, and tags on the version."""
+        with self.calls() as client:
+            run_id = client.get_model_version(self._config.model_name, version).run_id
+            client.log_artifacts(run_id, str(folder), path)
+        self.tag(version, tags)
+
+    def tag(self, version: str, tags: Mapping[str, str]) -> None:
+        """Sets tags on a version."""
+        with self.calls() as client:
+            for key, value in tags.items():
+                client.set_model_version_tag(self._config.model_name, version, key, value)
+
     def resolve(self, wanted: str) -> ModelVersion:
         """The version behind an alias, a version number, or the model's own name (then the newest).
 

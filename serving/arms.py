@@ -1,53 +1,44 @@
 """What `recsys compare` puts side by side: two model versions, or any two recommendation tables."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from features.ingest import load_tables
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, shown
 from recsys.progress import Reporter
-from recsys.registry import Fetched, Registry
+from recsys.registry import CHAMPION, Fetched, Registry
+from serving import releases
+from serving.batch import model_cache
+from serving.labels import Window
 from serving.publish import ReleaseStore
-from serving.report.compare import Report, compare
-from serving.report.world import Arm
-from training.job import code_revision
+from serving.remade import recipe, score_before, train_again
+from serving.report.world import Arm, Cost
 
 
 @dataclass(frozen=True)
-class Window:
-    """Labels that both arms are judged by: from `start`, before `end`; or those a split column names."""
-
-    start: pd.Timestamp
-    end: pd.Timestamp
-    by_column: bool = False
-    users: pd.Series | None = None
-
-
-def compare_arms(
-    config: Config,
-    a: str,
-    b: str,
-    as_of: pd.Timestamp,
-    reporter: Reporter,
-    *,
-    test_start: pd.Timestamp | None = None,
-    output: Path | None = None,
-    command: str = "",
-) -> tuple[Report, Path]:
-    """Compares B with A and writes the report; returns it and its folder.
-
-    Model versions are compared by the lists their evaluation stored, which no event of the report window has
-    touched. Tables are compared on events from `test_start` to `as_of`.
+class Sides:
+    """Two arms, the window that judges them, and where they came from.
 
     Args:
-        a, b: a version or alias each, or a folder or file of recommendations each.
-        as_of: nothing at or after it is read.
-        test_start: for tables: labels count from here; by default until when the later arm read data.
-        output: folder of the report; by default one under `compare` beside the releases.
+        fetched: the versions, None for tables.
+        champion: to stand beside, where neither arm is it and its lists are of the same window.
+    """
+
+    arms: tuple[Arm, Arm]
+    window: Window
+    fetched: tuple[Fetched, Fetched] | None = None
+    champion: Arm | None = None
+
+
+def sides(
+    config: Config, a: str, b: str, as_of: pd.Timestamp, test_start: pd.Timestamp | None, reporter: Reporter
+) -> Sides:
+    """Two of a kind: versions by the window of the later one, tables by `test_start` to `as_of`.
 
     Raises:
         ConfigError: the arms are of two kinds, or no common window is known.
@@ -55,24 +46,10 @@ def compare_arms(
     is_table = [Path(name).exists() for name in (a, b)]
     if is_table[0] != is_table[1]:
         raise ConfigError(f"{shown(a)} and {shown(b)}: one is a table, the other a model; give two of a kind")
-    if all(is_table):
-        arms = [table_arm(Path(name)) for name in (a, b)]
-        window = Window(_start_of(arms, test_start), as_of)
-    else:
-        arms, window = _version_arms(config, (a, b))
-    with reporter.stage("reading tables") as progress:
-        labels, history, items = _labels(config, window)
-        progress(1, 1)
-    with reporter.stage("comparing") as progress:
-        report = compare(
-            arms[0], arms[1], labels, items, config.report,
-            test_start=window.start, test_end=window.end, now=pd.Timestamp.now(tz="UTC"), history=history,
-            code_revision=code_revision(), command=command, rng_seed=config.seed,
-        )  # fmt: skip
-        progress(1, 1)
-    folder = output or Path(config.serving.output) / "compare" / f"{_plain(arms[0])}-{_plain(arms[1])}"
-    report.write(folder)
-    return report, folder
+    if not all(is_table):
+        return _versions(config, (a, b), reporter)
+    arms = table_arm(Path(a)), table_arm(Path(b))
+    return Sides(arms, Window(_start_of(arms, test_start), as_of))
 
 
 def table_arm(path: Path) -> Arm:
@@ -82,11 +59,14 @@ def table_arm(path: Path) -> Arm:
         DataError: it cannot be read, or lacks user_id, item_id or rank.
     """
     info: dict[str, str] = {}
+    cost = Cost()
     try:
         if (path / "manifest.json").exists():
-            store = ReleaseStore(path.resolve().parent.parent)
-            info["trained_until"] = store.manifest(path)["data"]["until"]
-            table = store.read(path).to_pandas()
+            facts = releases.manifest(path)
+            info = {"trained_until": facts["data"]["until"], "code_revision": str(facts.get("code_revision", ""))}
+            info["model"] = f"{facts['model']['name']} {facts['model']['version']}" if "model" in facts else ""
+            cost = _scoring_cost(facts)
+            table = ReleaseStore(path.resolve().parent.parent).read(path).to_pandas()
         elif path.suffix == ".csv":
             table = pd.read_csv(path)
         else:
@@ -98,58 +78,135 @@ def table_arm(path: Path) -> Arm:
     missing = [column for column in ("user_id", "item_id", "rank") if column not in table]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(map(shown, table.columns))}; add it")
-    return Arm(path.name, table, info=info)
+    return Arm(path.name, table, info={key: value for key, value in info.items() if value}, cost=cost)
 
 
-def _version_arms(config: Config, names: tuple[str, str]) -> tuple[list[Arm], Window]:
-    """Two registered versions by the lists of their evaluation, which must be of one window."""
+def _versions(config: Config, names: tuple[str, str], reporter: Reporter) -> Sides:
+    """Two versions on the last window of the one with later data; B where they are as late."""
     registry = Registry(config.mlflow)
-    fetched = [registry.fetch(name, Path(config.text.cache).parent / "models") for name in names]
-    stored = [_evaluation(one) for one in fetched]
-    windows = [
-        (s["test_start"], s["test_end"], f.version.tags.get("data_sha256"))
-        for s, f in zip(stored, fetched, strict=True)
-    ]
-    if windows[0] != windows[1]:
+    fetched = registry.fetch(names[0], model_cache(config)), registry.fetch(names[1], model_cache(config))
+    base = max(reversed(fetched), key=_data_until)
+    told = _evaluation(base)
+    window = Window(
+        pd.Timestamp(told["test_start"]), pd.Timestamp(told["test_end"]), bool(told["by_column"]), _judged_users(base)
+    )
+    made = [_version_arm(name, one, base, window, config, reporter) for name, one in zip(names, fetched, strict=True)]
+    users = made[0][1].intersection(made[1][1])
+    arms = made[0][0], made[1][0]
+    window = Window(window.start, window.end, window.by_column, users)
+    return Sides(arms, window, fetched, _champion(config, registry, fetched, base))
+
+
+def _version_arm(
+    name: str, one: Fetched, base: Fetched, window: Window, config: Config, reporter: Reporter
+) -> tuple[Arm, pd.Index]:
+    """A version's lists on the window, and whom they cover.
+
+    What its evaluation stored, where that is the window; else the version as it is, where it saw none of the
+    window; else its recipe, trained again on the data of the other.
+    """
+    info = _facts(one, config)
+    if _same_window(one, base):
+        return _stored_arm(name, one, info, config, window), _judged_users(one)
+    if not window.by_column and _data_until(one) <= window.start:
+        users = _judged_users(base)
+        table = score_before(one, config, window.start, users, window.end, reporter)
+        info |= {"trained_until": _data_until(one).isoformat(), "lists": "of the version as it is"}
+        return Arm(name, table, one.version.version, info, _cost(one, config)), users
+    again = train_again(recipe(one, config), _data_until(base), reruns_folder(config), reporter)
+    if (again.start, again.end) != (window.start, window.end):
         raise ConfigError(
-            f"versions {fetched[0].version.version} and {fetched[1].version.version} were evaluated on different windows "
-            f"({windows[0][0]} to {windows[0][1]}, {windows[1][0]} to {windows[1][1]}) or data; "
-            "train both with the same --as-of, or compare two release folders"
+            f"version {one.version.version} cuts another window ({again.start} to {again.end}) than version "
+            f"{base.version.version} ({window.start} to {window.end}); train both with the same [data] settings"
         )
-    start, end = pd.Timestamp(windows[0][0]), pd.Timestamp(windows[0][1])
-    by_column = bool(stored[0]["by_column"])
-    until = {} if by_column else {"trained_until": start.isoformat()}
-    arms = [
-        Arm(name, _stored(one, "recommendations"), one.version.version, until | {"sha256": one.version.sha256})
-        for name, one in zip(names, fetched, strict=True)
+    info |= {
+        "trained_until": window.start.isoformat(),
+        "lists": f"of its recipe, trained again on the data of version {base.version.version}",
+    }
+    return Arm(name, again.table, one.version.version, info, _cost(one, config)), again.users
+
+
+def _stored_arm(name: str, one: Fetched, info: dict[str, str], config: Config, window: Window) -> Arm:
+    """The lists that a version's evaluation stored; no event of its window has touched them."""
+    until = {} if window.by_column else {"trained_until": window.start.isoformat()}
+    per_user = _stored(one, "per_user")
+    found = per_user[per_user["source"] == "ranker"].drop_duplicates("user_id").set_index("user_id")
+    table = _stored(one, "recommendations")
+    version = one.version.version
+    return Arm(name, table, version, until | info, _cost(one, config), found["candidate_recall"])
+
+
+def _champion(config: Config, registry: Registry, fetched: tuple[Fetched, Fetched], base: Fetched) -> Arm | None:
+    if any(CHAMPION in one.version.aliases for one in fetched):
+        return None
+    champion = registry.fetch(CHAMPION, model_cache(config))
+    if not _same_window(champion, base):
+        return None
+    return Arm(CHAMPION, _stored(champion, "recommendations"), champion.version.version)
+
+
+def reruns_folder(config: Config) -> Path:
+    """Where lists of recipes trained again lie."""
+    return Path(config.serving.output) / "compare" / "reruns"
+
+
+def _same_window(one: Fetched, other: Fetched) -> bool:
+    keys = [
+        (told["test_start"], told["test_end"], version.version.tags.get("data_sha256"))
+        for told, version in ((_evaluation(one), one), (_evaluation(other), other))
     ]
-    users = pd.Series(_stored(fetched[0], "per_user")["user_id"].unique())
-    return arms, Window(start, end, by_column, users)
+    return keys[0] == keys[1]
 
 
-def _labels(config: Config, window: Window) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Positive events of the window, those before it, and the items."""
-    tables = load_tables(config.data, window.end)
-    events = tables.events[tables.events["event_type"].isin(list(config.data.event_weights))]
-    if window.by_column:
-        is_label = events[config.data.split_column] == "test"
-        # an order, not times: the checks of time do not apply, so they are shown as unknown
-        labels, history = (part.drop(columns="timestamp") for part in (events[is_label], events[~is_label]))
-    else:
-        labels, history = events[events["timestamp"] >= window.start], events[events["timestamp"] < window.start]
-    if window.users is not None:  # evaluations sample users where there are very many
-        labels = labels[labels["user_id"].isin(window.users)]
-    if config.rules.exclude_seen:
-        keys = pd.MultiIndex.from_frame(history[["user_id", "item_id"]])
-        labels = labels[~pd.MultiIndex.from_frame(labels[["user_id", "item_id"]]).isin(keys)]
-    if labels.empty:
-        raise DataError(
-            f"events: no label from {window.start} to {window.end}; bring later events, or set --test-start and --as-of"
-        )
-    return labels, history, tables.items
+def _data_until(one: Fetched) -> pd.Timestamp:
+    return pd.Timestamp(one.version.tags["data_until"])
 
 
-def _start_of(arms: list[Arm], given: pd.Timestamp | None) -> pd.Timestamp:
+def _judged_users(one: Fetched) -> pd.Index:
+    return pd.Index(_stored(one, "per_user")["user_id"].unique())
+
+
+def _facts(one: Fetched, config: Config) -> dict[str, str]:
+    """What the page says of a version's making."""
+    tags = one.version.tags
+    return {
+        "data_until": tags["data_until"],
+        "seed": str(recipe(one, config).seed),
+        "config_sha256": tags.get("config_sha256", ""),
+        "data_sha256": tags.get("data_sha256", ""),
+        "code_revision": tags.get("code_revision", ""),
+        "artifact_sha256": one.version.sha256,
+    }
+
+
+def _cost(one: Fetched, config: Config) -> Cost:
+    """Training time, size, and the scoring of the newest release it made, if any."""
+    seconds: dict[str, float] = _evaluation(one).get("seconds", {})
+    folder = one.bundle.folder
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and "evaluation" not in path.parts)
+    scored = next((_scoring_cost(facts) for facts in _releases_of(one, config)), Cost())
+    return Cost(
+        sum(seconds.values()) or None, scored.score_s, scored.users_scored, scored.peak_memory_mib, model_bytes=size
+    )
+
+
+def _releases_of(one: Fetched, config: Config) -> Iterator[dict[str, Any]]:
+    """Manifests of the releases that a version made, newest first."""
+    for path in sorted(Path(config.serving.output).glob("releases/*/manifest.json"), reverse=True):
+        facts = releases.manifest(path.parent)
+        if facts.get("model", {}).get("sha256") == one.version.sha256:
+            yield facts
+
+
+def _scoring_cost(facts: dict[str, Any]) -> Cost:
+    return Cost(
+        score_s=facts.get("seconds"),
+        users_scored=facts.get("users"),
+        peak_memory_mib=facts.get("peak_memory_mib"),
+    )
+
+
+def _start_of(arms: tuple[Arm, Arm], given: pd.Timestamp | None) -> pd.Timestamp:
     if given is not None:
         return given
     known = [pd.Timestamp(arm.info["trained_until"]) for arm in arms if "trained_until" in arm.info]
@@ -158,14 +215,10 @@ def _start_of(arms: list[Arm], given: pd.Timestamp | None) -> pd.Timestamp:
     return max(known)
 
 
-def _evaluation(fetched: Fetched) -> dict[str, str | bool]:
-    content: dict[str, str | bool] = json.loads((fetched.bundle.folder / "evaluation" / "evaluation.json").read_text())
+def _evaluation(fetched: Fetched) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((fetched.bundle.folder / "evaluation" / "evaluation.json").read_text())
     return content
 
 
 def _stored(fetched: Fetched, name: str) -> pd.DataFrame:
     return pd.read_parquet(fetched.bundle.folder / "evaluation" / f"{name}.parquet")
-
-
-def _plain(arm: Arm) -> str:
-    return "".join(c if c.isalnum() or c in ".-_" else "_" for c in f"{arm.name}{arm.version}")[:60]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import time
 import uuid
 from dataclasses import dataclass
@@ -204,6 +205,7 @@ def _facts(key: dict[str, str], dataset: Dataset, config: Config, fetched: Fetch
         "data": {"until": dataset.as_of.isoformat(), "sha256": dataset.sha256},
         "code_revision": code_revision(),
         "seconds": round(time.monotonic() - began, 1),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 

@@ -16,6 +16,7 @@ from recsys.errors import ModelError, ReportError
 from recsys.progress import Reporter
 from recsys.registry import Registry
 from serving.batch import Released, model_cache, publish_lists
+from serving.promotion import promoted_or_not
 from serving.publish import ReleaseStore
 from serving.show import evaluation_in, print_lists, print_stored_evaluation
 from training.job import train_and_register
@@ -73,13 +74,20 @@ def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tup
 
 
 def run_nightly(
-    config: Config, as_of: pd.Timestamp, reporter: Reporter, *, when: str = "due", move_current: bool = False
+    config: Config,
+    as_of: pd.Timestamp,
+    reporter: Reporter,
+    *,
+    when: str = "due",
+    move_current: bool = False,
+    promote: bool = False,
 ) -> Outcome:
     """The cron line. Whatever fails before publication leaves what was served as it is.
 
     Args:
         when: "due" trains when the newest model is older than `serving.train_every_days`; "always"; "never".
         move_current: lets a backfill of a past date become what is served.
+        promote: lets a version trained tonight become champion, if the report against the champion says so.
     """
     began = time.monotonic()
     store = ReleaseStore(Path(config.serving.output))
@@ -88,7 +96,9 @@ def run_nightly(
         report.render(reporter.console)
         is_due = when == "always" or (when == "due" and training_is_due(config, as_of))
         if is_due:
-            train_and_register(dataset, config, reporter)
+            version = train_and_register(dataset, config, reporter).version
+            if promote:
+                reporter.say(promoted_or_not(config, version, reporter))
         released = publish_lists(dataset, config, reporter, store, move_current=move_current)
         registry = Registry(config.mlflow)
         try:

@@ -5,14 +5,20 @@ import pandas as pd
 from scipy import stats
 
 from recsys import metrics
+from recsys.config import ReportConfig
 from recsys.errors import shown
-from recsys.types import IntArray
+from recsys.types import FloatArray, IntArray
 from serving.report.decision import Check
 from serving.report.measures import Lists
 from serving.report.world import Arm, World, ranks
 
 N_SELF_USERS = 2_000
+N_HALVES = 500
+MIN_HALVED = 100  # users with a value above 0, under which a t-test of halves is not yet uniform
+TINY = 1e-9  # a spread that is rounding
 CHANCE_P = 1e-6
+RATIO_P = 1e-3  # usual for sample ratios: they are looked at every time
+_HALF_CELLS = 4_000_000  # memberships held at once
 
 
 def validity(
@@ -24,39 +30,50 @@ def validity(
     history: pd.DataFrame | None,
     window: tuple[pd.Timestamp, pd.Timestamp],
     k: int,
+    config: ReportConfig,
     rng: np.random.Generator,
+    impressions: pd.DataFrame | None = None,
 ) -> tuple[Check, ...]:
     """All checks, in the order of the page."""
     start, end = window
-    checks = [_same_users(world, arms, lists), _window(events, history, start, end)]
+    checks = [_same_users(world, arms, lists, config), _window(events, history, start, end)]
     for arm in arms:
         checks += [
             _trained_before(arm, start),
             _no_duplicates(arm),
             _sound_ranks(arm),
+            _long_enough(arm, world, k, config),
             _listed(arm, world),
             _existed(arm, items, start),
         ]
     checks += [_against_itself(world, arm, own, rng) for arm, own in zip(arms, lists, strict=True)]
+    checks += [_halves(arm, own, rng) for arm, own in zip(arms, lists, strict=True)]
     checks += [_random_labels(world, lists, k, rng), _oracle(world, k)]
-    return tuple(checks)
+    return (*checks, _sample_ratio(arms, impressions, window, config))
 
 
 def _check(name: str, is_sound: bool, good: str, bad: str) -> Check:
     return Check(name, "pass" if is_sound else "fail", good if is_sound else bad)
 
 
-def _same_users(world: World, arms: tuple[Arm, Arm], lists: tuple[Lists, Lists]) -> Check:
+def _same_users(world: World, arms: tuple[Arm, Arm], lists: tuple[Lists, Lists], config: ReportConfig) -> Check:
     n = len(world.users)
     name = "Both arms are judged on the same users"
     if n < 2:
         return Check(name, "fail", f"{n} users acted in the test window, at least 2 are needed; widen the window")
-    empty = [int((own.ranked < 0).all(axis=1).sum()) for own in lists]
+    is_empty = [(own.ranked < 0).all(axis=1) for own in lists]
     without = ", ".join(
-        f"{count:,} without a list in {shown(arm.name)}" for arm, count in zip(arms, empty, strict=True)
+        f"{int(empty.sum()):,} without a list in {shown(arm.name)}" for arm, empty in zip(arms, is_empty, strict=True)
     )
+    n_one_sided = int((is_empty[0] != is_empty[1]).sum())
     detail = f"{n:,} users; {without}: these score 0, none is dropped"
-    return _check(name, max(empty) < n, detail, f"{detail}; an arm without any list cannot be compared: check its ids")
+    if max(int(empty.sum()) for empty in is_empty) == n:
+        return Check(name, "fail", f"{detail}; an arm without any list cannot be compared: check its ids")
+    bad = (
+        f"{detail}; {n_one_sided:,} have a list in one arm alone, over {config.max_missing_users:.0%}: "
+        "score the same users with both"
+    )
+    return _check(name, n_one_sided <= config.max_missing_users * n, detail, bad)
 
 
 def _window(events: pd.DataFrame, history: pd.DataFrame | None, start: pd.Timestamp, end: pd.Timestamp) -> Check:
@@ -106,6 +123,17 @@ def _sound_ranks(arm: Arm) -> Check:
     )
 
 
+def _long_enough(arm: Arm, world: World, k: int, config: ReportConfig) -> Check:
+    """Lists of users who have one; a user without any is seen by another check."""
+    lengths = arm.table.groupby("user_id").size()
+    needed = min(k, len(world.catalogue))
+    n_short = int((lengths < needed).sum())
+    detail = f"{n_short:,} of {len(lengths):,} lists hold fewer than {needed} items"
+    bad = f"{detail}, over {config.max_short_lists:.0%}; fill them up, for example with popular items"
+    is_sound = n_short <= config.max_short_lists * len(lengths)
+    return _check(f"{shown(arm.name)} has no short lists", is_sound, detail, bad)
+
+
 def _listed(arm: Arm, world: World) -> Check:
     position = world.items.positions(arm.table["item_id"])
     is_known = (position >= 0) & world.is_listed[position]
@@ -137,12 +165,71 @@ def _against_itself(world: World, arm: Arm, own: Lists, rng: np.random.Generator
     rows = arm.table[arm.table["user_id"].isin(world.users.values(chosen))]
     again = world.lists(rows.iloc[rng.permutation(len(rows))], own.ranked.shape[1])
     hits = metrics.hits_of(again[chosen], world.relevant[chosen])
-    primary = next(iter(own.values))
-    k = int(primary.rpartition("@")[2])
-    gap = float(np.abs(metrics.ndcg(hits, world.n_relevant[chosen], k) - own.values[primary][chosen]).max(initial=0.0))
+    k = int(own.primary.rpartition("@")[2])
+    before = own.values[own.primary][chosen]
+    gap = float(np.abs(metrics.ndcg(hits, world.n_relevant[chosen], k) - before).max(initial=0.0))
     name = f"{shown(arm.name)} against itself differs by exactly 0"
     detail = f"largest difference {gap:g} over {len(chosen):,} users"
     return _check(name, gap == 0, detail, f"{detail}; rows with equal ranks make the list ambiguous")
+
+
+def _halves(arm: Arm, own: Lists, rng: np.random.Generator) -> Check:
+    """Splits the users at random and tests half against half: the p-values must be uniform.
+
+    They are not where the test does not hold its level on this metric, or where users are not independent.
+    """
+    name = f"{shown(arm.name)}: p-values of random half-splits are uniform"
+    values = own.values[own.primary]
+    n_positive = int((values > 0).sum())
+    if n_positive < MIN_HALVED or values.std() < TINY:
+        return Check(name, "unknown", f"{n_positive} users score above 0, at least {MIN_HALVED} that vary are needed")
+    p = half_splits(values, N_HALVES, rng)
+    uniform = float(stats.kstest(p, "uniform").pvalue)
+    detail = f"{(p < 0.05).mean():.1%} of {N_HALVES} splits reject at 5%; Kolmogorov-Smirnov p {uniform:.3g}"
+    return _check(name, uniform > CHANCE_P, detail, f"{detail}; intervals over these users mean nothing")
+
+
+def half_splits(values: FloatArray, n_splits: int, rng: np.random.Generator) -> FloatArray:
+    """p-values of Welch's t-test between random halves of the users, (n_splits,)."""
+    n = len(values)
+    moments = np.column_stack([np.ones(n), values, values**2])
+    p = np.empty(n_splits)
+    step = max(1, _HALF_CELLS // max(1, n))
+    for start in range(0, n_splits, step):
+        rows = min(step, n_splits - start)
+        is_first = rng.random((rows, n), dtype=np.float32) < 0.5
+        first = is_first.astype(np.float64) @ moments
+        second = moments.sum(0) - first
+        (n1, m1, v1), (n2, m2, v2) = (_moments(half) for half in (first, second))
+        e1, e2 = v1 / n1, v2 / n2
+        freedom = (e1 + e2) ** 2 / (e1**2 / (n1 - 1) + e2**2 / (n2 - 1))
+        p[start : start + rows] = 2 * stats.t.sf(np.abs(m1 - m2) / np.sqrt(e1 + e2), freedom)
+    return p
+
+
+def _moments(sums: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Size, mean and variance from sums of 1, x and x^2, (n_splits, 3)."""
+    n, total, squares = sums.T
+    return n, total / n, (squares - total**2 / n) / (n - 1)
+
+
+def _sample_ratio(
+    arms: tuple[Arm, Arm],
+    impressions: pd.DataFrame | None,
+    window: tuple[pd.Timestamp, pd.Timestamp],
+    config: ReportConfig,
+) -> Check:
+    """Where both arms ran online, users must have met them in the ratio that was meant."""
+    name = "Users met the arms online in the ratio meant"
+    if impressions is None or "policy" not in impressions:
+        return Check(name, "unknown", "the arms were not logged online")
+    inside = impressions[(impressions["timestamp"] >= window[0]) & (impressions["timestamp"] < window[1])]
+    users = [inside.loc[inside["policy"].isin({arm.name, arm.version} - {""}), "user_id"].nunique() for arm in arms]
+    if arms[0].name == arms[1].name or min(users) == 0:
+        return Check(name, "unknown", "the log's policies do not name both arms")
+    p = float(stats.binomtest(users[1], sum(users), config.online_share_b).pvalue)
+    detail = f"{users[0]:,} users met A, {users[1]:,} met B, {config.online_share_b:.0%} were meant for B (p {p:.3g})"
+    return _check(name, p > RATIO_P, detail, f"{detail}; find out who is lost before reading any metric")
 
 
 def _random_labels(world: World, lists: tuple[Lists, Lists], k: int, rng: np.random.Generator) -> Check:

@@ -1,155 +1,33 @@
 """`compare`: two arms, one window of labels, one verdict, and everything the page says about it."""
 
 import hashlib
-import json
-import math
-import os
 import platform
-from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from recsys.config import ReportConfig, Verdict
-from recsys.errors import ResourceError
+from recsys.config import ReportConfig
 from recsys.types import FloatArray
-from serving.report import checks, measures, page, samples
-from serving.report.decision import EXIT_CODES, Check, Judged, Number, decide
-from serving.report.measures import Guardrail, Lists, Relevance, Segment
-from serving.report.samples import Sample
+from serving.report import checks, measures, samples, stability
+from serving.report.counterfactual import counterfactual
+from serving.report.decision import Check, Judged, decide
+from serving.report.document import SCHEMA, ArmHeader, Curve, Header, Histogram, NextStep, Report
+from serving.report.guardrails import guardrails
+from serving.report.measures import Lists, Relevance, candidate_recall, recall_curve
+from serving.report.overlap import overlap
+from serving.report.segments import Segment, segments
+from serving.report.stability import Run, Stability
+from serving.report.statistics import lorenz, online_users
 from serving.report.world import Arm, World, ranks
 
-SCHEMA = "recsys.compare/1"
-RECALL_AT = 20
 MAX_SLOTS = 50
-_PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "jinja2")
+_PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "implicit", "lightgbm", "torch", "transformers", "mlflow")
 _STILL_OUT = (
     "The labels were gathered under whatever was shown then: items that nobody was shown cannot hit, in either arm.",
-    "Intervals are over users. They know nothing of training noise: another seed or another week may differ.",
-    "No counterfactual estimate is made; an online test is the proof.",
+    "Offline lists do not change what people do next; an online test is the proof.",
 )
-
-
-@dataclass(frozen=True)
-class ArmHeader:
-    """What is known of an arm; `sha256` is over its (user, item, rank) rows in any order."""
-
-    name: str
-    version: str
-    info: dict[str, str]
-    rows: int
-    users: int
-    deepest_rank: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Header:
-    """What was compared, on what, and how to do it again."""
-
-    command: str
-    code_revision: str
-    packages: dict[str, str]
-    config: dict[str, Any]
-    config_sha256: str
-    seed: int
-    k: int
-    test_start: str
-    test_end: str
-    labels: int
-    labels_sha256: str
-    users: int
-    users_with_labels: int
-    catalogue_items: int
-    has_history: bool
-    a: ArmHeader
-    b: ArmHeader
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Mean recall at 1, 2, ... slots; `popularity` is None without a history."""
-
-    a: tuple[float, ...]
-    b: tuple[float, ...]
-    popularity: tuple[float, ...] | None
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Users by their difference in the primary metric: `counts[i]` lie in `edges[i]..edges[i + 1]`."""
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Report:
-    """The outcome of a comparison; everything in it but `made_at` depends on the inputs alone."""
-
-    schema: str
-    made_at: str
-    verdict: Verdict
-    rule: int
-    reason: str
-    numbers: tuple[Number, Number, Number]
-    header: Header
-    checks: tuple[Check, ...]
-    relevance: tuple[Relevance, ...]
-    guardrails: tuple[Guardrail, ...]
-    segments: tuple[Segment, ...]
-    overlap: float
-    curve: Curve
-    histogram: Histogram
-    samples: tuple[Sample, ...]
-    limits: tuple[str, ...]
-    per_user: pd.DataFrame
-
-    @property
-    def exit_code(self) -> int:
-        """0 PROMOTE, 10 HOLD, 20 REJECT, 30 INVALID."""
-        return EXIT_CODES[self.verdict]
-
-    def to_json(self) -> str:
-        """The report without the per-user table; what does not exist is null, never NaN."""
-        whole = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "per_user"}
-        return json.dumps(whole, indent=1, allow_nan=False) + "\n"
-
-    def write(self, folder: str | Path) -> None:
-        """Writes report.json, report.html, report.md and per_user.parquet; each is whole or not there.
-
-        Raises:
-            ResourceError: the folder cannot be written.
-        """
-        folder = Path(folder)
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pandas(self.per_user, preserve_index=False), sink)
-        contents = {
-            "per_user.parquet": sink.getvalue().to_pybytes(),
-            "report.md": page.markdown(self).encode(),
-            "report.html": page.html(self).encode(),
-            "report.json": self.to_json().encode(),
-        }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            parts = {name: folder / f".{name}.{os.getpid()}.part" for name in contents}
-            try:
-                for name, content in contents.items():
-                    _write_through(parts[name], content)
-                for name, part in parts.items():
-                    part.replace(folder / name)
-            finally:
-                for part in parts.values():
-                    part.unlink(missing_ok=True)
-        except OSError as error:
-            raise ResourceError(
-                f"{folder}: the report cannot be written: {error}; free space or name another folder"
-            ) from error
 
 
 def compare(
@@ -165,6 +43,11 @@ def compare(
     k: int = 10,
     users: pd.DataFrame | None = None,
     history: pd.DataFrame | None = None,
+    impressions: pd.DataFrame | None = None,
+    champion: Arm | None = None,
+    reruns: tuple[Run, ...] = (),
+    min_seeds: int = 0,
+    min_windows: int = 0,
     code_revision: str = "",
     command: str = "",
     rng_seed: int = 0,
@@ -181,8 +64,12 @@ def compare(
         test_start, test_end: the window, UTC, end excluded.
         now: the date on the page.
         k: length of the lists that counts.
-        users: optional attributes by user_id; columns of 2 to 12 values become segments.
+        users: optional attributes by user_id; columns of 2 to 12 values, and numbers by quarters, become segments.
         history: events before `test_start`: novelty, cold items, segments and the popularity baseline need it.
+        impressions: what was shown and clicked, as `features.impressions` reads it, for the counterfactual section.
+        champion: the present champion, to stand beside the arms where neither is it.
+        reruns: the comparison with other seeds and earlier windows, without this one.
+        min_seeds, min_windows: how many, with this one, a promotion needs; 0 where arms cannot be trained again.
         code_revision, command: how to make the report again.
         rng_seed: seed of the samples, sign flips and bootstrap.
 
@@ -194,29 +81,38 @@ def compare(
         raise ValueError(f"k is {k}; lists need at least one item")
     # One stream per use, so that a change in one draw leaves the others as they were.
     for_world, for_checks, for_flips, for_draws, for_samples = np.random.default_rng(rng_seed).spawn(5)
-    arms = (a, b)
-    world = World.of(arms, events, items, history, config.max_users, for_world)
+    arms, window = (a, b), (test_start, test_end)
+    all_arms = arms if champion is None else (*arms, champion)
+    world = World.of(all_arms, events, items, history, config.max_users, for_world, test_start)
     headers = [_arm_header(arm) for arm in arms]
-    recall_at = max(RECALL_AT, 2 * k)
-    n_slots = max(recall_at, min(MAX_SLOTS, max(header.deepest_rank for header in headers)))
-    in_a, in_b = (Lists.of(world.lists(arm.table, n_slots), world, k, recall_at) for arm in arms)
-    popular_ranked = world.popular_lists(n_slots)
-    popular = Lists.of(popular_ranked, world, k, recall_at) if popular_ranked is not None else None
+    # A deeper cut than an arm's lists would blame it for what it was not asked.
+    n_slots = max(k, min(MAX_SLOTS, *(header.deepest_rank for header in headers)))
+    cuts = tuple(cut for cut in (2 * k, 5 * k) if cut <= n_slots)
+    in_a, in_b = (Lists.of(world.lists(arm.table, n_slots), world, k, cuts) for arm in arms)
+    beside = _beside(world, champion, n_slots, k, cuts)
 
-    checked = checks.validity(world, arms, (in_a, in_b), events, items, history, (test_start, test_end), k, for_checks)
-    relevance = measures.relevance(in_a, in_b, popular, config, for_flips)
-    guardrails = measures.guardrails(world, in_a, in_b, popular, k, config, for_draws)
-    segments = measures.segments(world, in_a, in_b, k, config, users)
+    checked = checks.validity(
+        world, arms, (in_a, in_b), events, items, history, window, k, config, for_checks, impressions
+    )
+    relevance = measures.relevance(in_a, in_b, beside, config, for_flips)
+    guarded = guardrails(world, arms, in_a, in_b, beside, k, config, for_draws)
+    grouped = segments(world, in_a, in_b, k, config, users)
+    held = _stability(relevance[0], world, in_a, in_b, events, window, k, config, reruns, (min_seeds, min_windows))
+    unlogged = counterfactual(impressions, arms, window, k, config)
+    veto = ("the counterfactual estimate is significantly negative",) if unlogged.is_veto else ()
     decision = decide(
         checked,
         relevance[0].effect,
         relevance[0].p_holm,
         tuple(Judged(row.metric, row.effect.low, row.effect.high, row.margin) for row in relevance),
-        tuple(row.judged for row in guardrails),
-        tuple(_judged(segment, config) for segment in segments if segment.is_protected and segment.effect),
+        tuple(row.judged for row in guarded),
+        tuple(_judged(segment, config) for segment in grouped if segment.is_protected and segment.effect),
         config,
+        (*held.objections, *veto),
     )
-    primary = relevance[0].metric
+    primary = relevance[0].effect
+    values = in_a.values[in_a.primary], in_b.values[in_b.primary]
+    popular = beside.get("Popularity")
     return Report(
         schema=SCHEMA,
         made_at=now.isoformat(),
@@ -224,6 +120,7 @@ def compare(
         rule=decision.rule,
         reason=decision.reason,
         numbers=decision.numbers,
+        unmet=decision.unmet,
         header=Header(
             command=command,
             code_revision=code_revision,
@@ -245,19 +142,58 @@ def compare(
         ),
         checks=checked,
         relevance=relevance,
-        guardrails=guardrails,
-        segments=segments,
-        overlap=measures.overlap(in_a, in_b, k),
+        candidate_recall=candidate_recall(world, arms, config.alpha),
+        guardrails=guarded,
+        segments=grouped,
+        stability=held,
+        counterfactual=unlogged,
+        overlap=overlap(in_a.ranked[:, :k], in_b.ranked[:, :k]),
         curve=Curve(
-            measures.recall_curve(in_a, world),
-            measures.recall_curve(in_b, world),
-            measures.recall_curve(popular, world) if popular else None,
+            recall_curve(in_a, world), recall_curve(in_b, world), recall_curve(popular, world) if popular else None
         ),
-        histogram=_histogram(in_b.values[primary] - in_a.values[primary]),
+        exposure=Curve(
+            _exposure(in_a, world, k), _exposure(in_b, world, k), _exposure(popular, world, k) if popular else None
+        ),
+        histogram=_histogram(values[1] - values[0]),
         samples=samples.draw(world, arms, (in_a, in_b), history, k, for_samples),
-        limits=_limits(world, headers, recall_at, history),
+        next_step=NextStep(
+            online_users(*values, primary.diff, config.alpha),
+            online_users(*values, config.min_lift * primary.a, config.alpha),
+        ),
+        limits=_limits(world, headers, k, history, held, checked),
         per_user=_per_user(world, in_a, in_b),
     )
+
+
+def _beside(world: World, champion: Arm | None, n_slots: int, k: int, cuts: tuple[int, ...]) -> dict[str, Lists]:
+    """What stands beside the arms: the most popular items, and the champion where it is neither."""
+    ranked = {"Popularity": world.popular_lists(n_slots)}
+    if champion is not None:
+        ranked["Champion"] = world.lists(champion.table, n_slots)
+    return {name: Lists.of(lists, world, k, cuts) for name, lists in ranked.items() if lists is not None}
+
+
+def _stability(
+    primary: Relevance,
+    world: World,
+    a: Lists,
+    b: Lists,
+    events: pd.DataFrame,
+    window: tuple[pd.Timestamp, pd.Timestamp],
+    k: int,
+    config: ReportConfig,
+    reruns: tuple[Run, ...],
+    needed: tuple[int, int],
+) -> Stability:
+    parts = stability.over_parts(world, a, b, events, window, k, config)
+    if not any(needed):
+        return Stability((*reruns, *parts))
+    start, end = (moment.isoformat() for moment in window)
+    own = (
+        Run("seed", "as compared", start, end, primary.effect),
+        Run("window", "as compared", start, end, primary.effect),
+    )
+    return Stability((*own, *reruns, *parts), *needed)
 
 
 def _judged(segment: Segment, config: ReportConfig) -> Judged:
@@ -276,6 +212,7 @@ def _arm_header(arm: Arm) -> ArmHeader:
         users=int(arm.table["user_id"].nunique()),
         deepest_rank=int(np.nanmax(deepest[np.isfinite(deepest)], initial=0)),
         sha256=_fingerprint(arm.table[["user_id", "item_id", "rank"]]),
+        cost=arm.cost,
     )
 
 
@@ -289,6 +226,12 @@ def _histogram(gain: FloatArray) -> Histogram:
     return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
 
 
+def _exposure(lists: Lists, world: World, k: int) -> tuple[float, ...]:
+    """Lorenz curve of showings over the catalogue."""
+    shown = lists.ranked[:, :k]
+    return lorenz(np.bincount(shown[shown >= 0], minlength=len(world.items))[world.catalogue])
+
+
 def _per_user(world: World, a: Lists, b: Lists) -> pd.DataFrame:
     columns: dict[str, Any] = {"user_id": world.users.ids, "n_relevant": world.n_relevant}
     if world.n_history is not None:
@@ -299,37 +242,27 @@ def _per_user(world: World, a: Lists, b: Lists) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _limits(world: World, arms: list[ArmHeader], recall_at: int, history: pd.DataFrame | None) -> tuple[str, ...]:
+def _limits(
+    world: World,
+    arms: list[ArmHeader],
+    k: int,
+    history: pd.DataFrame | None,
+    held: Stability,
+    checked: tuple[Check, ...],
+) -> tuple[str, ...]:
     limits = list(_STILL_OUT)
+    if not held.of("seed"):
+        limits.append(
+            "Intervals are over users: they know nothing of training noise, and tables cannot be trained again."
+        )
     if len(world.users) < world.n_candidates:
         limits.append(f"{len(world.users):,} of {world.n_candidates:,} users with labels were drawn by seed.")
     if history is None:
         limits.append("No history was given: no popularity baseline, novelty, cold items or segments by history.")
-    limits += [
-        f"Arm {letter} has no list longer than {arm.deepest_rank}: its recall at {recall_at} counts no more than that."
-        for letter, arm in zip("AB", arms, strict=True)
-        if arm.deepest_rank < recall_at
-    ]
+    shortest = min(arm.deepest_rank for arm in arms)
+    if shortest < min(MAX_SLOTS, 5 * k):
+        limits.append(f"Lists of the shorter arm end at {shortest}: recall is not compared beyond that.")
+    unknown = sum(check.status == "unknown" for check in checked)
+    if unknown:
+        limits.append(f"{unknown} validity checks could not be made for want of data; the table above says which.")
     return tuple(limits)
-
-
-def _plain(value: Any) -> Any:
-    """What `json` can write: dataclasses as objects, numpy as numbers, nan and infinity as None."""
-    if hasattr(value, "__dataclass_fields__"):
-        return {key: _plain(part) for key, part in asdict(value).items()}
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

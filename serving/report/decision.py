@@ -55,12 +55,17 @@ class Number:
 
 @dataclass(frozen=True)
 class Decision:
-    """A verdict, the rule (1 to 4) that fired, why, and the three numbers behind it."""
+    """A verdict, the rule (1 to 4) that fired, why, and the three numbers behind it.
+
+    Args:
+        unmet: conditions of a promotion that do not hold, one sentence each; empty unless the verdict is HOLD.
+    """
 
     verdict: Verdict
     rule: int
     reason: str
     numbers: tuple[Number, Number, Number]
+    unmet: tuple[str, ...] = ()
 
 
 def decide(
@@ -71,13 +76,14 @@ def decide(
     guardrails: tuple[Judged, ...],
     protected: tuple[Judged, ...],
     config: ReportConfig,
+    objections: tuple[str, ...] = (),
 ) -> Decision:
-    """Applies the rule.
+    """Applies the rule; `objections` are what seeds, windows and the counterfactual hold against a promotion.
 
     1. A validity check fails: INVALID.
     2. A success or guardrail metric or a protected segment has its interval wholly below minus its margin: REJECT.
     3. On the primary metric Holm p is below alpha, the interval lies above 0 and the lift is at least the
-       smallest one worth it, and every guardrail is non-inferior: PROMOTE.
+       smallest one worth it, every guardrail is non-inferior, and nothing else objects: PROMOTE.
     4. Otherwise: HOLD.
     """
     failed = [check for check in checks if check.status == "fail"]
@@ -98,10 +104,12 @@ def decide(
     missing += [
         f"{judged.name} is not shown to stay within its margin" for judged in guardrails if not judged.is_non_inferior
     ]
+    missing += objections
     numbers = (Number("Lift of the primary metric", primary.relative, "percent"), Number("Holm p", p_holm, "p"))
     if not missing:
         reason = (
-            "The primary metric is better by more than chance and more than the smallest lift; every guardrail holds."
+            "The primary metric is better by more than chance and more than the smallest lift; every guardrail holds, and "
+            "nothing else objects."
         )
         return Decision("PROMOTE", 3, reason, (*numbers, Number("Low end of the difference", primary.low)))
     needed = users_needed(primary, config.min_lift * primary.a, config.alpha)
@@ -110,6 +118,7 @@ def decide(
         4,
         "Nothing is proven worse, but " + "; ".join(missing) + ".",
         (*numbers, Number(f"Users needed to see a lift of {config.min_lift:.1%}", needed, "count")),
+        tuple(missing),
     )
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from recsys.types import FloatArray
+from recsys.types import FloatArray, IntArray
 
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _A, _B = "#8a8a8a", "#2f81f7"
@@ -21,7 +21,7 @@ def forest(
     key: str, names: Sequence[str], diffs: FloatArray, lows: FloatArray, highs: FloatArray, xlabel: str
 ) -> Markup:
     """A point and its interval per row, first row on top, with a line at 0; `key` tells the page's forests apart."""
-    figure, axes = _figure(0.6 + 0.28 * len(names))
+    figure, axes = _figure(0.6 + 0.22 * len(names))
     row = -np.arange(len(names))
     with np.errstate(invalid="ignore"):
         axes.hlines(row, lows, highs, color=_B, linewidth=2)
@@ -45,24 +45,61 @@ def histogram(edges: Sequence[float], counts: Sequence[int], xlabel: str) -> Mar
     return _svg(figure, "histogram", "Differences of the users")
 
 
-def curves(a: Sequence[float], b: Sequence[float], popular: Sequence[float] | None) -> Markup:
+def recall(a: Sequence[float], b: Sequence[float], popular: Sequence[float] | None) -> Markup:
     """Recall by length of the list: both arms, and the popularity baseline dotted."""
     figure, axes = _figure(2.6)
-    slots = np.arange(1, len(a) + 1)
-    axes.plot(slots, b, color=_B, label="B")
-    axes.plot(slots, a, color=_A, linestyle="--", label="A")
-    if popular:
-        axes.plot(slots, popular, color=_INK, linestyle=":", linewidth=1, label="popularity")
+    _lines(axes, np.arange(1, len(a) + 1), a, b, popular)
     axes.set_xlabel("items shown")
     axes.set_ylabel("recall")
+    return _svg(figure, "recall", "Recall by length of the list")
+
+
+def exposure(a: Sequence[float], b: Sequence[float], popular: Sequence[float] | None) -> Markup:
+    """Lorenz curves: the nearer to the diagonal, the more evenly items are shown."""
+    figure, axes = _figure(2.6)
+    share = np.linspace(0, 100, len(a))
+    axes.plot([0, 100], [0, 100], color=_INK, linewidth=0.6)
+    _lines(axes, share, *(line if line is None else 100 * np.asarray(line) for line in (a, b, popular)))
+    axes.set_xlabel("% of the catalogue, least shown first")
+    axes.set_ylabel("% of showings")
+    return _svg(figure, "exposure", "Exposure of the catalogue")
+
+
+def _lines(
+    axes: Axes,
+    x: FloatArray | IntArray,
+    a: Sequence[float] | FloatArray | None,
+    b: Sequence[float] | FloatArray | None,
+    popular: Sequence[float] | FloatArray | None,
+) -> None:
+    for line, color, style, label in ((b, _B, "-", "B"), (a, _A, "--", "A")):
+        if line is not None:
+            axes.plot(x, line, style, color=color, label=label)
+    if popular is not None:
+        axes.plot(x, popular, color=_INK, linestyle=":", linewidth=1, label="popularity")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, labelcolor=_INK)
-    return _svg(figure, "curves", "Recall by length of the list")
+
+
+def points(
+    key: str, names: Sequence[str], diffs: FloatArray, lows: FloatArray, highs: FloatArray, title: str, xlabel: str
+) -> Markup:
+    """A point and its interval per column, first one left, with a line at 0; for what has an order."""
+    figure, axes = _figure(2.6)
+    column = np.arange(len(names))
+    axes.vlines(column, lows, highs, color=_B, linewidth=2)
+    axes.plot(column, diffs, "s", color=_B, markersize=5)
+    axes.axhline(0, color=_INK, linewidth=0.8, linestyle="--")
+    axes.set_xticks(column, names)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("difference B − A")
+    return _svg(figure, key, title)
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
     with mpl.rc_context({"text.parse_math": False, "font.size": 9}):
-        figure = Figure(figsize=(6.4, height), layout="constrained")
+        figure = Figure(figsize=(4.6, height), layout="constrained")
         axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_INK)

@@ -3,6 +3,7 @@
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from recsys.types import FloatArray
 from serving.report import figures
 from serving.report.statistics import Effect
 
 if TYPE_CHECKING:
-    from serving.report.compare import Report
+    from serving.report.document import Report
 
 MAX_SHOWN = 120
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -57,6 +59,18 @@ def number(value: float | int | None, style: str = "plain") -> Markup:
     return Markup(f"{value:.4f}")
 
 
+def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Settings by dotted name.
+
+    >>> flat({"a": {"b": 1}})
+    [('a.b', 1)]
+    """
+    found: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        found += flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
+    return found
+
+
 def html(report: "Report") -> str:
     """One page without scripts and without anything from elsewhere."""
     return _environment(is_html=True).get_template("report.html.j2").render(report=report, figures=_figures(report))
@@ -86,27 +100,51 @@ def _environment(is_html: bool) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["num"] = number
+    environment.filters["moment"] = lambda text: text[:16].replace("T", " ")
+    environment.filters["flat"] = flat
     environment.filters["short"] = lambda text: str(text)[:MAX_SHOWN] + "…" * (len(str(text)) > MAX_SHOWN)
     return environment
 
 
 def _figures(report: "Report") -> dict[str, Markup]:
+    """Drawings by name; one without anything to show is left out."""
     primary = report.relevance[0]
+    axis = f"difference in {primary.metric}, B − A"
     shown = {}
     named = [(row.metric, row.effect) for row in report.relevance if row.effect.n > 1]
     if named:
-        shown["relevance"] = _forest("relevance", named, "difference B − A")
+        shown["relevance"] = figures.forest("relevance", *_columns(named), "difference B − A")
     inside = [(visible(f"{s.kind}: {s.name} (n={s.n:,})", 40), s.effect) for s in report.segments if s.effect]
     if inside:
-        shown["segments"] = _forest("segments", inside, f"difference in {primary.metric}, B − A")
+        shown["segments"] = figures.forest("segments", *_columns(inside), axis)
+    active = [(f"{s.name}\nn={s.n:,}", s.effect) for s in report.segments if s.effect and s.kind == "history"]
+    if len(active) > 1:
+        title = "Effect by activity"
+        shown["activity"] = figures.points("activity", *_columns(active), title, "events before the window")
     if sum(report.histogram.counts):
         edges, counts = report.histogram.edges, report.histogram.counts
         shown["histogram"] = figures.histogram(edges, counts, f"difference in {primary.metric} of a user, B − A")
     if report.curve.a:
-        shown["curve"] = figures.curves(report.curve.a, report.curve.b, report.curve.popularity)
+        shown["recall"] = figures.recall(report.curve.a, report.curve.b, report.curve.popularity)
+        shown["exposure"] = figures.exposure(report.exposure.a, report.exposure.b, report.exposure.popularity)
+    return shown | _over_time(report)
+
+
+def _over_time(report: "Report") -> dict[str, Markup]:
+    """Windows by the day they start, or parts of the window where nothing was trained again; seeds beside."""
+    windows = report.stability.of("window")
+    runs = windows if len(windows) > 1 else report.stability.of("part")
+    shown = {}
+    if len(runs) > 1:
+        in_order = sorted(runs, key=lambda run: run.start)
+        rows = [(f"{run.start[:10]}\nn={run.effect.n:,}", run.effect) for run in in_order]
+        shown["windows"] = figures.points("windows", *_columns(rows), "Windows over time", "labels from")
+    seeds = [(run.name.split(",")[0], run.effect) for run in report.stability.of("seed")]
+    if len(seeds) > 1:
+        shown["seeds"] = figures.points("seeds", *_columns(seeds), "Training seeds", "trained with")
     return shown
 
 
-def _forest(key: str, rows: list[tuple[str, Effect]], xlabel: str) -> Markup:
+def _columns(rows: list[tuple[str, Effect]]) -> tuple[list[str], FloatArray, FloatArray, FloatArray]:
     values = np.array([[effect.diff, effect.low, effect.high] for _, effect in rows])
-    return figures.forest(key, [name for name, _ in rows], values[:, 0], values[:, 1], values[:, 2], xlabel)
+    return [name for name, _ in rows], values[:, 0], values[:, 1], values[:, 2]

@@ -1,4 +1,4 @@
-"""Side by side: a dozen users drawn by seed, what they did, and what each arm gave them."""
+"""Side by side: about twenty users drawn by seed, what they did, and what each arm gave them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from recsys.types import FloatArray, IntArray
 from serving.report.measures import Lists
 from serving.report.world import MAX_TITLE, Arm, World
 
-PER_KIND = 3
+PER_KIND = 5
 MAX_HISTORY = 10
 MAX_TAKEN = 15
 MAX_ROWS = 10
@@ -52,8 +52,8 @@ def draw(
     k: int,
     rng: np.random.Generator,
 ) -> tuple[Sample, ...]:
-    """Three users each of the largest wins and losses of B, without a history, and at random; fewer where few are."""
-    primary = next(iter(lists[0].values))
+    """Five users each of the largest wins and losses of B, without a history, and at random; fewer where few are."""
+    primary = lists[0].primary
     score_a, score_b = (own.values[primary] for own in lists)
     chosen = list(_choose(score_b - score_a, world, rng))
     users = np.array([user for _, user in chosen], dtype=np.int64)

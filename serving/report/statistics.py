@@ -88,6 +88,30 @@ def users_needed(effect: Effect, difference: float, alpha: float = 0.05) -> floa
     return float(math.ceil((_quantiles(alpha) * spread / difference) ** 2))
 
 
+def online_users(a: FloatArray, b: FloatArray, difference: float, alpha: float = 0.05) -> float:
+    """Users in each of two separate groups that show a true `difference` with a power of 80%; nan where it is not
+    above 0 or nothing varies.
+
+    >>> online_users(np.array([0.0, 2.0]), np.array([0.0, 2.0]), 1.0)
+    32.0
+    """
+    variance = float(a.var(ddof=1) + b.var(ddof=1)) if len(a) > 1 else 0.0
+    if not (variance > 0 and difference > 0):
+        return math.nan
+    return float(math.ceil(_quantiles(alpha) ** 2 * variance / difference**2))
+
+
+def lorenz(counts: IntArray, n_points: int = 51) -> tuple[float, ...]:
+    """Share of all showings that the least shown part of the items has, at evenly spaced parts from 0 to 1.
+
+    >>> lorenz(np.array([3, 1]), n_points=3)
+    (0.0, 0.25, 1.0)
+    """
+    total = np.concatenate([[0], np.cumsum(np.sort(counts))])
+    at = np.linspace(0, len(counts), n_points)
+    return tuple((np.interp(at, np.arange(len(total)), total) / max(1, total[-1])).tolist())
+
+
 def sign_flip(differences: FloatArray, rng: np.random.Generator, n_flips: int = 1_999) -> FloatArray:
     """p-values of the sign-flip permutation test, `(1 + count) / (n_flips + 1)`, two-sided.
 

@@ -16,6 +16,28 @@ _DEEP = 100  # extra popular items looked at, to fill lists whose first items a 
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What an arm took to make; None where nobody measured it.
+
+    Args:
+        train_s, score_s: seconds of training, and of scoring `users_scored` users.
+        peak_memory_mib: of the process that scored.
+        model_bytes: on disk.
+    """
+
+    train_s: float | None = None
+    score_s: float | None = None
+    users_scored: int | None = None
+    peak_memory_mib: float | None = None
+    model_bytes: int | None = None
+
+    @property
+    def ms_per_user(self) -> float | None:
+        """Milliseconds to score a user."""
+        return 1000 * self.score_s / self.users_scored if self.score_s and self.users_scored else None
+
+
+@dataclass(frozen=True)
 class Arm:
     """One side of the comparison.
 
@@ -25,12 +47,17 @@ class Arm:
         version: model version or release.
         info: what is known of its making, shown on the page; `trained_until` (a UTC time: nothing at or
             after it was read) is checked against the test window.
+        cost: what it took.
+        candidate_recall: share of each user's labels among all items that were scored, by user_id; the ceiling of
+            the ranking. None where unknown.
     """
 
     name: str
     table: pd.DataFrame
     version: str = ""
     info: dict[str, str] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    candidate_recall: pd.Series | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +74,9 @@ class World:
         n_history: events before the window per user, (n_users,); None without a history.
         popularity: events before the window per item, (n_items,), by all users; None without a history.
         seen: events before the window, (n_users, n_items); None without a history.
+        tenure_days: since the first event before the window, (n_users,), nan without one; None where the history
+            has no times.
+        attributes: the items table's other columns by item position, (n_items, ...); null where unlisted.
     """
 
     users: IdMap
@@ -58,16 +88,19 @@ class World:
     n_history: IntArray | None
     popularity: IntArray | None
     seen: sp.csr_matrix | None
+    tenure_days: FloatArray | None
+    attributes: pd.DataFrame
 
     @classmethod
     def of(
         cls,
-        arms: tuple[Arm, Arm],
+        arms: tuple[Arm, ...],
         events: pd.DataFrame,
         items: pd.DataFrame,
         history: pd.DataFrame | None,
         max_users: int,
         rng: np.random.Generator,
+        start: pd.Timestamp | None = None,
     ) -> "World":
         """Ids to positions, labels and history to matrices.
 
@@ -90,15 +123,19 @@ class World:
         is_listed[position] = True
         titles = np.full(len(known), "", dtype=object)
         titles[position] = catalogue["title"].fillna("").astype(str).str.slice(0, MAX_TITLE).to_numpy(dtype=object)
-        relevant = _matrix(labels, users, known)
+        attributes = catalogue.set_index("item_id").reindex(known.ids)
+        relevant = counts(labels, users, known)
         if history is None:
-            return cls(users, known, relevant, is_listed, titles, len(all_users), None, None, None)
+            return cls(users, known, relevant, is_listed, titles, len(all_users), None, None, None, None, attributes)
         past = users.positions(history["user_id"])
         n_history = np.bincount(past[past >= 0], minlength=len(users))
         taken = known.positions(history["item_id"])
         popularity = np.bincount(taken[taken >= 0], minlength=len(known))
-        seen = _matrix(history, users, known)
-        return cls(users, known, relevant, is_listed, titles, len(all_users), n_history, popularity, seen)
+        seen = counts(history, users, known)
+        tenure = _tenure(history, users, start) if start is not None and "timestamp" in history else None
+        return cls(
+            users, known, relevant, is_listed, titles, len(all_users), n_history, popularity, seen, tenure, attributes
+        )
 
     @cached_property
     def n_relevant(self) -> IntArray:
@@ -147,7 +184,7 @@ def ranks(table: pd.DataFrame) -> FloatArray:
     return np.asarray(pd.to_numeric(table["rank"], errors="coerce").astype("float64").to_numpy(na_value=np.nan))
 
 
-def _matrix(table: pd.DataFrame, users: IdMap, items: IdMap) -> sp.csr_matrix:
+def counts(table: pd.DataFrame, users: IdMap, items: IdMap) -> sp.csr_matrix:
     """Rows of a table as counts, (n_users, n_items); unknown ids are left out."""
     row, column = users.positions(table["user_id"]), items.positions(table["item_id"])
     known = (row >= 0) & (column >= 0)
@@ -155,6 +192,12 @@ def _matrix(table: pd.DataFrame, users: IdMap, items: IdMap) -> sp.csr_matrix:
     matrix = sp.coo_matrix(cells, shape=(len(users), len(items))).tocsr()
     matrix.sum_duplicates()
     return matrix
+
+
+def _tenure(history: pd.DataFrame, users: IdMap, start: pd.Timestamp) -> FloatArray:
+    """Days from each user's first event to the window, (n_users,); nan without one."""
+    first = history.groupby("user_id")["timestamp"].min().reindex(users.ids)
+    return np.asarray((start - first).dt.total_seconds() / 86_400, dtype=np.float64)
 
 
 def _check_columns(tables: dict[str, pd.DataFrame], items: pd.DataFrame) -> None:

@@ -30,11 +30,9 @@ def folder(
     for name in ("good", "bad"):
         rows = []
         for user in users:
-            taste = (
-                [i for i in items["item_id"] if int(i[1:]) % 4 == int(user[1:]) % 4]
-                if name == "good"
-                else list(items["item_id"])
-            )
+            taste = list(items["item_id"])
+            if name == "good":
+                taste.sort(key=lambda i: int(i[1:]) % 4 != int(user[1:]) % 4)
             new = [i for i in taste if i not in seen.get(user, set())]
             picked = new[:10] if name == "good" else rng.choice(new, 10, replace=False)
             rows += [(user, item, rank) for rank, item in enumerate(picked, 1)]
@@ -80,14 +78,52 @@ def test_a_table_and_a_model_do_not_mix_and_a_table_without_ranks_is_named(folde
     assert "rank" in str(error)
 
 
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Path:
+    """Versions 1 (without text) and 2 on the same data, 3 on less."""
+    for words in (("--as-of", END, "--set", 'text.fields=["language"]'), ("--as-of", END), ("--as-of", "2024-04-05")):
+        done = CliRunner().invoke(cli, ["train", "-c", str(folder / "recsys.toml"), *words])
+        assert done.exit_code == 0, done.output
+    return folder
+
+
 @pytest.mark.slow
-def test_two_versions_are_compared_on_their_evaluation_window(folder: Path) -> None:
-    for settings in ((), ("--set", "text.epochs=0")):
-        trained = CliRunner().invoke(cli, ["train", "-c", str(folder / "recsys.toml"), "--as-of", END, *settings])
-        assert trained.exit_code == 0, trained.output
-    report = json.loads(run(folder, "1", "2", "--json").stdout)
+def test_two_versions_are_compared_on_their_evaluation_window(trained: Path) -> None:
+    report = json.loads(run(trained, "1", "2", "--json").stdout)
     assert report["verdict"] in {"HOLD", "PROMOTE", "REJECT"}
     assert all(check["status"] != "fail" for check in report["checks"])
-    other = CliRunner().invoke(cli, ["train", "-c", str(folder / "recsys.toml"), "--as-of", "2024-04-05"])
-    assert other.exit_code == 0, other.output
-    assert isinstance(run(folder, "1", "3").exception, ConfigError)
+    assert report["candidate_recall"]["n"] == report["header"]["users"]
+    assert report["header"]["a"]["cost"]["train_s"] > 0
+    assert report["header"]["a"]["info"]["seed"] == "0"
+    assert [run["kind"] for run in report["stability"]["runs"]][:2] == ["seed", "window"]
+
+
+@pytest.mark.slow
+def test_a_version_of_other_data_is_trained_again_on_those_of_the_later_one(trained: Path) -> None:
+    report = json.loads(run(trained, "3", "2", "--json").stdout)
+    assert "trained again on the data of version 2" in report["header"]["a"]["info"]["lists"]
+    # the same recipe on the same data with the same seed gives the same lists
+    assert report["header"]["a"]["sha256"] == report["header"]["b"]["sha256"]
+
+
+@pytest.mark.slow
+def test_a_version_that_saw_nothing_of_the_window_is_scored_as_it_is(trained: Path) -> None:
+    done = CliRunner().invoke(cli, ["train", "-c", str(trained / "recsys.toml"), "--as-of", "2024-03-20"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(run(trained, "4", "2", "--json").stdout)
+    assert report["header"]["a"]["info"]["lists"] == "of the version as it is"
+    assert all(check["status"] != "fail" for check in report["checks"])
+
+
+@pytest.mark.slow
+def test_seeds_and_windows_are_run_and_kept(trained: Path) -> None:
+    words = ("--json", "--rerun", "--set", "report.min_seeds=2", "--set", "report.min_windows=2")
+    runs = json.loads(run(trained, "1", "2", *words).stdout)["stability"]["runs"]
+    names = [(run["kind"], run["name"]) for run in runs if run["kind"] != "part"]
+    expected = [("seed", "as compared"), ("window", "as compared"), ("seed", "seed 1"), ("window", "1 before")]
+    assert names == expected
+    assert runs[3]["end"] == runs[1]["start"]
+    kept = {path: path.stat().st_mtime_ns for path in (trained / "out" / "compare" / "reruns").iterdir()}
+    again = json.loads(run(trained, "1", "2", *words).stdout)["stability"]["runs"]
+    assert again == runs
+    assert kept == {path: path.stat().st_mtime_ns for path in (trained / "out" / "compare" / "reruns").iterdir()}

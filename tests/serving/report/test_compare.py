@@ -9,7 +9,8 @@ import pytest
 from recsys import metrics
 from recsys.config import ReportConfig
 from recsys.errors import DataError, ResourceError
-from serving.report.compare import Report, compare
+from serving.report.compare import compare
+from serving.report.document import Report
 from serving.report.world import Arm, World
 
 N_USERS, N_ITEMS, DEPTH = 400, 80, 20
@@ -58,7 +59,7 @@ def test_an_arm_against_itself_holds_with_a_difference_of_exactly_zero(world: di
     effects = [(e.diff, e.low, e.high) for e in (row.effect for row in report.relevance)]
     assert set(effects + [(row.diff, row.low, row.high) for row in report.guardrails]) == {(0, 0, 0)}
     assert {row.p_sign_flip for row in report.relevance} == {1}
-    assert report.overlap == 1
+    assert (report.overlap.jaccard, report.overlap.rbo, report.overlap.same) == pytest.approx((1, 1, 1))
 
 
 def test_a_planted_better_arm_is_promoted(world: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from recsys.config import ReportConfig
 from serving.report.decision import Check, Decision, Judged, decide
-from serving.report.measures import item_classes
+from serving.report.segments import item_classes
 from serving.report.statistics import Effect, benjamini_hochberg, bootstrap_interval, exposure, users_needed
 
 GOOD = Effect(

@@ -9,7 +9,8 @@ import pytest
 
 from recsys.config import ReportConfig
 from serving.report import page
-from serving.report.compare import Report, compare
+from serving.report.compare import compare
+from serving.report.document import Report
 from serving.report.world import Arm
 
 HOSTILE = [
@@ -125,7 +126,7 @@ def test_json_has_no_nan_and_keeps_the_verdict(report: Report) -> None:
         raise AssertionError(name)
 
     whole = json.loads(report.to_json(), parse_constant=refuse)
-    assert (whole["schema"], whole["verdict"]) == ("recsys.compare/1", report.verdict)
+    assert (whole["schema"], whole["verdict"]) == ("recsys.compare/2", report.verdict)
     assert len(whole["samples"]) == len(report.samples) > 5
 
 

@@ -37,3 +37,63 @@ def test_skewed_differences_of_mean_zero_are_rejected_at_the_level_and_not_beyon
 
 def test_holm_steps_down_and_leaves_nan_out() -> None:
     np.testing.assert_allclose(statistics.holm(np.array([0.03, np.nan, 0.01, 0.04])), [0.06, np.nan, 0.03, 0.06])
+
+
+def test_an_arm_against_its_equal_rejects_at_the_level_and_intervals_cover() -> None:
+    """Both arms have the same distribution, as sparse and skewed as NDCG is; their true difference is 0."""
+    rng = np.random.default_rng(0)
+    n_runs, n_users = 2_000, 400
+    n_rejected = n_covered = 0
+    for _ in range(n_runs):
+        a, b = (np.where(rng.random(n_users) < 0.15, rng.random(n_users), 0.0) for _ in range(2))
+        effect = statistics.paired_effect(a, b)
+        n_rejected += effect.p < 0.05
+        n_covered += effect.low <= 0 <= effect.high
+    low, high = (stats.binom.ppf(q, n_runs, 0.05) for q in (1e-4, 1 - 1e-4))
+    assert low <= n_rejected <= high
+    assert n_covered == n_runs - n_rejected
+
+
+def test_a_planted_lift_is_found_with_the_power_announced() -> None:
+    """`detectable` says which true difference 80% of such comparisons find, `users_needed` how many users it takes."""
+    rng = np.random.default_rng(1)
+    n_runs, n_users, lift = 1_000, 500, 0.02
+    found = 0
+    announced: list[tuple[float, float]] = []
+    for _ in range(n_runs):
+        a = np.where(rng.random(n_users) < 0.3, rng.random(n_users), 0.0)
+        effect = statistics.paired_effect(a, a + rng.normal(lift, 0.2, n_users))
+        announced.append((effect.detectable, statistics.users_needed(effect, lift)))
+        found += effect.p < 0.05
+    detectable, needed = np.mean(announced, axis=0)
+    power = stats.norm.cdf(2.8016 * lift / detectable - 1.96)
+    assert stats.binom.ppf(1e-4, n_runs, power) <= found <= stats.binom.ppf(1 - 1e-4, n_runs, power)
+    again = sum(
+        statistics.paired_effect(np.zeros(int(needed)), rng.normal(lift, 0.2, int(needed))).p < 0.05
+        for _ in range(n_runs)
+    )
+    assert stats.binom.ppf(1e-4, n_runs, 0.8) - 10 <= again <= stats.binom.ppf(1 - 1e-4, n_runs, 0.8) + 10
+
+
+def test_the_bootstrap_of_coverage_covers_what_more_users_of_the_same_kind_give() -> None:
+    """Users of two kinds show 5 of 40 items each; coverage of n drawn users against that of n others."""
+    rng = np.random.default_rng(2)
+    n_users, n_runs = 60, 300
+    covered = 0
+    catalogue = np.arange(40)
+
+    def lists() -> np.ndarray:
+        return (40 * rng.random((n_users, 3)) ** 3).astype(np.int64)
+
+    expected = np.mean(
+        [
+            statistics.exposure(lists(), catalogue, 40, np.empty((0, n_users), dtype=np.int64)).coverage
+            for _ in range(400)
+        ]
+    )
+    for _ in range(n_runs):
+        draws = rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=200)
+        found = statistics.exposure(lists(), catalogue, 40, draws)
+        low, high = statistics.bootstrap_interval(found.coverage, found.coverages)
+        covered += int(low <= expected <= high)
+    assert covered >= stats.binom.ppf(1e-4, n_runs, 0.93)

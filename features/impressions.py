@@ -1,0 +1,72 @@
+"""What was shown to whom, and what came of it: the optional log of impressions, cleaned."""
+
+import numpy as np
+import pandas as pd
+
+from features.clean import clean_flags, clean_ids, clean_numbers, clean_texts, is_bad_id, settled_ids, utc_times
+from features.quarantine import PLACES, Checked, Refused, place_of, with_places
+from features.read import read_table
+from recsys.config import DataConfig
+from recsys.schema import IMPRESSIONS, require_columns
+
+_IDS = ("impression_id", "user_id", "item_id")
+
+
+def load_impressions(
+    config: DataConfig, events: pd.DataFrame, as_of: pd.Timestamp | None = None
+) -> pd.DataFrame | None:
+    """Reads and checks the impressions before `as_of`; None where the config names no such table.
+
+    Args:
+        events: clean events, whose types of id the impressions take.
+
+    Returns:
+        One row per item shown, by time, impression and position: `position` int64 from 1, `clicked` bool,
+        `propensity` float64 where there is such a column. A propensity that is missing or no probability
+        stays as it is: the off-policy estimates refuse it with the reason.
+
+    Raises:
+        DataError: a file is missing or broken, a column is missing, times carry no zone, or more than
+            `max_bad_share` of the rows are bad.
+    """
+    if config.impressions is None:
+        return None
+    checked = clean_impressions(read_table(config.impressions, IMPRESSIONS, config), config, as_of)
+    checked.refuse_too_many(config.max_bad_share)
+    return checked.kept.assign(**{c: _alike(checked.kept[c], events[c]) for c in ("user_id", "item_id")})
+
+
+def clean_impressions(impressions: pd.DataFrame, config: DataConfig, as_of: pd.Timestamp | None = None) -> Checked:
+    """Checks a frame in the contract's columns; see `load_impressions`. The input is not changed."""
+    place = place_of(impressions, "impressions")
+    require_columns(IMPRESSIONS, map(str, impressions.columns), place)
+    raw = with_places(impressions)
+    refused = Refused("impressions", raw)
+    clean = raw.assign(timestamp=utc_times(raw["timestamp"], config.timezone, place))
+    for column in _IDS:
+        clean[column] = clean_ids(raw[column], place)
+        refused.add(column, is_bad_id(clean[column]), "null, blank or overlong id")
+    refused.add("timestamp", clean["timestamp"].isna().to_numpy(), "unreadable time")
+    clean["position"] = clean_numbers(raw["position"])
+    is_place = (clean["position"] >= 1) & (clean["position"] % 1 == 0) & np.isfinite(clean["position"])
+    refused.add("position", ~is_place.to_numpy(), "position is no whole number from 1")
+    clean["clicked"], is_no_flag = clean_flags(raw["clicked"])
+    # elsewhere an empty flag means yes; here nobody clicked by saying nothing
+    refused.add("clicked", is_no_flag | raw["clicked"].isna().to_numpy(), "neither true nor false")
+    if "propensity" in raw:
+        clean["propensity"] = clean_numbers(raw["propensity"])
+    if "policy" in raw:
+        clean["policy"] = clean_texts(raw["policy"])
+    is_later = np.zeros(len(raw), dtype=bool) if as_of is None else (clean["timestamp"] >= as_of).to_numpy()
+    kept = clean[~refused.mask & ~is_later].drop(columns=PLACES).astype({"position": "int64"})
+    kept = kept.assign(**{column: settled_ids(kept[column]) for column in _IDS})
+    kept = kept.sort_values(["timestamp", "impression_id", "position"], kind="stable", ignore_index=True)
+    return Checked("impressions", kept, refused.rows(), len(raw), n_later=int(is_later.sum()))
+
+
+def _alike(ids: pd.Series, known: pd.Series) -> pd.Series:
+    """Ids in the type of others: one table may have come as CSV, where every id is text."""
+    if pd.api.types.is_integer_dtype(known.dtype) and not pd.api.types.is_integer_dtype(ids.dtype):
+        whole = pd.to_numeric(ids, errors="coerce").astype("Int64")
+        return whole.fillna(-1).astype("int64")  # an id that is no number names nobody known
+    return ids if pd.api.types.is_integer_dtype(known.dtype) else ids.astype("str")

@@ -1,0 +1,120 @@
+"""`recsys compare`: arms and tables in, the report on disk out; models are trained again where the rule asks for it."""
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from recsys.config import Config
+from recsys.progress import Reporter
+from recsys.registry import Fetched
+from serving.arms import Sides, reruns_folder, sides
+from serving.labels import Judges, Window, judges
+from serving.remade import recipe, train_again
+from serving.report import stability
+from serving.report.compare import compare
+from serving.report.document import Report
+from serving.report.stability import Run
+from serving.report.world import Arm
+from training.job import code_revision
+
+K = 10
+Rerun = Literal["never", "needed", "always"]
+
+
+def compare_arms(
+    config: Config,
+    a: str,
+    b: str,
+    as_of: pd.Timestamp,
+    reporter: Reporter,
+    *,
+    test_start: pd.Timestamp | None = None,
+    output: Path | None = None,
+    command: str = "",
+    rerun: Rerun = "never",
+) -> tuple[Report, Path]:
+    """Compares B with A and writes the report; returns it and its folder.
+
+    Model versions are compared by lists that no event of the report window has touched; tables on events from
+    `test_start` to `as_of`.
+
+    Args:
+        a, b: a version or alias each, or a folder or file of recommendations each.
+        as_of: for tables: nothing at or after it is read.
+        test_start: for tables: labels count from here; by default until when the later arm read data.
+        output: folder of the report; by default one under `compare` beside the releases.
+        rerun: whether versions are trained again with other seeds and to earlier moments: "needed" does so only
+            where nothing else keeps B from promotion.
+
+    Raises:
+        ConfigError: the arms are of two kinds, or no common window is known.
+    """
+    both = sides(config, a, b, as_of, test_start, reporter)
+    with reporter.stage("reading tables") as progress:
+        tables = judges(config, both.window)
+        progress(1, 1)
+    runs = _runs(config, both, reporter) if rerun == "always" else ()
+    report = _report(config, both, tables, command, runs, reporter)
+    if rerun == "needed" and report.awaits_runs:
+        report = _report(config, both, tables, command, _runs(config, both, reporter), reporter)
+    folder = output or Path(config.serving.output) / "compare" / f"{_plain(both.arms[0])}-{_plain(both.arms[1])}"
+    report.write(folder)
+    return report, folder
+
+
+def _report(
+    config: Config, both: Sides, tables: Judges, command: str, runs: tuple[Run, ...], reporter: Reporter
+) -> Report:
+    window = both.window
+    min_seeds, min_windows = (config.report.min_seeds, config.report.min_windows) if both.fetched else (0, 0)
+    with reporter.stage("comparing") as progress:
+        report = compare(
+            *both.arms, tables.labels, tables.items, config.report,
+            test_start=window.start, test_end=window.end, now=pd.Timestamp.now(tz="UTC"), k=K,
+            users=tables.users, history=tables.history, impressions=tables.impressions, champion=both.champion,
+            reruns=runs, min_seeds=min_seeds, min_windows=0 if window.by_column else min_windows,
+            code_revision=code_revision(), command=command, rng_seed=config.seed,
+        )  # fmt: skip
+        progress(1, 1)
+    return report
+
+
+def _runs(config: Config, both: Sides, reporter: Reporter) -> tuple[Run, ...]:
+    """Both recipes with the next seeds, then at the windows before; nothing for tables."""
+    if both.fetched is None:
+        return ()
+    until = max(pd.Timestamp(one.version.tags["data_until"]) for one in both.fetched)
+    first = recipe(both.fetched[0], config).seed
+    runs = []
+    for seed in range(first + 1, first + config.report.min_seeds):
+        runs.append(_run("seed", f"seed {seed}", config, both.fetched, seed, until, reporter)[0])
+    end = both.window.start
+    for number in range(1, 1 if both.window.by_column else config.report.min_windows):
+        run, window = _run("window", f"{number} before", config, both.fetched, first, end, reporter)
+        runs.append(run)
+        end = window.start
+    return tuple(runs)
+
+
+def _run(
+    kind: Literal["seed", "window"],
+    name: str,
+    config: Config,
+    fetched: tuple[Fetched, Fetched],
+    seed: int,
+    as_of: pd.Timestamp,
+    reporter: Reporter,
+) -> tuple[Run, Window]:
+    a, b = (train_again(recipe(one, config, seed), as_of, reruns_folder(config), reporter) for one in fetched)
+    window = Window(a.start, a.end, config.data.split_column is not None, a.users.intersection(b.users))
+    tables = judges(config, window)
+    arms = Arm("A", a.table), Arm("B", b.table)
+    run = stability.on_lists(
+        kind, name, arms, tables.labels, tables.items, (window.start, window.end), K, config.report
+    )
+    return run, window
+
+
+def _plain(arm: Arm) -> str:
+    return "".join(c if c.isalnum() or c in ".-_" else "_" for c in f"{arm.name}{arm.version}")[:60]

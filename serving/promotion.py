@@ -1,0 +1,94 @@
+"""The gate before a promotion: the offline A/B report decides, a person may overrule it and must say why."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from recsys.config import Config
+from recsys.errors import RecsysError, shown
+from recsys.progress import Reporter
+from recsys.registry import CHAMPION, ModelVersion, Registry
+from serving.comparison import compare_arms
+from serving.report.document import Report
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What became of a candidate.
+
+    Args:
+        version: the candidate.
+        is_champion: whether it is champion now.
+        report, folder: the comparison with the champion; None where it was champion already, or where the
+            comparison failed and a person overruled.
+        sentence: the outcome, for a person.
+    """
+
+    version: str
+    is_champion: bool
+    report: Report | None
+    folder: Path | None
+    sentence: str
+
+    @property
+    def exit_code(self) -> int:
+        """0 where it is champion now, else that of the verdict."""
+        return 0 if self.is_champion or self.report is None else self.report.exit_code
+
+
+def promote(config: Config, wanted: str, reporter: Reporter, *, why: str | None = None, command: str = "") -> Promotion:
+    """Moves `champion` to a version if the report against the present one says PROMOTE, or if a person says why.
+
+    The report is stored with the run that made the version, its verdict as the tag `report_verdict`. Other seeds
+    and windows are trained only where nothing else keeps the version from promotion.
+
+    Args:
+        wanted: a version or alias.
+        why: overrules every verdict; stored as the tag `promoted_because`.
+        command: for the page: how to make the report again.
+
+    Raises:
+        RecsysError: the comparison cannot be made, and nobody overrules.
+    """
+    registry = Registry(config.mlflow)
+    chosen, champion = registry.resolve(wanted), registry.resolve(CHAMPION)
+    if chosen.version == champion.version:
+        return Promotion(chosen.version, True, None, None, f"version {chosen.version} is champion already")
+    try:
+        report, folder = compare_arms(
+            config, champion.version, chosen.version, pd.Timestamp.now(tz="UTC"), reporter,
+            command=command, rerun="needed" if why is None else "never",
+        )  # fmt: skip
+    except RecsysError as error:
+        if why is None:
+            raise
+        reporter.say(f"no report: {error}")
+        return _crown(registry, chosen, None, None, why)
+    tags = {"report_verdict": report.verdict, "report_against": champion.version}
+    registry.attach(chosen.version, folder, f"compare/against-{champion.version}", tags)
+    if report.verdict == "PROMOTE" or why is not None:
+        return _crown(registry, chosen, report, folder, why)
+    sentence = f"version {chosen.version} stays out: {report.verdict}: {report.reason} (overrule with --force --why)"
+    return Promotion(chosen.version, False, report, folder, sentence)
+
+
+def promoted_or_not(config: Config, version: str, reporter: Reporter) -> str:
+    """`promote` for the night: the outcome in a sentence; a comparison that fails leaves the champion, not the night."""
+    try:
+        return promote(config, version, reporter, command=f"recsys promote {version}").sentence
+    except RecsysError as error:
+        return f"version {version} stays out: {error}"
+
+
+def _crown(
+    registry: Registry, chosen: ModelVersion, report: Report | None, folder: Path | None, why: str | None
+) -> Promotion:
+    if why is not None:
+        registry.tag(chosen.version, {"promoted_because": why})
+    registry.promote(chosen.version)
+    verdict = report.verdict if report else "no report"
+    because = "" if why is None else f", overruled because {shown(why, 200)}"
+    return Promotion(
+        chosen.version, True, report, folder, f"champion is now version {chosen.version} ({verdict}{because})"
+    )

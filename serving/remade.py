@@ -1,0 +1,105 @@
+"""Model versions made again, for a fair comparison: on other data, with another seed, to an earlier moment.
+
+Whatever was trained is kept beside the reports, so that a comparison that was cut off goes on where it was.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from features.dataset import Dataset
+from features.ingest import load_tables
+from recsys.config import Config, parse_config
+from recsys.progress import Reporter
+from recsys.registry import Fetched
+from serving.score import Scorer, Stamp
+from training.job import code_revision
+from training.model import Model
+from training.pipeline import train
+
+N_SLOTS = 50
+
+
+@dataclass(frozen=True)
+class Remade:
+    """Lists of a model's recipe on its last window, which nothing it read touches.
+
+    Args:
+        table: user_id, item_id, rank, score.
+        users: whom it was evaluated on.
+        start, end: the window.
+    """
+
+    table: pd.DataFrame
+    users: pd.Index
+    start: pd.Timestamp
+    end: pd.Timestamp
+
+
+def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
+    """The settings that a version was trained with; where data lie and results go is this run's."""
+    path = fetched.bundle.folder / "config.json"
+    theirs = parse_config(json.loads(path.read_text()), str(path))
+    places = {name: getattr(config.data, name) for name in ("events", "items", "users", "impressions")}
+    return theirs.model_copy(
+        update={
+            "seed": theirs.seed if seed is None else seed,
+            "data": theirs.data.model_copy(update=places),
+            "text": theirs.text.model_copy(update={"cache": config.text.cache}),
+            "serving": config.serving,
+            "mlflow": config.mlflow,
+            "report": config.report,
+        }
+    )
+
+
+def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Reporter) -> Remade:
+    """Trains a recipe on everything before a moment; taken from `folder` where that was done before."""
+    dataset = Dataset.from_tables(load_tables(config.data, as_of), config.data, as_of)
+    key = f"{dataset.sha256[:12]}-{config.fingerprint()[:12]}-{code_revision().replace('+', '-')}"
+    table, about = folder / f"{key}.parquet", folder / f"{key}.json"
+    if not about.exists():
+        reporter.say(f"training again before {as_of:%Y-%m-%d %H:%M}, seed {config.seed}")
+        trained = train(dataset, config, reporter.stage)
+        folder.mkdir(parents=True, exist_ok=True)
+        lists = trained.evaluation.lists
+        columns = {
+            "user_id": dataset.users.values(lists["user_pos"].to_numpy()),
+            "item_id": dataset.items.values(lists["item_pos"].to_numpy()),
+            "rank": lists["rank"].to_numpy("int32"),
+            "score": lists["score"].to_numpy("float32"),
+        }
+        pd.DataFrame(columns).to_parquet(table, index=False)
+        users = dataset.users.values(trained.evaluation.per_user["user_pos"].unique())
+        start, end = (pd.Timestamp(us, unit="us", tz="UTC") for us in (trained.windows.starts[1], trained.windows.end))
+        # written last, so that it vouches for the table
+        about.write_text(json.dumps({"users": users.tolist(), "start": start.isoformat(), "end": end.isoformat()}))
+    told = json.loads(about.read_text())
+    users = pd.Index(np.array(told["users"]) if dataset.users.ids.dtype.kind in "iu" else told["users"])
+    return Remade(pd.read_parquet(table), users, pd.Timestamp(told["start"]), pd.Timestamp(told["end"]))
+
+
+def score_before(
+    fetched: Fetched, config: Config, as_of: pd.Timestamp, users: pd.Index, until: pd.Timestamp, reporter: Reporter
+) -> pd.DataFrame:
+    """Lists that a version, as it is, would have made at a moment.
+
+    Args:
+        as_of: nothing at or after it is read by the model.
+        users: whom to score; those without an event before `as_of` get what strangers get.
+        until: end of the labels' window: users who come in it are known by name.
+    """
+    own = recipe(fetched, config)
+    dataset = Dataset.from_tables(load_tables(own.data, until), own.data, until)
+    model = Model.load(fetched.bundle.folder)
+    with reporter.stage(f"scoring version {fetched.version.version} as of {as_of:%Y-%m-%d}") as progress:
+        known = dataset.before(as_of)
+        scorer = Scorer.of(
+            known, model.snapshot(known, own), model.ranker, Stamp("compare", fetched.version.version, "")
+        )
+        positions = dataset.users.positions(users)
+        table = scorer.score(np.sort(positions[positions >= 0]), N_SLOTS, progress)
+    return table.to_pandas()

@@ -1,0 +1,88 @@
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from recsys.config import ReportConfig
+from serving.report.checks import half_splits
+from serving.report.compare import compare
+from serving.report.decision import Check
+from serving.report.world import Arm
+
+START, END = pd.Timestamp("2024-03-01", tz="UTC"), pd.Timestamp("2024-03-08", tz="UTC")
+N, K, N_ITEMS = 200, 10, 40
+
+
+def arm(name: str = "A", users: int = N, length: int = K) -> Arm:
+    ranked = (np.arange(users)[:, None] + np.arange(length)) % N_ITEMS
+    table = pd.DataFrame({"user_id": np.arange(users).repeat(length), "item_id": ranked.ravel()})
+    return Arm(name, table.assign(rank=np.tile(np.arange(1, length + 1), users)))
+
+
+def checks(a: Arm, b: Arm, **changes: Any) -> dict[str, Check]:
+    events = pd.DataFrame({"user_id": np.arange(N), "item_id": np.arange(N) * 7 % N_ITEMS, "timestamp": START})
+    items = pd.DataFrame({"item_id": np.arange(N_ITEMS), "title": "x"})
+    config = changes.pop("config", ReportConfig())
+    report = compare(a, b, events, items, config, test_start=START, test_end=END, now=END, **changes)
+    assert (report.verdict == "INVALID") == any(check.status == "fail" for check in report.checks)
+    return {check.name: check for check in report.checks}
+
+
+def test_sound_arms_pass_everything_that_can_be_checked() -> None:
+    assert {check.status for check in checks(arm("A"), arm("B")).values()} == {"pass", "unknown"}
+
+
+def test_users_missing_in_one_arm_are_invalid_beyond_a_handful() -> None:
+    name = "Both arms are judged on the same users"
+    assert checks(arm("A"), arm("B", users=N - 2))[name].status == "pass"
+    found = checks(arm("A"), arm("B", users=N - 3))[name]
+    assert found.status == "fail"
+    assert "3 have a list in one arm alone" in found.detail
+    assert checks(arm("A"), arm("B", users=N // 2), config=ReportConfig(max_missing_users=1))[name].status == "pass"
+
+
+def test_short_lists_are_invalid_beyond_a_handful() -> None:
+    b = arm("B")
+    is_last = b.table["rank"] == K
+    few, many = (Arm("B", b.table[~(is_last & (b.table["user_id"] < n))]) for n in (2, 3))
+    assert checks(arm("A"), few)["'B' has no short lists"].status == "pass"
+    found = checks(arm("A"), many)["'B' has no short lists"]
+    assert (found.status, found.detail.split(",")[0]) == ("fail", "3 of 200 lists hold fewer than 10 items")
+
+
+def policies(n_a: int, n_b: int) -> pd.DataFrame:
+    users = np.arange(n_a + n_b)
+    rows = pd.DataFrame({"user_id": users, "item_id": 0, "policy": np.where(users < n_a, "A", "B")})
+    return rows.assign(impression_id=users, position=1, clicked=False, timestamp=START)
+
+
+@pytest.mark.parametrize("n_a, n_b, status", [(500, 510, "pass"), (500, 650, "fail"), (500, 0, "unknown")])
+def test_the_ratio_of_users_online_must_be_the_one_meant(n_a: int, n_b: int, status: str) -> None:
+    found = checks(arm("A"), arm("B"), impressions=policies(n_a, n_b))["Users met the arms online in the ratio meant"]
+    assert found.status == status
+
+
+def test_p_values_of_half_splits_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.random(60)
+    is_first = np.random.default_rng(5).random((3, 60), dtype=np.float32) < 0.5
+    expected = [stats.ttest_ind(values[half], values[~half], equal_var=False).pvalue for half in is_first]
+    np.testing.assert_allclose(half_splits(values, 3, np.random.default_rng(5)), expected)
+
+
+def test_half_splits_of_a_ranking_metric_are_uniform() -> None:
+    rng = np.random.default_rng(1)
+    values = np.where(rng.random(2_000) < 0.15, rng.random(2_000), 0.0)
+    p = half_splits(values, 500, rng)
+    assert stats.kstest(p, "uniform").pvalue > 1e-4
+
+
+def test_half_splits_see_a_test_that_does_not_hold_its_level() -> None:
+    """One user's value outweighs all others: t is then never significant, so p-values are far from uniform."""
+    values = np.zeros(400)
+    values[:150] = 1e-9
+    values[0] = 1.0
+    p = half_splits(values, 500, np.random.default_rng(2))
+    assert stats.kstest(p, "uniform").pvalue < 1e-6

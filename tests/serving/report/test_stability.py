@@ -1,0 +1,90 @@
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys.config import ReportConfig
+from serving.report.compare import compare
+from serving.report.stability import Run, Stability, on_lists
+from serving.report.statistics import paired_effect
+from serving.report.world import Arm
+
+START, END = pd.Timestamp("2024-03-01", tz="UTC"), pd.Timestamp("2024-03-31", tz="UTC")
+
+
+def run(kind: Literal["seed", "window", "part"], gain: float, name: str = "x") -> Run:
+    a = np.array([0.1, 0.2, 0.3])
+    return Run(kind, name, "2024-01-01", "2024-02-01", paired_effect(a, a + gain))
+
+
+def test_a_seed_that_loses_objects_and_so_do_too_few() -> None:
+    enough = Stability((run("seed", 0.1), run("seed", 0.1), run("window", 0.1)), 2, 1)
+    assert enough.objections == ()
+    lost = Stability((run("seed", 0.1), run("seed", -0.1, "seed 4"), run("window", 0.1)), 2, 1)
+    assert lost.objections == ("it is not positive with seed 4",)
+    few = Stability((run("seed", 0.1), run("window", 0.1)), 3, 1)
+    assert few.objections == few.shortfall == ("1 of 3 seeds were run (recsys compare --rerun)",)
+
+
+@pytest.mark.parametrize("gains, is_fine", [((1, 1, -1), True), ((1, -1, -1), False), ((1, 1), True), ((1, 0), False)])
+def test_two_thirds_of_the_windows_must_be_positive(gains: tuple[float, ...], is_fine: bool) -> None:
+    stability = Stability(tuple(run("window", gain) for gain in gains), 0, 1)
+    assert (stability.objections == ()) is is_fine
+
+
+def test_parts_of_the_window_speak_only_where_no_other_window_was_run() -> None:
+    parts = tuple(run("part", gain) for gain in (-1, -1, 1))
+    assert "1 of 3 parts" in Stability(parts).objections[0]
+    assert Stability((run("window", 1), run("window", 1), *parts)).objections == ()
+
+
+@pytest.fixture
+def shop() -> tuple[pd.DataFrame, pd.DataFrame, Arm, Arm]:
+    """B wins for the labels of the last third of the window alone, by far; A for the others, by little."""
+    n = 300
+    events = pd.DataFrame({"user_id": np.arange(n), "item_id": 0})
+    events["timestamp"] = START + pd.to_timedelta(np.arange(n) / 10, "D")
+    items = pd.DataFrame({"item_id": np.arange(12), "title": "x"})
+    place_a, place_b = np.full(n, 3), np.where(np.arange(n) < 200, 4, 0)
+
+    def arm(name: str, place: np.ndarray) -> Arm:
+        ranked = np.stack([np.insert(np.arange(1, 10), p, 0) for p in place])
+        users = np.repeat(np.arange(n), 10)
+        ranks = np.tile(np.arange(1, 11), n)
+        return Arm(name, pd.DataFrame({"user_id": users, "item_id": ranked.ravel(), "rank": ranks}))
+
+    return events, items, arm("A", place_a), arm("B", place_b)
+
+
+def test_a_gain_of_one_third_of_the_window_holds(shop: tuple[pd.DataFrame, pd.DataFrame, Arm, Arm]) -> None:
+    events, items, a, b = shop
+    report = compare(a, b, events, items, ReportConfig(), test_start=START, test_end=END, now=END)
+    parts = report.stability.of("part")
+    assert [part.effect.n for part in parts] == [100, 100, 100]
+    assert [part.effect.diff > 0 for part in parts] == [False, False, True]
+    assert report.relevance[0].effect.low > 0
+    assert report.verdict == "HOLD"
+    assert "1 of 3 parts of the window" in report.reason
+
+
+def test_a_version_waits_for_its_seeds_and_windows(shop: tuple[pd.DataFrame, pd.DataFrame, Arm, Arm]) -> None:
+    events, items, a, b = shop
+    needs = {"test_start": START, "test_end": END, "now": END, "min_seeds": 2, "min_windows": 2}
+    waiting = compare(a, b, events.iloc[200:], items, ReportConfig(), **needs)  # type: ignore[arg-type]
+    assert (waiting.verdict, waiting.awaits_runs) == ("HOLD", True)
+    good = (run("seed", 0.1), run("window", 0.1))
+    done = compare(a, b, events.iloc[200:], items, ReportConfig(), reruns=good, **needs)  # type: ignore[arg-type]
+    assert (done.verdict, done.awaits_runs) == ("PROMOTE", False)
+    bad = (run("seed", -0.1, "seed 1"), run("window", 0.1))
+    held = compare(a, b, events.iloc[200:], items, ReportConfig(), reruns=bad, **needs)  # type: ignore[arg-type]
+    assert (held.verdict, held.awaits_runs) == ("HOLD", False)
+
+
+def test_lists_made_another_way_are_judged_by_their_own_labels(
+    shop: tuple[pd.DataFrame, pd.DataFrame, Arm, Arm],
+) -> None:
+    events, items, a, b = shop
+    found = on_lists("seed", "seed 1", (a, b), events, items, (START, END), 10, ReportConfig())
+    whole = compare(a, b, events, items, ReportConfig(), test_start=START, test_end=END, now=END).relevance[0].effect
+    assert found.effect == whole

@@ -1,0 +1,145 @@
+"""The gate, with reports of planted arms; the registry is real."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from recsys.bundle import save_arrays, seal
+from recsys.cli import cli
+from recsys.config import Config, MlflowConfig, ReportConfig, parse_config
+from recsys.errors import ConfigError, DataError
+from recsys.progress import Reporter
+from recsys.registry import Registry
+from serving import promotion
+from serving.promotion import promote, promoted_or_not
+from serving.report.compare import compare
+from serving.report.document import Report
+from serving.report.world import Arm
+
+DAY = pd.Timestamp("2024-03-01", tz="UTC")
+N_USERS, K = 300, 10
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def config(uri: str, tmp_path: Path, request: pytest.FixtureRequest) -> Config:
+    """A model of its own with versions 1, the champion, and 2."""
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+    config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}}).model_copy(
+        update={"mlflow": MlflowConfig(tracking_uri=uri, experiment="gate", model_name=name)}
+    )
+    registry = Registry(config.mlflow)
+    for value in (1.0, 2.0):
+        folder = tmp_path / f"bundle{value}"
+        folder.mkdir()
+        save_arrays(folder / "weights.safetensors", scale=np.array([value]))
+        seal(folder, {})
+        with registry.run("train", {}, {}) as run:
+            registry.register(run, folder, {})
+    return config
+
+
+def judged(verdict: str) -> Report:
+    """A report of planted arms with the verdict."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 40, N_USERS)
+    events = pd.DataFrame({"user_id": np.arange(N_USERS), "item_id": labels})
+    items = pd.DataFrame({"item_id": np.arange(40), "title": "x"})
+
+    def arm(name: str, skill: float, seed: int) -> Arm:
+        score = np.random.default_rng(seed).random((N_USERS, 40))
+        score[np.arange(N_USERS), labels] += skill
+        ranked = np.argsort(-score, axis=1)[:, :K]
+        table = pd.DataFrame({"user_id": np.repeat(np.arange(N_USERS), K), "item_id": ranked.ravel()})
+        return Arm(name, table.assign(rank=np.tile(np.arange(1, K + 1), N_USERS)))
+
+    weak, strong = arm("A", 0.1, 1), arm("B", 0.6, 2)
+    twice = Arm("B", pd.concat([strong.table, strong.table[:1]]))
+    arms = {"PROMOTE": (weak, strong), "REJECT": (strong, weak), "HOLD": (weak, weak), "INVALID": (weak, twice)}
+    report = compare(*arms[verdict], events, items, ReportConfig(), test_start=DAY, test_end=DAY, now=DAY)
+    assert report.verdict == verdict
+    return report
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Report:
+    """Makes the comparison end in the verdict that the test asks for."""
+    report = judged(request.param)
+
+    def fixed(config: Config, a: str, b: str, *_: object, **__: object) -> tuple[Report, Path]:
+        assert (a, b) == ("1", "2")
+        report.write(tmp_path / "report")
+        return report, tmp_path / "report"
+
+    monkeypatch.setattr(promotion, "compare_arms", fixed)
+    return report
+
+
+@pytest.mark.parametrize("told", ["PROMOTE"], indirect=True)
+def test_a_version_with_the_verdict_promote_becomes_champion(config: Config, told: Report) -> None:
+    outcome = promote(config, "challenger", Reporter())
+    assert (outcome.is_champion, outcome.exit_code) == (True, 0)
+    champion = Registry(config.mlflow).resolve("champion")
+    assert (champion.version, champion.tags["report_verdict"], champion.tags["report_against"]) == ("2", "PROMOTE", "1")
+
+
+@pytest.mark.parametrize("told", ["HOLD", "REJECT", "INVALID"], indirect=True)
+def test_every_other_verdict_keeps_a_version_out_and_says_so(config: Config, told: Report) -> None:
+    outcome = promote(config, "2", Reporter())
+    assert (outcome.is_champion, outcome.exit_code) == (False, told.exit_code)
+    assert told.verdict in outcome.sentence
+    registry = Registry(config.mlflow)
+    assert registry.resolve("champion").version == "1"
+    assert registry.resolve("2").tags["report_verdict"] == told.verdict
+
+
+@pytest.mark.parametrize("told", ["REJECT"], indirect=True)
+def test_a_person_overrules_and_the_reason_is_kept(config: Config, told: Report) -> None:
+    outcome = promote(config, "2", Reporter(), why="the old one sells what is forbidden")
+    assert (outcome.is_champion, outcome.exit_code) == (True, 0)
+    tags = Registry(config.mlflow).resolve("champion").tags
+    assert tags["promoted_because"] == "the old one sells what is forbidden"
+    assert tags["report_verdict"] == "REJECT"
+
+
+@pytest.mark.parametrize("told", ["HOLD"], indirect=True)
+def test_the_report_is_stored_with_the_run_of_the_version(config: Config, told: Report) -> None:
+    promote(config, "2", Reporter())
+    with Registry(config.mlflow).calls() as client:
+        run_id = client.get_model_version(config.mlflow.model_name, "2").run_id
+        names = {Path(file.path).name for file in client.list_artifacts(run_id, "compare/against-1")}
+    assert names == {"report.html", "report.json", "report.md", "per_user.parquet"}
+
+
+def test_the_champion_itself_needs_no_report(config: Config) -> None:
+    outcome = promote(config, "champion", Reporter())
+    assert (outcome.is_champion, outcome.report, outcome.exit_code) == (True, None, 0)
+
+
+def test_a_comparison_that_fails_promotes_nothing_but_a_person_may(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> tuple[Report, Path]:
+        raise DataError("events: gone")
+
+    monkeypatch.setattr(promotion, "compare_arms", broken)
+    with pytest.raises(DataError, match="gone"):
+        promote(config, "2", Reporter())
+    assert "events: gone" in promoted_or_not(config, "2", Reporter())
+    assert Registry(config.mlflow).resolve("champion").version == "1"
+    assert promote(config, "2", Reporter(), why="events are lost").is_champion
+
+
+@pytest.mark.parametrize("words", [["--force"], ["--why", "x"]])
+def test_force_and_why_go_together(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "recsys.toml").write_text('[data]\nevents = "e"\nitems = "i"\nevent_weights = { buy = 1 }\n')
+    done = CliRunner().invoke(cli, ["promote", "2", "-c", str(tmp_path / "recsys.toml"), *words])
+    assert isinstance(done.exception, ConfigError)
+    assert "--why" in str(done.exception)
