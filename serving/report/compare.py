@@ -190,8 +190,8 @@ def _stability(
         return Stability((*reruns, *parts))
     start, end = (moment.isoformat() for moment in window)
     own = (
-        Run("seed", "as compared", start, end, primary.effect),
-        Run("window", "as compared", start, end, primary.effect),
+        Run("seed", "the seed compared", start, end, primary.effect),
+        Run("window", "the window compared", start, end, primary.effect),
     )
     return Stability((*own, *reruns, *parts), *needed)
 

@@ -221,8 +221,10 @@ class _Log:
         Rate of the place times how the item fares against it, drawn to 1 where it was shown rarely.
         """
         value = np.empty(self.rows)
-        for half in (0, 1):
-            learn, use = self.user % 2 != half, self.user % 2 == half
+        # by lot: every other id may mean something
+        is_first = np.random.default_rng(0).random(self.n_users)[self.user] < 0.5
+        for learn in (is_first, ~is_first):
+            use = ~learn
             of_place = self._rate(learn, self.place, np.ones(self.rows))
             expected = of_place[self.place]
             of_item = self._rate(learn, self.item, expected, len(self.items), _PRIOR)

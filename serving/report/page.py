@@ -139,7 +139,7 @@ def _over_time(report: "Report") -> dict[str, Markup]:
         in_order = sorted(runs, key=lambda run: run.start)
         rows = [(f"{run.start[:10]}\nn={run.effect.n:,}", run.effect) for run in in_order]
         shown["windows"] = figures.points("windows", *_columns(rows), "Windows over time", "labels from")
-    seeds = [(run.name.split(",")[0], run.effect) for run in report.stability.of("seed")]
+    seeds = [(run.name.removeprefix("the seed "), run.effect) for run in report.stability.of("seed")]
     if len(seeds) > 1:
         shown["seeds"] = figures.points("seeds", *_columns(seeds), "Training seeds", "trained with")
     return shown

@@ -116,9 +116,10 @@ def _of_column(kind: str, values: pd.Series) -> Iterator[Coding]:
     """A users column as groups: few values as they are, many numbers by quarters; many texts are left out."""
     n_values = values.nunique()
     if pd.api.types.is_numeric_dtype(values.dtype) and n_values > MAX_VALUES:
-        quarters = pd.qcut(values.astype("float64"), 4, duplicates="drop")
-        names = tuple(f"{part.left:g} to {part.right:g}" for part in quarters.cat.categories)
-        yield Coding(kind, names, quarters.cat.codes.to_numpy(dtype=np.int64))
+        numbers = values.astype("float64")
+        code = pd.qcut(numbers, 4, labels=False, duplicates="drop").fillna(-1).astype("int64").to_numpy()
+        inside = [numbers[code == quarter] for quarter in range(code.max() + 1)]
+        yield Coding(kind, tuple(f"{part.min():g} to {part.max():g}" for part in inside), code)
     elif 2 <= n_values <= MAX_VALUES:
         code, found = values.astype("str").where(values.notna()).factorize(sort=True)
         yield Coding(kind, tuple(map(str, found)), np.asarray(code))

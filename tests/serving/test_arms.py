@@ -120,7 +120,12 @@ def test_seeds_and_windows_are_run_and_kept(trained: Path) -> None:
     words = ("--json", "--rerun", "--set", "report.min_seeds=2", "--set", "report.min_windows=2")
     runs = json.loads(run(trained, "1", "2", *words).stdout)["stability"]["runs"]
     names = [(run["kind"], run["name"]) for run in runs if run["kind"] != "part"]
-    expected = [("seed", "as compared"), ("window", "as compared"), ("seed", "seed 1"), ("window", "1 before")]
+    expected = [
+        ("seed", "the seed compared"),
+        ("window", "the window compared"),
+        ("seed", "seed 1"),
+        ("window", "1 before"),
+    ]
     assert names == expected
     assert runs[3]["end"] == runs[1]["start"]
     kept = {path: path.stat().st_mtime_ns for path in (trained / "out" / "compare" / "reruns").iterdir()}
