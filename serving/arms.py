@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from recsys.config import Config
-from recsys.errors import ConfigError, DataError, shown
+from recsys.errors import ConfigError, DataError, ModelError, shown
 from recsys.progress import Reporter
 from recsys.registry import CHAMPION, Fetched, Registry
 from serving import releases
@@ -159,6 +159,8 @@ def _same_window(one: Fetched, other: Fetched) -> bool:
 
 
 def _data_until(one: Fetched) -> pd.Timestamp:
+    if "data_until" not in one.version.tags:
+        raise _incomparable(one, "does not say until when its data reach")
     return pd.Timestamp(one.version.tags["data_until"])
 
 
@@ -216,8 +218,15 @@ def _start_of(arms: tuple[Arm, Arm], given: pd.Timestamp | None) -> pd.Timestamp
 
 
 def _evaluation(fetched: Fetched) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((fetched.bundle.folder / "evaluation" / "evaluation.json").read_text())
+    path = fetched.bundle.folder / "evaluation" / "evaluation.json"
+    if not path.exists():
+        raise _incomparable(fetched, "holds no evaluation")
+    content: dict[str, Any] = json.loads(path.read_text())
     return content
+
+
+def _incomparable(one: Fetched, why: str) -> ModelError:
+    return ModelError(f"version {one.version.version} {why}; train one with: recsys train")
 
 
 def _stored(fetched: Fetched, name: str) -> pd.DataFrame:

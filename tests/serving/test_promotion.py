@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from recsys.bundle import save_arrays, seal
 from recsys.cli import cli
 from recsys.config import Config, MlflowConfig, ReportConfig, parse_config
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError, DataError, ModelError
 from recsys.progress import Reporter
 from recsys.registry import Registry
 from serving import promotion
@@ -116,6 +116,12 @@ def test_the_report_is_stored_with_the_run_of_the_version(config: Config, told: 
         run_id = client.get_model_version(config.mlflow.model_name, "2").run_id
         names = {Path(file.path).name for file in client.list_artifacts(run_id, "compare/against-1")}
     assert names == {"report.html", "report.json", "report.md", "per_user.parquet"}
+
+
+def test_a_version_that_no_training_made_cannot_be_compared(config: Config, tmp_path: Path) -> None:
+    config = config.model_copy(update={"text": config.text.model_copy(update={"cache": str(tmp_path / "cache")})})
+    with pytest.raises(ModelError, match=r"version 2 does not say until when"):
+        promote(config, "2", Reporter())
 
 
 def test_the_champion_itself_needs_no_report(config: Config) -> None:
