@@ -21,6 +21,7 @@ from training.model import Model
 from training.pipeline import train
 
 N_SLOTS = 50
+_DECIDES = ("seed", "data", "text", "cf", "candidates", "ranker", "rules")  # what a training depends on
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
 def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Reporter) -> Remade:
     """Trains a recipe on everything before a moment; taken from `folder` where that was done before."""
     dataset = Dataset.from_tables(load_tables(config.data, as_of), config.data, as_of)
-    key = f"{dataset.sha256[:12]}-{config.fingerprint()[:12]}-{code_revision().replace('+', '-')}"
+    recipe_sha256 = config.fingerprint(*_DECIDES)[:12]
+    key = f"{dataset.sha256[:12]}-{recipe_sha256}-{config.report.max_users}-{code_revision().replace('+', '-')}"
     table, about = folder / f"{key}.parquet", folder / f"{key}.json"
     if not about.exists():
         reporter.say(f"training again before {as_of:%Y-%m-%d %H:%M}, seed {config.seed}")
