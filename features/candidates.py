@@ -55,9 +55,8 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
     lists["new"] = _new(snapshot, scores["text"], allowed, limits.new)
     for name in (*SCORED, "new"):  # where nothing is known of a user, only popularity speaks
         lists[name] = np.where(some.n_events[:, None] > 0, lists[name], -1)
-    lists["recent"] = np.tile(snapshot.popular(7, limits.popular), (some.n_users, 1))
-    lists["popular"] = np.tile(snapshot.popular(30, limits.popular), (some.n_users, 1))
-    lists["all_time"] = np.tile(snapshot.popular(None, limits.popular), (some.n_users, 1))
+    for name, items in snapshot.popular.items():
+        lists[name] = np.tile(items[: limits.popular], (some.n_users, 1))
     is_candidate = np.zeros_like(allowed)
     for items in lists.values():
         user, slot = np.nonzero(items >= 0)

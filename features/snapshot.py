@@ -94,11 +94,18 @@ class Snapshot:
         """Eligible items nobody took yet or that are younger than 30 days, (n_items,)."""
         return self.is_eligible & ((self.facts.counts == 0) | (self.facts.age_days < 30))
 
-    def popular(self, days: float | None, n: int) -> IntArray:
-        """The `n` eligible items with most weight in the last `days`, ties by id, at most n."""
-        mass = self.histories.popularity(days) * self.is_eligible
-        order = np.argsort(-mass, kind="stable")[:n]
-        return order[mass[order] > 0]
+    @cached_property
+    def popular(self) -> dict[str, IntArray]:
+        """Eligible items, most event weight first, ties by position: of the last 7 days, of 30, of all time."""
+        facts = self.facts
+        masses = {"recent": facts.counts_7d, "popular": facts.counts_30d, "all_time": facts.counts}
+        return {name: _by_mass(mass * self.is_eligible) for name, mass in masses.items()}
+
+
+def _by_mass(mass: FloatArray) -> IntArray:
+    """Positions of the items with any mass, most first."""
+    order = np.argsort(-mass, kind="stable")
+    return order[mass[order] > 0]
 
 
 def _codes(catalogue: pd.DataFrame, column: str) -> IntArray:

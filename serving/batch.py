@@ -147,7 +147,7 @@ def _score_shards(
     missing = [(number, start) for number, start in shards if store.staged_part(staging, number) is None]
     if len(missing) < len(shards):
         reporter.say(f"scoring: {len(shards) - len(missing)} of {len(shards)} shards kept from a run that was cut off")
-    if not missing and shards:
+    if not missing:
         return staging
     model = Model.load(fetched.bundle.folder)
     with reporter.stage("item vectors") as progress:

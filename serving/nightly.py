@@ -18,6 +18,7 @@ from recsys.registry import Registry
 from serving.batch import Released, model_cache, publish_lists
 from serving.promotion import promoted_or_not
 from serving.publish import ReleaseStore
+from serving.releases import write_whole
 from serving.show import evaluation_in, print_lists, print_stored_evaluation
 from training.job import train_and_register
 from training.model import Model
@@ -138,9 +139,7 @@ def _fetched_folder(config: Config, version: str) -> Path:
 def _write_run(config: Config, outcome: Outcome, as_of: pd.Timestamp) -> None:
     folder = Path(config.serving.output) / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{as_of:%Y-%m-%dT%H%M%S}.tmp"
-    temporary.write_text(json.dumps(outcome.to_dict(), indent=2, default=str))
-    temporary.replace(folder / f"{as_of:%Y-%m-%dT%H%M%S}.json")
+    write_whole(folder / f"{as_of:%Y-%m-%dT%H%M%S}.json", json.dumps(outcome.to_dict(), indent=2, default=str))
 
 
 def champion(config: Config) -> tuple[Model, str]:

@@ -16,7 +16,7 @@ from recsys.config import Config, parse_config
 from recsys.progress import Reporter
 from recsys.registry import Fetched
 from serving.score import Scorer, Stamp
-from training.job import code_revision
+from training.job import code_revision, evaluated_lists
 from training.model import Model
 from training.pipeline import train
 
@@ -67,14 +67,7 @@ def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Rep
         reporter.say(f"training again before {as_of:%Y-%m-%d %H:%M}, seed {config.seed}")
         trained = train(dataset, config, reporter.stage)
         folder.mkdir(parents=True, exist_ok=True)
-        lists = trained.evaluation.lists
-        columns = {
-            "user_id": dataset.users.values(lists["user_pos"].to_numpy()),
-            "item_id": dataset.items.values(lists["item_pos"].to_numpy()),
-            "rank": lists["rank"].to_numpy("int32"),
-            "score": lists["score"].to_numpy("float32"),
-        }
-        pd.DataFrame(columns).to_parquet(table, index=False)
+        evaluated_lists(trained, dataset).to_parquet(table, index=False)
         users = dataset.users.values(trained.evaluation.per_user["user_pos"].unique())
         start, end = (pd.Timestamp(us, unit="us", tz="UTC") for us in (trained.windows.starts[1], trained.windows.end))
         # written last, so that it vouches for the table

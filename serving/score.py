@@ -97,7 +97,7 @@ class Scorer:
     def _fill(self, listed: pd.DataFrame, n_users: int, k: int) -> pd.DataFrame:
         """Popular items for users whose candidates ran out, scored below everything they have."""
         short = np.flatnonzero(np.bincount(listed["user_row"], minlength=n_users) < k)
-        popular = self.snapshot.popular(None, 4 * k)
+        popular = self.snapshot.popular["all_time"][: 4 * k]
         frames = []
         for row in short:  # rare: cold users already have the popular lists among their candidates
             mine = listed[listed["user_row"] == row]

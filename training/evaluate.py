@@ -128,8 +128,7 @@ def _rank_all(
     scores["frozen text"] = unit_rows(decayed @ frozen_vectors) @ frozen_vectors.T
     names = {"text": "text", "als": "cf", "item-item": "item_item", "ease": "ease", "frozen text": "frozen text"}
     ranked = {name: top_k(np.where(allowed, scores[key], -np.inf), N_SLOTS) for name, key in names.items()}
-    for name, days in (("popular", None), ("popular 7d", 7)):
-        mass = snapshot.histories.popularity(days)
+    for name, mass in (("popular", snapshot.facts.counts), ("popular 7d", snapshot.facts.counts_7d)):
         ranked[name] = top_k(np.where(allowed & (mass > 0), mass, -np.inf), N_SLOTS)
     if not snapshot.config.rules.exclude_seen:
         ranked["repeat"] = top_k(np.where(allowed & (scores["repeat"] > 0), scores["repeat"], -np.inf), N_SLOTS)

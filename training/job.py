@@ -63,15 +63,20 @@ def save_evaluation(trained: Trained, dataset: Dataset, folder: Path) -> None:
     evaluation.per_user.assign(user_id=dataset.users.values(evaluation.per_user["user_pos"].to_numpy())).drop(
         columns="user_pos"
     ).to_parquet(folder / "per_user.parquet", index=False)
-    lists = evaluation.lists
+    evaluated_lists(trained, dataset).to_parquet(folder / "recommendations.parquet", index=False)
+    (folder / "evaluation.json").write_text(json.dumps(evaluation_summary(trained, dataset), indent=2))
+
+
+def evaluated_lists(trained: Trained, dataset: Dataset) -> pd.DataFrame:
+    """The ranker's lists of the last window with outside ids: user_id, item_id, rank, score."""
+    lists = trained.evaluation.lists
     columns = {
         "user_id": dataset.users.values(lists["user_pos"].to_numpy()),
         "item_id": dataset.items.values(lists["item_pos"].to_numpy()),
         "rank": lists["rank"].to_numpy("int32"),
         "score": lists["score"].to_numpy("float32"),
     }
-    pd.DataFrame(columns).to_parquet(folder / "recommendations.parquet", index=False)
-    (folder / "evaluation.json").write_text(json.dumps(evaluation_summary(trained, dataset), indent=2))
+    return pd.DataFrame(columns)
 
 
 def evaluation_summary(trained: Trained, dataset: Dataset) -> dict[str, Any]:

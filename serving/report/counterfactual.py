@@ -16,7 +16,7 @@ from recsys.ids import IdMap
 from recsys.types import BoolArray, FloatArray, IntArray
 from serving.report import offpolicy
 from serving.report.offpolicy import Estimate, Logged, estimate, minus
-from serving.report.world import Arm, ranks
+from serving.report.world import Arm, slots
 
 SWEEP = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 WEIGHT_ALPHA = 0.001  # as with sample ratios: it is looked at every time, and 5% of sound logs would be refused
@@ -195,12 +195,7 @@ class _Log:
 
     def shown_by(self, arm: Arm, k: int) -> IntArray:
         """The item that an arm would have shown in each row, (n_rows,); -1 where its list ends before."""
-        rank = ranks(arm.table)
-        user = self.users.positions(arm.table["user_id"])
-        fits = (user >= 0) & (rank >= 1) & (rank <= k) & (rank % 1 == 0)
-        lists = np.full((self.n_users, k), -1, dtype=np.int64)
-        lists[user[fits], rank[fits].astype(np.int64) - 1] = self.items.positions(arm.table["item_id"][fits])
-        return lists[self.user, self.place]
+        return slots(arm.table, self.users, self.items, k)[self.user, self.place]
 
     def seen_by(self, arm: Arm, k: int) -> Logged:
         """The rows from the arm's side."""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from recsys.config import Verdict
 from recsys.errors import ResourceError
+from serving.releases import sync
 from serving.report import page
 from serving.report.counterfactual import Counterfactual
 from serving.report.decision import EXIT_CODES, Check, Number
@@ -170,7 +171,8 @@ class Report:
             parts = {name: folder / f".{name}.{os.getpid()}.part" for name in contents}
             try:
                 for name, content in contents.items():
-                    _write_through(parts[name], content)
+                    parts[name].write_bytes(content)
+                    sync(parts[name])
                 for name, part in parts.items():
                     part.replace(folder / name)
             finally:
@@ -195,10 +197,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -188,7 +188,7 @@ class _Kit:
         """
         shares = _shares(sp.csr_matrix(_as_matrix(ranked, self.words.shape[0]) @ categories))
         user = np.repeat(np.arange(taste.shape[0]), np.diff(taste.indptr))
-        in_list = _cells(shares, user, taste.indices)
+        in_list = np.asarray(shares[user, taste.indices]).ravel()
         own = taste.data
         divergence = own * np.log(own / ((1 - SMOOTHING) * in_list + SMOOTHING * own))
         total = np.bincount(user, divergence, minlength=taste.shape[0])
@@ -210,9 +210,10 @@ def _exposures(
         ("Catalogue coverage", "coverage", floors.coverage, True),
         ("Exposure Gini", "gini", floors.gini, False),
     ):
-        many = {"coverage": "coverages", "gini": "ginis"}[field]
         value_a, value_b = getattr(in_a, field), getattr(in_b, field)
-        low, high = bootstrap_interval(value_b - value_a, getattr(in_b, many) - getattr(in_a, many), config.alpha)
+        low, high = bootstrap_interval(
+            value_b - value_a, getattr(in_b, f"{field}s") - getattr(in_a, f"{field}s"), config.alpha
+        )
         yield Guardrail(
             metric=metric,
             beside={name: getattr(shown, field) for name, shown in others.items()},
@@ -245,8 +246,7 @@ def _as_matrix(ranked: IntArray, n_items: int) -> sp.csr_matrix:
 
 def _one_hot(world: World) -> sp.csr_matrix:
     """Category of each item, (n_items, n_categories); an empty row where there is none."""
-    names = world.attributes["category"].fillna("").astype(str).str.strip()
-    code, found = names.where(names != "").factorize()
+    code, found = world.coded("category")
     row = np.flatnonzero(code >= 0)
     return sp.csr_matrix((np.ones(len(row)), (row, code[row])), shape=(len(code), len(found)))
 
@@ -257,12 +257,3 @@ def _shares(counts: sp.csr_matrix) -> sp.csr_matrix:
     shares = sp.csr_matrix(sp.diags(1 / np.maximum(total, 1e-12)) @ counts)
     shares.sort_indices()
     return shares
-
-
-def _cells(matrix: sp.csr_matrix, row: IntArray, column: IntArray) -> FloatArray:
-    """Values at some cells, (n,); 0 where nothing is stored."""
-    width = max(1, matrix.shape[1])
-    stored = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)) * width + matrix.indices
-    wanted = row * width + column
-    at = np.minimum(np.searchsorted(stored, wanted), max(0, len(stored) - 1))
-    return np.where(stored[at] == wanted, matrix.data[at], 0.0) if len(stored) else np.zeros(len(wanted))

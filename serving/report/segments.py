@@ -138,8 +138,7 @@ def _items(world: World) -> Iterator[Coding]:
 
 def _most_taken(world: World, column: str) -> Iterator[Coding]:
     """The values of an items column with most labels; the rest is left out."""
-    values = world.attributes[column].fillna("").astype(str).str.strip()
-    code, found = values.where(values != "").factorize(sort=True)
+    code, found = world.coded(column)
     labels = np.bincount(world.relevant.indices, minlength=len(world.items))
     total = np.bincount(code[code >= 0], labels[code >= 0], minlength=len(found))
     kept = np.sort(np.argsort(-total, kind="stable")[:MAX_GROUPS])

@@ -148,17 +148,14 @@ class World:
         return np.flatnonzero(self.is_listed)
 
     def lists(self, table: pd.DataFrame, n_slots: int) -> IntArray:
-        """A table as item positions by slot, (n_users, n_slots); -1 where there is no row.
+        """A table as item positions by slot; see `slots`."""
+        return slots(table, self.users, self.items, n_slots)
 
-        A user without rows has an empty row: their metrics are 0, they are not dropped. Ranks that are
-        no whole number from 1 to n_slots are left out here and reported by the checks.
-        """
-        rank = ranks(table)
-        user_pos = self.users.positions(table["user_id"])
-        fits = (user_pos >= 0) & (rank >= 1) & (rank <= n_slots) & (rank % 1 == 0)
-        ranked = np.full((len(self.users), n_slots), -1, dtype=np.int64)
-        ranked[user_pos[fits], rank[fits].astype(np.int64) - 1] = self.items.positions(table["item_id"][fits])
-        return ranked
+    def coded(self, column: str) -> tuple[IntArray, pd.Index]:
+        """An items column as codes, (n_items,), -1 where it is blank, into its sorted values."""
+        values = self.attributes[column].fillna("").astype(str).str.strip()
+        code, names = values.where(values != "").factorize(sort=True)
+        return np.asarray(code), pd.Index(names)
 
     def popular_lists(self, n_slots: int) -> IntArray | None:
         """The most popular items before the window, (n_users, n_slots); None without a history.
@@ -182,6 +179,20 @@ class World:
 def ranks(table: pd.DataFrame) -> FloatArray:
     """The rank column as float64, (n_rows,); nan where it is no number."""
     return np.asarray(pd.to_numeric(table["rank"], errors="coerce").astype("float64").to_numpy(na_value=np.nan))
+
+
+def slots(table: pd.DataFrame, users: IdMap, items: IdMap, n_slots: int) -> IntArray:
+    """A table of recommendations as item positions by slot, (n_users, n_slots); -1 where there is no row.
+
+    A user without rows has an empty row: their metrics are 0, they are not dropped. Ranks that are no whole
+    number from 1 to n_slots are left out here and reported by the checks.
+    """
+    rank = ranks(table)
+    user_pos = users.positions(table["user_id"])
+    fits = (user_pos >= 0) & (rank >= 1) & (rank <= n_slots) & (rank % 1 == 0)
+    ranked = np.full((len(users), n_slots), -1, dtype=np.int64)
+    ranked[user_pos[fits], rank[fits].astype(np.int64) - 1] = items.positions(table["item_id"][fits])
+    return ranked
 
 
 def counts(table: pd.DataFrame, users: IdMap, items: IdMap) -> sp.csr_matrix:
