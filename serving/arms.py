@@ -78,7 +78,8 @@ def table_arm(path: Path) -> Arm:
     missing = [column for column in ("user_id", "item_id", "rank") if column not in table]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(map(shown, table.columns))}; add it")
-    return Arm(path.name, table, info={key: value for key, value in info.items() if value}, cost=cost)
+    # two `current` of two folders would bear one name on the page
+    return Arm(path.resolve().name, table, info={key: value for key, value in info.items() if value}, cost=cost)
 
 
 def _versions(config: Config, names: tuple[str, str], reporter: Reporter) -> Sides:
