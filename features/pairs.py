@@ -21,7 +21,10 @@ NAMES = (
     *(f"{s}_rank" for s in (*SCORED, *LISTED)),
     *_PAIR_NAMES,
 )
-FUSED = (*(f"{s}_z" for s in SCORED), "count_7d", "count_all")  # what the linear fusion adds up
+FUSED = (  # what the linear fusion adds up
+    *(f"{s}_z" for s in SCORED),
+    "text_max", "text_last", "category_share", "brand_share", "count_7d", "count_30d", "count_all", "trend",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,18 @@ class Snapshot:
         """Confidence that CF learns from and folds in by, (n_users, n_items)."""
         return some.confidence(self.config.cf.half_life_days)
 
+    def countable(self, targets: sp.csr_matrix) -> sp.csr_matrix:
+        """Targets that could have been recommended: where seen items are excluded, only new ones count.
+
+        Args:
+            targets: label weight of what each user took, (n_users, n_items).
+        """
+        if self.config.rules.exclude_seen:
+            targets = targets - targets.multiply(self.histories.counts() > 0)
+        targets = sp.csr_matrix(targets)
+        targets.eliminate_zeros()
+        return targets
+
     @cached_property
     def is_new(self) -> BoolArray:
         """Eligible items nobody took yet or that are younger than 30 days, (n_items,)."""

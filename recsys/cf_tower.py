@@ -149,7 +149,8 @@ def _ease(confidence: sp.csr_matrix, config: CFConfig) -> sp.csr_matrix:
     chosen = chosen[mass[chosen] > 0]
     some = sp.csr_matrix(taken[:, chosen], dtype=np.float32)
     gram = (some.T @ some).toarray().astype(np.float64)
-    gram[np.diag_indices_from(gram)] += config.ease_regularization
+    diagonal = np.diag_indices_from(gram)
+    gram[diagonal] += config.ease_regularization * gram[diagonal].mean()
     inverse = np.linalg.inv(gram)
     weights = (inverse / -np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(weights, 0)

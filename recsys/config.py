@@ -78,7 +78,7 @@ class CFConfig(Section):
     history_decay: float = Field(0.9, gt=0, le=1, description="Weight of an item per step back in the history.")
     neighbours: int = Field(100, ge=1, description="Item-item and EASE weights kept per item.")
     ease_items: int = Field(6000, ge=1, description="Most taken items that EASE covers; its time grows with the cube.")
-    ease_regularization: float = Field(200.0, gt=0)
+    ease_regularization: float = Field(16.0, gt=0, description="Times the mean squared mass of an item.")
 
 
 class CandidatesConfig(Section):

@@ -37,7 +37,7 @@ class LinearFusion:
         """Weights that minimise the listwise softmax loss; convex, so the start does not matter.
 
         Args:
-            features: (n_pairs, n_features), nan counts as the mean.
+            features: (n_pairs, n_features), nan counts as the mean; a column of nothing else counts for nothing.
             labels: (n_pairs,) gains, 0 where not taken.
             indptr: where each user's pairs start, (n_users + 1,).
             columns: feature columns to use.
@@ -45,8 +45,9 @@ class LinearFusion:
         Source: Cao et al., Learning to rank: from pairwise to listwise approach (ListNet), ICML 2007.
         """
         x = features[:, list(columns)].astype(np.float64)
-        means = np.nanmean(x, axis=0)
-        scales = np.nanstd(x, axis=0) + 1e-9
+        n_known = np.maximum((~np.isnan(x)).sum(axis=0), 1)
+        means = np.nansum(x, axis=0) / n_known
+        scales = np.sqrt(np.nansum((x - means) ** 2, axis=0) / n_known) + 1e-9
         x = np.nan_to_num((x - means) / scales)
         user = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
         share = labels / np.maximum(np.bincount(user, labels, minlength=len(indptr) - 1), 1e-12)[user]
@@ -81,7 +82,7 @@ class Ranker:
         fusion: the linear guard.
         trees: LightGBM's model as text, or None.
         chosen: "trees" or "fusion".
-        guard: NDCG@10 of both on the validation users, for the record.
+        guard: NDCG@10 of both on users they did not learn from, for the record.
     """
 
     names: tuple[str, ...]
@@ -137,16 +138,19 @@ class Ranker:
 
 def fit_trees(
     train: tuple[FloatArray, FloatArray, IntArray],
-    valid: tuple[FloatArray, FloatArray, IntArray],
+    valid: tuple[FloatArray, FloatArray, IntArray] | None,
     names: tuple[str, ...],
     fusion: LinearFusion,
     config: RankerConfig,
     seed: int,
+    n_trees: int | None = None,
 ) -> str:
-    """LambdaMART that starts from the fusion's scores, with early stop, as LightGBM's model text.
+    """LambdaMART that starts from the fusion's scores, as LightGBM's model text.
 
     Args:
-        train, valid: features (n_pairs, n_features), labels (n_pairs,) small integers, indptr (n_users + 1,).
+        train, valid: features (n_pairs, n_features), labels (n_pairs,) small integers, indptr (n_users + 1,);
+            training stops early on `valid` where there is one.
+        n_trees: how many; `config.trees` by default.
 
     Source: Burges, From RankNet to LambdaRank to LambdaMART, MSR-TR-2010-82.
     """
@@ -160,11 +164,10 @@ def fit_trees(
         lgb.Dataset(
             x, label=y, group=np.diff(indptr)[np.diff(indptr) > 0], feature_name=list(names), init_score=fusion.score(x)
         )
-        for x, y, indptr in (train, valid)
+        for x, y, indptr in (train, valid or train)
     ]
-    model = lgb.train(
-        params, sets[0], config.trees, valid_sets=[sets[1]], callbacks=[lgb.early_stopping(30, verbose=False)]
-    )
+    stop = [lgb.early_stopping(30, verbose=False)] if valid else []
+    model = lgb.train(params, sets[0], n_trees or config.trees, valid_sets=sets[1:] if valid else None, callbacks=stop)
     return str(model.model_to_string(num_iteration=model.best_iteration))
 
 

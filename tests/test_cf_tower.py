@@ -55,7 +55,8 @@ def test_neighbours_share_users_and_an_item_is_not_its_own(tower: CFTower) -> No
 def test_ease_is_the_closed_form_and_keeps_the_strongest_weights() -> None:
     dense = taken().toarray()[:, :6].astype(np.float64)
     config = CFConfig(factors=2, iterations=1, neighbours=6, ease_regularization=2.0)
-    inverse = np.linalg.inv(dense.T @ dense + 2 * np.eye(6))
+    gram = dense.T @ dense
+    inverse = np.linalg.inv(gram + 2 * gram.diagonal().mean() * np.eye(6))
     expected = -inverse / np.diag(inverse)
     np.fill_diagonal(expected, 0)
     whole = CFTower.fit(taken(), vectors(), config, seed=0).ease.toarray()

@@ -6,7 +6,7 @@ import pytest
 from recsys.config import RankerConfig
 from recsys.errors import ModelError
 from recsys.ranker import LinearFusion, Ranker, fit_trees, refuse_future
-from training.ranker import mean_ndcg
+from training.ranker import ndcg_of_pairs
 
 NAMES = ("good", "noise")
 N_USERS, N_PER_USER = 200, 30
@@ -20,9 +20,21 @@ def pairs(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, y, np.arange(0, len(x) + 1, N_PER_USER)
 
 
+def mean_ndcg(y: np.ndarray, indptr: np.ndarray, scores: np.ndarray) -> float:
+    n_relevant = np.add.reduceat(y > 0, indptr[:-1])
+    return float(np.nanmean(ndcg_of_pairs(y, indptr, scores, n_relevant)))
+
+
 def test_fusion_weighs_the_signal_and_not_the_noise() -> None:
     fusion = LinearFusion.fit(*pairs(0), columns=(0, 1))
     assert fusion.weights[0] > 10 * abs(fusion.weights[1])
+
+
+def test_fusion_of_a_column_that_is_always_unknown_is_the_fusion_of_the_others() -> None:
+    x, y, indptr = pairs(0)
+    x[:, 1] = np.nan
+    both, alone = (LinearFusion.fit(x, y, indptr, columns) for columns in ((0, 1), (0,)))
+    np.testing.assert_allclose(both.score(x), alone.score(x), rtol=1e-4)
 
 
 def test_fusion_takes_nan_for_the_mean() -> None:

@@ -79,7 +79,7 @@ def evaluate(
         targets: what each user took in the window, (n_users, n_items).
         max_users: a larger number of users is sampled.
     """
-    targets = _countable(targets, snapshot)
+    targets = snapshot.countable(targets)
     users = np.sort(rng.permutation(np.flatnonzero(np.diff(targets.indptr) > 0))[:max_users])
     is_cold = snapshot.facts.counts == 0
     cold_only = replace(snapshot, is_eligible=snapshot.is_eligible & is_cold)
@@ -104,16 +104,6 @@ def evaluate(
     coverage = {source: float(seen.sum() / n_eligible) for source, seen in shown.items()}
     n_cold = int((np.diff(cold_targets[users].indptr) > 0).sum())
     return Evaluation(per_user.sort_values(["source", "user_pos"]), coverage, pd.concat(lists), n_cold)
-
-
-def _countable(targets: sp.csr_matrix, snapshot: Snapshot) -> sp.csr_matrix:
-    """Targets that could have been recommended: where seen items are excluded, only new ones count."""
-    if snapshot.config.rules.exclude_seen:
-        seen = snapshot.histories.counts()
-        targets = targets - targets.multiply(seen > 0)
-    targets = sp.csr_matrix(targets)
-    targets.eliminate_zeros()
-    return targets
 
 
 def _rank_all(

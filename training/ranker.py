@@ -12,9 +12,9 @@ from recsys.config import Config
 from recsys.metrics import ndcg
 from recsys.ranker import LinearFusion, Ranker, fit_trees, refuse_future
 from recsys.text_tower import Progress
-from recsys.types import FloatArray, IntArray
+from recsys.types import BoolArray, FloatArray, IntArray
 
-VALIDATION_SHARE = 0.2  # of the users, for early stop and the guard
+FOLDS = 3  # each user's validation scores come from trees that never saw that user's labels
 MAX_GAIN = 30  # LambdaMART's labels are small integers
 
 Group = tuple[FloatArray, FloatArray, IntArray]
@@ -29,24 +29,46 @@ def fit_ranker(
 ) -> Ranker:
     """Trees and fusion on the labels of a window; the trees ship only when they beat the fusion.
 
+    Both are judged on users they did not learn from, by cross-validation over users; what ships then learns from all
+    of them, with as many trees as the folds stopped at.
+
     Args:
         snapshot: the world when the window began.
         targets: label weight of what each user took in the window, (n_users, n_items).
     """
+    targets = snapshot.countable(targets)
     users = rng.permutation(np.flatnonzero(np.diff(targets.indptr) > 0))[: config.ranker.max_users]
-    n_valid = int(len(users) * VALIDATION_SHARE)
-    valid = _pairs_of(snapshot, np.sort(users[:n_valid]), targets, config, progress)
-    train = _pairs_of(snapshot, np.sort(users[n_valid:]), targets, config, progress)
+    users = np.sort(users)
+    group = _pairs_of(snapshot, users, targets, config, progress)
+    refuse_future(group[0], group[1], pairs.NAMES)
     columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
-    refuse_future(train[0], train[1], pairs.NAMES)
-    fusion = LinearFusion.fit(*train, columns)
-    if not _positives(train) or not _positives(valid):
+    fusion = LinearFusion.fit(*group, columns)
+    fold = rng.permutation(len(users)) % FOLDS
+    folds = [(_of_users(group, fold != f), _of_users(group, fold == f)) for f in range(FOLDS)]
+    if not all(_positives(part) for pair in folds for part in pair):
         return Ranker(pairs.NAMES, fusion, None, "fusion", {})
+    n_relevant = np.diff(targets[users].indptr)
+    tried = [_try_fold(train, valid, n_relevant[fold == f], config, columns) for f, (train, valid) in enumerate(folds)]
+    guard = {
+        name: float(np.mean(np.concatenate([values[name] for values, _ in tried]))) for name in ("trees", "fusion")
+    }
+    n_trees = max(1, round(np.mean([n for _, n in tried])))
+    trees = fit_trees(_informative(group), None, pairs.NAMES, fusion, config.ranker, config.seed, n_trees)
+    return Ranker(pairs.NAMES, fusion, trees, max(guard, key=lambda name: guard[name]), guard)
+
+
+def _try_fold(
+    train: Group, valid: Group, n_relevant: IntArray, config: Config, columns: tuple[int, ...]
+) -> tuple[dict[str, FloatArray], int]:
+    """NDCG@10 of each validation user by trees and fusion of the other users, and how many trees it took."""
+    fusion = LinearFusion.fit(*train, columns)
     trees = fit_trees(_informative(train), _informative(valid), pairs.NAMES, fusion, config.ranker, config.seed)
-    both = Ranker(pairs.NAMES, fusion, trees, "trees", {})
-    guard = {name: _ndcg(valid, both.score(valid[0], name)) for name in ("trees", "fusion")}
-    chosen = max(guard, key=lambda name: guard[name])
-    return Ranker(pairs.NAMES, fusion, trees, chosen, guard)
+    ranker = Ranker(pairs.NAMES, fusion, trees, "trees", {})
+    _, labels, indptr = valid
+    values = {
+        name: ndcg_of_pairs(labels, indptr, ranker.score(valid[0], name), n_relevant) for name in ("trees", "fusion")
+    }
+    return values, int(ranker.booster.num_trees())
 
 
 def chunks(users: IntArray, size: int) -> Iterator[IntArray]:
@@ -77,32 +99,34 @@ def _pairs_of(
     return np.concatenate(features), gain, np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
 
 
-def _informative(group: Group) -> Group:
-    """Without users who took none of their candidates: they teach LambdaMART nothing and cost time."""
+def _of_users(group: Group, keep: BoolArray) -> Group:
+    """The pairs of some users, (n_users,) True where kept."""
     features, labels, indptr = group
     sizes = np.diff(indptr)
+    rows = np.repeat(keep, sizes)
+    return features[rows], labels[rows], np.concatenate([[0], np.cumsum(sizes[keep])])
+
+
+def _informative(group: Group) -> Group:
+    """Without users who took none of their candidates: they teach LambdaMART nothing and cost time."""
+    _, labels, indptr = group
+    sizes = np.diff(indptr)
     user = np.repeat(np.arange(len(sizes)), sizes)
-    useful = np.bincount(user, labels, minlength=len(sizes)) > 0
-    keep = useful[user]
-    return features[keep], labels[keep], np.concatenate([[0], np.cumsum(sizes[useful])])
+    return _of_users(group, np.bincount(user, labels, minlength=len(sizes)) > 0)
 
 
 def _positives(group: Group) -> int:
     return int((group[1] > 0).sum())
 
 
-def _ndcg(group: Group, scores: FloatArray) -> float:
-    """Mean NDCG@10 over users with a positive among their candidates."""
-    _, labels, indptr = _informative(group)
-    sizes = np.diff(group[2])
-    keep = (np.bincount(np.repeat(np.arange(len(sizes)), sizes), group[1], minlength=len(sizes)) > 0)[
-        np.repeat(np.arange(len(sizes)), sizes)
-    ]
-    return mean_ndcg(labels, indptr, scores[keep])
+def ndcg_of_pairs(
+    labels: FloatArray, indptr: IntArray, scores: FloatArray, n_relevant: IntArray, k: int = 10
+) -> FloatArray:
+    """NDCG@k of each user from scored pairs grouped by `indptr`, (n_users,); ties keep the order of the pairs.
 
-
-def mean_ndcg(labels: FloatArray, indptr: IntArray, scores: FloatArray, k: int = 10) -> float:
-    """Mean NDCG@k of scored pairs grouped by `indptr`; ties keep the order of the pairs."""
+    Args:
+        n_relevant: what each user took, among the pairs or not, (n_users,).
+    """
     sizes = np.diff(indptr)
     user = np.repeat(np.arange(len(sizes)), sizes)
     order = np.lexsort((np.arange(len(scores)), -scores, user))
@@ -110,5 +134,4 @@ def mean_ndcg(labels: FloatArray, indptr: IntArray, scores: FloatArray, k: int =
     keep = slot < k
     hits = np.zeros((len(sizes), k), dtype=bool)
     hits[user[keep], slot[keep]] = labels[order][keep] > 0
-    n_relevant = np.bincount(user[labels > 0], minlength=len(sizes))
-    return float(np.nanmean(ndcg(hits, n_relevant, k)))
+    return ndcg(hits, n_relevant, k)
