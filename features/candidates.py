@@ -1,6 +1,8 @@
 """Who is worth scoring: each source puts forward its best items for a user; the ranker sees the union."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -9,7 +11,10 @@ from features.snapshot import Snapshot
 from recsys.types import BoolArray, FloatArray, IntArray
 
 SCORED = ("text", "cf", "item_item", "ease", "repeat")  # sources with a score for every (user, item)
+DENSE = ("text", "cf")  # these know something of every item
 LISTED = ("recent", "popular", "all_time", "new")  # sources that only list items
+BLOCKS_PER_ITEM = 8  # of `top_k`: fewer leave more to sort, more cost time to partition
+MOST_LEFT = 4
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Candidates:
     ranks: dict[str, FloatArray]
     n_users: int
 
-    @property
+    @cached_property
     def indptr(self) -> IntArray:
         """Where each user's pairs start, (n_users + 1,)."""
         return np.searchsorted(self.user_row, np.arange(self.n_users + 1))
@@ -44,28 +49,30 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
         some: the histories of the chunk, users renumbered from 0 (`Histories.of_users`).
     """
     limits = snapshot.config.candidates
-    allowed = np.tile(snapshot.is_eligible, (some.n_users, 1))
-    if snapshot.config.rules.exclude_seen:
-        allowed[some.user_pos, some.item_pos] = False
     scores = source_scores(snapshot, some)
-    lists = {name: top_k(np.where(allowed, scores[name], -np.inf), limits.per_source) for name in SCORED}
-    for name in ("item_item", "ease", "repeat"):  # a zero there means "never heard of it", not a low score
-        values = np.take_along_axis(scores[name], np.maximum(lists[name], 0), axis=1)
-        lists[name] = np.where(values > 0, lists[name], -1)
-    lists["new"] = _new(snapshot, scores["text"], allowed, limits.new)
-    for name in (*SCORED, "new"):  # where nothing is known of a user, only popularity speaks
-        lists[name] = np.where(some.n_events[:, None] > 0, lists[name], -1)
+    for values in scores.values():
+        _bar(snapshot, some, values, -np.inf)
+    known = np.flatnonzero(some.n_events)  # where nothing is known of a user, only popularity speaks
+    # a zero of a sparse source means "never heard of it", not a low score
+    floors = {name: -np.inf if name in DENSE else 0.0 for name in SCORED}
+    lists = {name: top_k(_rows(scores[name], known), limits.per_source, floors[name]) for name in SCORED}
+    lists["new"] = _new(snapshot, _rows(scores["text"], known), limits.new)
+    keys = {name: (known[:, None] * some.n_items + items, items >= 0) for name, items in lists.items()}
+    everybody = np.arange(some.n_users)[:, None] * some.n_items
     for name, items in snapshot.popular.items():
-        lists[name] = np.tile(items[: limits.popular], (some.n_users, 1))
-    is_candidate = np.zeros_like(allowed)
-    for items in lists.values():
-        user, slot = np.nonzero(items >= 0)
-        is_candidate[user, items[user, slot]] = True
-    is_candidate &= allowed
-    user_row, item_pos = np.nonzero(is_candidate)
-    pair_scores = {name: scores[name][user_row, item_pos] for name in SCORED}
-    ranks = {name: _rank_in(items, user_row, item_pos, some.n_items) for name, items in lists.items()}
-    return Candidates(user_row, item_pos, pair_scores, ranks, some.n_users)
+        some_items = items[: limits.popular]
+        keys[name] = (everybody + some_items, np.ones((some.n_users, len(some_items)), dtype=bool))
+    listed = {name: (places[there], np.nonzero(there)[1]) for name, (places, there) in keys.items()}
+    is_candidate = np.zeros((some.n_users, some.n_items), dtype=bool)
+    for places, _ in listed.values():
+        is_candidate.ravel()[places] = True
+    _bar(snapshot, some, is_candidate, False)
+    pair_keys = np.flatnonzero(is_candidate)  # several times faster than nonzero of two axes
+    indptr = np.searchsorted(pair_keys, np.arange(some.n_users + 1) * some.n_items)
+    user_row = np.repeat(np.arange(some.n_users), np.diff(indptr))
+    pair_scores = {name: scores[name].ravel()[pair_keys] for name in SCORED}
+    ranks = _ranks(listed, pair_keys, is_candidate)
+    return Candidates(user_row, pair_keys - user_row * some.n_items, pair_scores, ranks, some.n_users)
 
 
 def source_scores(snapshot: Snapshot, some: Histories) -> dict[str, FloatArray]:
@@ -80,39 +87,74 @@ def source_scores(snapshot: Snapshot, some: Histories) -> dict[str, FloatArray]:
     }
 
 
-def top_k(scores: FloatArray, k: int) -> IntArray:
-    """Positions of the k highest scores a row, best first, ties by position; -1 where fewer are finite.
+def top_k(scores: FloatArray, k: int, above: float = -np.inf) -> IntArray:
+    """Positions of the k highest scores a row, best first, ties by position; -1 where fewer are `above`.
+
+    The k-th largest of the maxima of k or more disjoint blocks is at most the k-th largest score: only what reaches
+    it is sorted. Thirty times faster than a partition of whole rows of 20,000.
 
     >>> top_k(np.array([[1.0, 3.0, 3.0, -np.inf]]), k=4)
     array([[ 1,  2,  0, -1]])
     """
-    k = min(k, scores.shape[1])
-    picked = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    picked.sort(axis=1)
-    values = np.take_along_axis(scores, picked, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    picked, values = np.take_along_axis(picked, order, axis=1), np.take_along_axis(values, order, axis=1)
-    return np.where(np.isfinite(values), picked, -1)
+    n_rows, n_columns = scores.shape
+    k = min(k, n_columns)
+    if not n_rows or not k:
+        return np.full((n_rows, k), -1, dtype=np.int64)
+    n_blocks = min(n_columns, BLOCKS_PER_ITEM * k)
+    maxima = scores[:, : n_columns // n_blocks * n_blocks].reshape(n_rows, -1, n_blocks).max(axis=1)
+    least = np.partition(maxima, n_blocks - k, axis=1)[:, n_blocks - k]
+    least = np.maximum(least, np.nextafter(scores.dtype.type(above), scores.dtype.type(np.inf)))
+    is_left = scores >= least[:, None]
+    crowded = np.flatnonzero(np.count_nonzero(is_left, axis=1) > MOST_LEFT * k)
+    for many in crowded:  # ties: the first k of them are enough
+        is_left[many, np.flatnonzero(scores[many] == least[many])[k:]] = False
+    left = np.flatnonzero(is_left)
+    starts = np.searchsorted(left, np.arange(n_rows + 1) * n_columns)
+    row = np.repeat(np.arange(n_rows), np.diff(starts))
+    slot = np.arange(len(left)) - starts[row]
+    shape = n_rows, max(k, int(np.diff(starts).max()))
+    column, negated = np.full(shape, -1, dtype=np.int64), np.full(shape, np.inf, dtype=scores.dtype)
+    column[row, slot] = left - row * n_columns
+    negated[row, slot] = -scores.ravel()[left]
+    order = np.argsort(negated, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(column, order, axis=1)
 
 
-def _new(snapshot: Snapshot, text_scores: FloatArray, allowed: BoolArray, n: int) -> IntArray:
+def _rows(scores: FloatArray, rows: IntArray) -> FloatArray:
+    """Some rows, ascending; without a copy where they are all."""
+    return scores if len(rows) == len(scores) else scores[rows]
+
+
+def _bar(snapshot: Snapshot, some: Histories, values: FloatArray | BoolArray, mark: float) -> None:
+    """Writes a mark, in place, where an item may not be recommended to a user; (n_users, n_items)."""
+    values[:, ~snapshot.is_eligible] = mark
+    if snapshot.config.rules.exclude_seen:
+        values[some.user_pos, some.item_pos] = mark
+
+
+def _new(snapshot: Snapshot, text_scores: FloatArray, n: int) -> IntArray:
     new = np.flatnonzero(snapshot.is_new)
     if not len(new) or not n:
         return np.full((len(text_scores), 1), -1)
-    best = top_k(np.where(allowed[:, new], text_scores[:, new], -np.inf), n)
+    best = top_k(text_scores[:, new], n)
     return np.where(best >= 0, new[np.maximum(best, 0)], -1)
 
 
-def _rank_in(lists: IntArray, user_row: IntArray, item_pos: IntArray, n_items: int) -> FloatArray:
-    """Place of each pair in a source's lists, nan where it is not in them."""
-    if lists.shape[1] == 0:
-        return np.full(len(user_row), np.nan, dtype=np.float32)
-    user, slot = np.nonzero(lists >= 0)
-    keys = user * n_items + lists[user, slot]
-    order = np.argsort(keys)
-    keys, places = keys[order], slot[order]
-    wanted = user_row * n_items + item_pos
-    at = np.minimum(np.searchsorted(keys, wanted), max(0, len(keys) - 1))
-    if not len(keys):
-        return np.full(len(user_row), np.nan, dtype=np.float32)
-    return np.where(keys[at] == wanted, places[at], np.nan).astype(np.float32)
+def _ranks(
+    listed: Mapping[str, tuple[IntArray, IntArray]], pair_keys: IntArray, is_candidate: BoolArray
+) -> dict[str, FloatArray]:
+    """Place of each pair in every source's lists, nan where it is not in them.
+
+    Args:
+        listed: per source, keys (user row x n_items + item) and places of what it put forward.
+        pair_keys: keys of the pairs.
+        is_candidate: (n_users, n_items), whether a key is among the pairs.
+    """
+    row_of = np.empty(is_candidate.size, dtype=np.int32)
+    row_of[pair_keys] = np.arange(len(pair_keys))
+    ranks = {}
+    for name, (keys, places) in listed.items():
+        kept = is_candidate.ravel()[keys]
+        ranks[name] = np.full(len(pair_keys), np.nan, dtype=np.float32)
+        ranks[name][row_of[keys[kept]]] = places[kept]
+    return ranks

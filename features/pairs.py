@@ -10,6 +10,7 @@ from features.snapshot import Snapshot
 from recsys.types import FloatArray, IntArray
 
 N_RECENT = 20  # items of the history compared by text with each candidate
+NOTHING = -2.0  # below any cosine
 _PAIR_NAMES = (
     "text_max", "text_last", "times_taken", "days_since_taken", "interval_share",
     "count_1d", "count_7d", "count_30d", "count_all", "trend", "age_days",
@@ -33,15 +34,26 @@ class PairTable:
 
     Args:
         features: (n_pairs, len(NAMES)) float32, nan where unknown.
-        nearest: recent item most like the candidate by text, (n_pairs,) item positions, -1 where no history.
+        likeness: cosine of each recent item of the user, newest first, with the candidate, (N_RECENT, n_pairs);
+            `NOTHING` where there is none, or it is the candidate itself.
+        recent: items of each pair's user, newest first, (n_users, N_RECENT); -1 marks an empty slot.
+        user_row: (n_pairs,).
     """
 
     features: FloatArray
-    nearest: IntArray
+    likeness: FloatArray
+    recent: IntArray
+    user_row: IntArray
 
     def column(self, name: str) -> FloatArray:
         """One feature, (n_pairs,)."""
         return self.features[:, NAMES.index(name)]
+
+    def nearest(self, rows: IntArray) -> IntArray:
+        """Recent item most like the candidate by text, for some pairs; -1 where there is none."""
+        some = self.likeness[:, rows]
+        best = some.argmax(axis=0)
+        return np.where(some.max(axis=0) > NOTHING, self.recent[self.user_row[rows], best], -1)
 
 
 def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTable:
@@ -52,8 +64,16 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
         columns[f"{source}_score"] = candidates.scores[source]
         columns[f"{source}_z"] = standardised(candidates.scores[source], candidates)
     columns |= {f"{source}_rank": rank for source, rank in candidates.ranks.items()}
-    columns["text_max"], columns["text_last"], nearest = _text_likeness(snapshot, some, candidates)
     columns |= _own_past(some, user, item)
+    recent = some.recent(N_RECENT)
+    likeness = _text_likeness(snapshot.text_vectors, recent, candidates)
+    taken = np.flatnonzero(columns["times_taken"] > 0)
+    likeness[:, taken] = np.where(
+        recent.T[:, user[taken]] == item[taken], NOTHING, likeness[:, taken]
+    )  # no reason for itself
+    columns["text_max"], columns["text_last"] = (
+        np.where(values > NOTHING, values, np.nan) for values in (likeness.max(axis=0), likeness[0])
+    )
     for name, counts in (
         ("1d", facts.counts_1d),
         ("7d", facts.counts_7d),
@@ -70,7 +90,7 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
     columns["user_events"] = np.log1p(some.n_events)[user]
     columns["user_items"] = np.log1p(np.diff(some.counts().indptr))[user]
     columns["user_days_since_last"] = _days_since_last(some)[user]
-    return PairTable(np.stack([columns[n].astype(np.float32) for n in NAMES], axis=1), nearest)
+    return PairTable(np.stack([columns[n].astype(np.float32) for n in NAMES], axis=1), likeness, recent, user)
 
 
 def standardised(scores: FloatArray, candidates: Candidates) -> FloatArray:
@@ -82,31 +102,20 @@ def standardised(scores: FloatArray, candidates: Candidates) -> FloatArray:
     return np.asarray(centred / np.where(deviation > 1e-9, deviation, 1.0)[user], dtype=np.float32)
 
 
-def _text_likeness(
-    snapshot: Snapshot, some: Histories, candidates: Candidates
-) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Cosine with the most alike and with the newest recent item, and which the most alike is."""
-    recent = some.recent(N_RECENT)  # (n_users, N_RECENT)
-    indptr = candidates.indptr
-    slot = np.arange(len(candidates.user_row)) - indptr[candidates.user_row]
-    padded = np.zeros((some.n_users, max(1, np.diff(indptr).max(initial=0))), dtype=np.int64)
-    padded[candidates.user_row, slot] = candidates.item_pos
-    vectors = snapshot.text_vectors
-    # (n_users, width, dim) @ (n_users, dim, N_RECENT)
-    likeness = vectors[padded] @ vectors[np.maximum(recent, 0)].transpose(0, 2, 1)
-    likeness = likeness[candidates.user_row, slot]  # (n_pairs, N_RECENT)
-    past = recent[candidates.user_row]
-    # the item itself is no reason for itself
-    likeness = np.where((past >= 0) & (past != candidates.item_pos[:, None]), likeness, np.nan)
-    filled = np.nan_to_num(likeness, nan=-2.0)
-    best = filled.argmax(1)
-    rows = np.arange(len(best))
-    found = filled[rows, best] > -2
-    return (
-        np.where(found, filled[rows, best], np.nan),
-        likeness[:, 0],
-        np.where(found, past[rows, best], -1),
-    )
+def _text_likeness(vectors: FloatArray, recent: IntArray, candidates: Candidates) -> FloatArray:
+    """Cosine of each recent item with each candidate, (N_RECENT, n_pairs); `NOTHING` in an empty slot.
+
+    User by user: the vectors of one user's candidates fit the processor's cache, those of a chunk do not.
+    """
+    item, bounds = candidates.item_pos, candidates.indptr
+    likeness = np.full((recent.shape[1], len(item)), NOTHING, dtype=np.float32)
+    n_recent = (recent >= 0).sum(axis=1)
+    room = np.empty((np.diff(bounds).max(initial=0), vectors.shape[1]), dtype=vectors.dtype)
+    for row in np.flatnonzero(n_recent):
+        start, stop = bounds[row], bounds[row + 1]
+        wanted = np.take(vectors, item[start:stop], axis=0, out=room[: stop - start], mode="clip")
+        likeness[: n_recent[row], start:stop] = vectors[recent[row, : n_recent[row]]] @ wanted.T
+    return likeness
 
 
 def _own_past(some: Histories, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
@@ -122,11 +131,14 @@ def _own_past(some: Histories, user: IntArray, item: IntArray) -> dict[str, Floa
     with np.errstate(divide="ignore", invalid="ignore"):
         interval = np.where(times > 1, (last - first) / DAY_US / (times - 1), np.nan)
         share = np.where(interval > 0, since / interval, np.nan)
-    wanted = user.astype(np.int64) * some.n_items + item
-    at = np.minimum(np.searchsorted(keys, wanted), max(0, len(keys) - 1))
-    mine = keys[at] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
-    columns = {"times_taken": times.astype(float), "days_since_taken": since, "interval_share": share}
-    return {n: np.where(mine, v[at], np.nan) if len(keys) else np.full(len(wanted), np.nan) for n, v in columns.items()}
+    pair_keys = user.astype(np.int64) * some.n_items + item  # ascending; a user's own items are far fewer
+    at = np.minimum(np.searchsorted(pair_keys, keys), max(0, len(pair_keys) - 1))
+    mine = pair_keys[at] == keys if len(pair_keys) else np.zeros(len(keys), dtype=bool)
+    columns = {"times_taken": times, "days_since_taken": since, "interval_share": share}
+    past = {name: np.full(len(pair_keys), np.nan) for name in columns}
+    for name, values in columns.items():
+        past[name][at[mine]] = values[mine]
+    return past
 
 
 def _share(some: Histories, codes: IntArray, user: IntArray, item: IntArray) -> FloatArray:

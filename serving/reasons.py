@@ -37,7 +37,7 @@ def reasons(
     """Columns source, reason and reason_pos (item position, -1 for none), one row per pair in `rows`."""
     source = sources(candidates, rows)
     # only text points to an item: what behaviour rests on is the whole history
-    nearest = np.where(np.isin(source, ["repeat", "recent", "popular", "cf"]), -1, table.nearest[rows])
+    nearest = np.where(np.isin(source, ["repeat", "recent", "popular", "cf"]), -1, table.nearest(rows))
     near_title = titles.iloc[np.maximum(nearest, 0)].reset_index(drop=True)
     near_title = near_title.str.slice(0, MAX_TITLE).replace("", "an untitled item")
     quoted = "“" + near_title + "”"

@@ -132,15 +132,15 @@ def _rank_all(
 
 def rank_pairs(candidates: Candidates, scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
     """The k best candidates of each user, ties by item position: items and scores, (n_users, k); -1, nan where empty."""
-    user = candidates.user_row
-    order = np.lexsort((candidates.item_pos, -scores, user))
-    slot = np.arange(len(user)) - candidates.indptr[user]
-    keep = slot < k
-    items = np.full((candidates.n_users, k), -1, dtype=np.int64)
-    values = np.full((candidates.n_users, k), np.nan)
-    items[user[keep], slot[keep]] = candidates.item_pos[order][keep]
-    values[user[keep], slot[keep]] = scores[order][keep]
-    return items, values
+    user, bounds = candidates.user_row, candidates.indptr
+    slot = np.arange(len(user)) - bounds[user]
+    padded = np.full((candidates.n_users, max(k, int(np.diff(bounds).max(initial=0)))), -np.inf)
+    padded[user, slot] = scores
+    best = top_k(padded, k)  # slots are in order of item position
+    row = np.arange(candidates.n_users)[:, None]
+    pairs = np.minimum(bounds[:-1, None] + np.maximum(best, 0), max(0, len(user) - 1))
+    items = np.where(best >= 0, candidates.item_pos[pairs], -1) if len(user) else best
+    return items, np.where(best >= 0, padded[row, best], np.nan)
 
 
 def _frames(
