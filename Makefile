@@ -7,7 +7,7 @@ PACKAGES := recsys features training serving
 
 nightly: .venv/demo.stamp
 	$(BIN)/recsys init demo --demo completejourney
-	$(BIN)/recsys nightly -c demo/recsys.toml --as-of 2018-01-01T05:00:00Z
+	$(BIN)/recsys nightly -c demo/recsys.toml --as-of 2018-01-01T05:00:00Z --show-users 3
 
 test: lint types layers unit
 

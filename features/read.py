@@ -1,5 +1,6 @@
 """Files to frames in the contract's column names; nothing is judged here but whether a file can be read."""
 
+import errno
 import posixpath
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from recsys.config import DataConfig
-from recsys.errors import DataError, shown
+from recsys.errors import DataError, ResourceError, shown
 from recsys.schema import TableSchema, nearest, require_columns
 
 IDS = ("user_id", "item_id", "basket_id", "session_id")
@@ -72,6 +73,10 @@ def _arrow_table(filesystem: Any, file: str) -> pa.Table:
         table = pa.table([_plain(c) for c in table.columns], names=table.column_names)
         table.validate(full=True)  # text that is no UTF-8 shows itself here, not hours later
     except (OSError, ValueError, pa.ArrowException) as error:
+        if (
+            isinstance(error, OSError) and error.errno == errno.EIO
+        ):  # the table may be sound: another remedy, another code
+            raise ResourceError(f"{file}: {error.strerror}; check the disk, then run again") from error
         raise DataError(f"{file}: cannot be read as a table: {shown(error, 200)}; write the file again") from error
     return table
 

@@ -86,11 +86,12 @@ class Run:
             )
 
     def log_params(self, values: Mapping[str, Any]) -> None:
-        """Stores settings; nested mappings become dotted names."""
+        """Stores settings; nested mappings become dotted names, and URLs lose user and password."""
         with self.registry.calls() as client:
             from mlflow.entities import Param
 
-            client.log_batch(self.id, params=[Param(_name(name), str(value)) for name, value in _flat(values).items()])
+            params = [Param(_name(name), _public(str(value))) for name, value in _flat(values).items()]
+            client.log_batch(self.id, params=params)
 
     def log_dataset(self, name: str, sha256: str, rows: int, source: str, context: str) -> None:
         """Records an input table of `rows` rows; `context` says what for, such as 'training'."""
@@ -116,6 +117,8 @@ class Run:
 class Registry:
     """MLflow tracking and registry behind one tracking URI. Nothing is opened before the first call.
 
+    One that did not answer is not asked again by the same object: a run waits for a dead server once.
+
     Every method raises RegistryDownError when MLflow does not answer (a request and its one retry take
     at most `config.timeout_s` together), ModelError when it refuses, ResourceError when the disk does.
     """
@@ -123,6 +126,7 @@ class Registry:
     def __init__(self, config: MlflowConfig) -> None:
         self._config = config
         self._uri = config.tracking_uri or f"{_SQLITE}mlflow.db"
+        self._down: RegistryDownError | None = None
 
     @contextmanager
     def run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[Run]:
@@ -248,13 +252,17 @@ class Registry:
     @contextmanager
     def calls(self) -> Iterator[Any]:
         """An MlflowClient for a few calls, with bounded waits; what MLflow raises becomes our errors."""
+        if self._down is not None:
+            raise self._down
         with _quiet(self._config.timeout_s):
             try:
                 yield self._client
             except RecsysError:
                 raise
             except Exception as error:  # MLflow lets those of requests, SQLAlchemy and boto through
-                raise self._translated(error) from error
+                translated = self._translated(error)
+                self._down = translated if isinstance(translated, RegistryDownError) else None
+                raise translated from error
 
     @cached_property
     def _client(self) -> Any:
