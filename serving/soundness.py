@@ -10,10 +10,12 @@ from features.snapshot import Snapshot
 from recsys.errors import ModelError
 from recsys.ranker import Ranker
 from recsys.registry import Fetched
+from recsys.text_tower import unit_rows
 from recsys.types import FloatArray
 from serving.runs import Run
 from training.model import Model
 
+SAME = 1e-5  # of a cosine; float32 noise of collapsed rows stays below
 REMEDY = "train again with: recsys train, or go back with: recsys rollback --model"
 
 
@@ -31,9 +33,11 @@ def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapsh
     check_parts(model, where)
     with run.reporter.stage("item vectors") as progress:
         snapshot = model.snapshot(dataset, run.config, progress)
-    is_told_apart = dataset.catalogue["title"].nunique() > 1  # items without a word between them may share one vector
-    check_numbers("text tower: item vectors", snapshot.text_vectors, where, is_told_apart)
-    check_numbers("CF tower: item factors", snapshot.cf.item_factors, where, is_told_apart)
+    check_finite("text tower: item vectors", snapshot.text_vectors, where)
+    check_finite("CF tower: item factors", snapshot.cf.item_factors, where)
+    if dataset.catalogue["title"].nunique() > 1:  # items without a word between them may share one vector
+        check_apart("text tower: item vectors", snapshot.text_vectors, where)
+    check_apart("CF tower: item factors", model.cf.item_factors[model.cf.is_warm], where)
     return snapshot, model.ranker
 
 
@@ -60,17 +64,18 @@ def check_parts(model: Model, where: str) -> None:
     }
     weights["ranker: fusion"] = np.array([*fusion.weights, *fusion.means, *fusion.scales])
     for name, values in weights.items():
-        _check_finite(name, values, where)
+        check_finite(name, values, where)
 
 
-def check_numbers(name: str, rows: FloatArray, where: str, must_differ: bool) -> None:
-    """Refuses rows of numbers, (n_items, dim), that are not finite, or all the same where they must differ."""
-    _check_finite(name, rows, where)
-    if must_differ and not np.ptp(rows, axis=0).any():
-        raise ModelError(f"{where}: {name} are all the same, so they cannot tell items apart; {REMEDY}")
-
-
-def _check_finite(name: str, values: FloatArray, where: str) -> None:
+def check_finite(name: str, values: FloatArray, where: str) -> None:
+    """Refuses numbers that are NaN or infinite."""
     n_bad = int((~np.isfinite(values)).sum())
     if n_bad:
         raise ModelError(f"{where}: {name} hold {n_bad:,} numbers that are NaN or infinite; {REMEDY}")
+
+
+def check_apart(name: str, rows: FloatArray, where: str) -> None:
+    """Refuses rows, (n_items, dim), that all lie on one line: their scores would tell no item from another."""
+    units = unit_rows(rows)
+    if len(rows) > 2 and (np.abs(units @ units[0]) > 1 - SAME).all():
+        raise ModelError(f"{where}: {name} are all the same, so they cannot tell items apart; {REMEDY}")
