@@ -42,6 +42,10 @@ fix: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# the short faults run in `make test`; these are all of them: a thousand kills, ten million events, half an hour
+faults: .venv/dev.stamp
+	$(BIN)/python -m pytest -q -m "long or not long" tests/faults --reliability docs/reliability.md
+
 notebooks: .venv/dev.stamp
 	$(BIN)/python notebooks/run.py
 

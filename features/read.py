@@ -13,7 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from recsys.config import DataConfig
-from recsys.errors import DataError, ResourceError, shown
+from recsys.errors import DataError, ResourceError, public, shown
 from recsys.schema import TableSchema, nearest, require_columns
 
 IDS = ("user_id", "item_id", "basket_id", "session_id")
@@ -52,10 +52,12 @@ def _files(place: str, name: str) -> tuple[Any, list[str]]:
         else:
             root, found = posixpath.dirname(path), [path] if filesystem.exists(path) else []
     except (ImportError, ValueError, OSError) as error:
-        raise DataError(f"{place}: cannot be reached: {shown(error, 200)}; check data.{name} in the config") from error
+        raise DataError(
+            f"{public(place)}: cannot be reached: {shown(public(str(error)), 200)}; check data.{name} in the config"
+        ) from error
     found = sorted(f for f in found if not _is_hidden(f.removeprefix(root)))
     if not found:
-        raise DataError(f"{place}: no {name} table there; check data.{name} in the config")
+        raise DataError(f"{public(place)}: no {name} table there; check data.{name} in the config")
     return filesystem, found
 
 
@@ -76,8 +78,10 @@ def _arrow_table(filesystem: Any, file: str) -> pa.Table:
         if (
             isinstance(error, OSError) and error.errno == errno.EIO
         ):  # the table may be sound: another remedy, another code
-            raise ResourceError(f"{file}: {error.strerror}; check the disk, then run again") from error
-        raise DataError(f"{file}: cannot be read as a table: {shown(error, 200)}; write the file again") from error
+            raise ResourceError(f"{public(file)}: {error.strerror}; check the disk, then run again") from error
+        raise DataError(
+            f"{public(file)}: cannot be read as a table: {shown(public(str(error)), 200)}; write the file again"
+        ) from error
     return table
 
 

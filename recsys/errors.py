@@ -3,6 +3,8 @@
 Every message has three parts: what is wrong with the value seen, where it is, what to do next.
 """
 
+import re
+
 
 class RecsysError(Exception):
     """Root of every error we raise on purpose; the command line prints it without a traceback."""
@@ -93,3 +95,12 @@ def plain(value: object, limit: int = 120) -> str:
     """A value as plain text for a terminal: no control characters, no bidi overrides, one line."""
     text = "".join(c if c.isprintable() else " " for c in str(value))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def public(text: str) -> str:
+    """A URI, or a text with some, without user, password and what follows a question mark: signed URLs hold keys there.
+
+    >>> public("cannot reach https://me:secret@host/x?sig=1 now")
+    'cannot reach https://host/x now'
+    """
+    return re.sub(r"(?<=://)[^/@\s]*@|(?<=\w)\?[\w%.~+=&/-]*=[\w%.~+=&/-]*", "", text)

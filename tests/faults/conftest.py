@@ -2,9 +2,10 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from tests.conftest import write_shop
+from tests.faults.matrix import page
 from tests.faults.nursery import Ended, Nursery
 from tests.faults.served import assert_served_whole
 
@@ -111,3 +113,34 @@ def yesterday(first_night: Shop, tmp_path: Path) -> Shop:
         database.commit()
     copy.acknowledged = [release.name for release in (copy.output / "releases").iterdir()]
     return copy
+
+
+RESULTS = pytest.StashKey[dict[int, list[pytest.TestReport]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability", type=Path, default=None, help="Write the table of faults and results there.")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call" or report.outcome != "passed":
+        results = item.config.stash.setdefault(RESULTS, {})
+        for mark in item.iter_markers("fault"):
+            results.setdefault(mark.args[0], []).append(report)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    place = session.config.getoption("--reliability", None)
+    if place:
+        results = session.config.stash.get(RESULTS, {})
+        place.write_text(page({number: _told(reports) for number, reports in results.items()}), encoding="utf-8")
+
+
+def _told(reports: list[pytest.TestReport]) -> str:
+    counts = {name: sum(r.outcome == name for r in reports) for name in ("passed", "failed", "skipped")}
+    seconds = sum(r.duration for r in reports)
+    words = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+    return f"{words}, {seconds:.0f} s, {datetime.now(UTC):%Y-%m-%d}"

@@ -1,6 +1,7 @@
 """The 33 faults and what must happen; `docs/reliability.md` is made from these rows and the tests that carry them."""
 
 import ast
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def fault(number: int) -> pytest.MarkDecorator:
     return pytest.mark.fault(number)
 
 
-def tests_by_row() -> dict[int, list[str]]:
+def carriers() -> dict[int, list[str]]:
     """Names of the tests that carry each row, read from the sources, long ones included."""
     found: dict[int, list[str]] = {number: [] for number in ROWS}
     for path in sorted(FOLDER.glob("test_*.py")):
@@ -120,3 +121,38 @@ def tests_by_row() -> dict[int, list[str]]:
 def _numbers(test: ast.FunctionDef) -> list[int]:
     calls = [d for d in test.decorator_list if isinstance(d, ast.Call) and isinstance(d.func, ast.Name)]
     return [ast.literal_eval(call.args[0]) for call in calls if ast.unparse(call.func) == "fault"]
+
+
+HEAD = """# Reliability
+
+<!-- made by `make faults`; edit tests/faults/matrix.py instead -->
+
+The promise: **at any instant, after any single fault, a reader of `current` gets one complete, verified release, and no
+release that was acknowledged is ever lost.** Every test below injects its fault for real, in processes of their own, and
+ends in that assertion (`tests/faults/served.py`). `make test` runs the short ones, `make faults` all of them, and then
+writes this table.
+
+A reader resolves the link once, then reads (`folder = Path("out/current").resolve()`): whoever opens file after file
+through the link may meet two nights. What exit codes and `recsys status` tell: [deploy](deploy.md).
+
+"""
+
+
+def page(results: Mapping[int, str]) -> str:
+    """The whole of `docs/reliability.md`.
+
+    Args:
+        results: what the last run of each row's tests came to.
+    """
+    tests = carriers()
+    lines = ["| # | fault | what happens | tried by | last result |", "|---|---|---|---|---|"]
+    for number, row in ROWS.items():
+        tried = ", ".join(f"`{name.removeprefix('test_')}`" for name in tests[number])
+        lines.append(f"| {number} | {row.fault} | {row.must} | {tried} | {results.get(number, 'not run')} |")
+    short = [f"- **{number}, {row.fault}**: {row.short_of_it}." for number, row in ROWS.items() if row.short_of_it]
+    return HEAD + "\n".join([*lines, "", "## What falls short of it", "", *short, ""])
+
+
+def page_without_results(text: str) -> str:
+    """A page as it would be before any test ran, to hold claims against claims."""
+    return "\n".join(line.rsplit("|", 2)[0] if line.startswith("| ") else line for line in text.splitlines())

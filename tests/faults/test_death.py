@@ -85,6 +85,7 @@ def test_150_kills_at_any_moment_of_publication(tmp_path: Path, publishers: Nurs
 
 @fault(1)
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_1000_kills_at_any_moment_of_publication(tmp_path: Path, publishers: Nursery) -> None:
     kill_publishers(tmp_path, publishers, 1000)
 
@@ -118,12 +119,13 @@ def _publishing(output: Path, name: str, acks: Path) -> str:
 
 
 @fault(1)
-def test_30_kills_at_any_moment_of_a_night(yesterday: Shop) -> None:
-    kill_nights(yesterday, 30)
+def test_20_kills_at_any_moment_of_a_night(yesterday: Shop) -> None:
+    kill_nights(yesterday, 20)
 
 
 @fault(1)
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_300_kills_at_any_moment_of_a_night(yesterday: Shop) -> None:
     kill_nights(yesterday, 300)
 
@@ -153,6 +155,7 @@ def test_death_at_every_seventh_step_of_a_night_is_shown_and_the_rerun_publishes
 
 @fault(1)
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_death_at_every_step_of_a_night(yesterday: Shop) -> None:
     die_in_nights(yesterday, every=1)
 
@@ -192,14 +195,11 @@ def test_a_signal_ends_the_night_in_five_seconds_and_the_next_goes_on(
 
 
 @fault(2)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_during_one_long_call_into_c_ends_the_night_too(
-    yesterday: Shop, number: signal.Signals, code: int
-) -> None:
+def test_a_signal_during_one_long_call_into_c_ends_the_night_too(yesterday: Shop) -> None:
     first = pause("serving.score:Scorer.score", IN_C)
     pid = yesterday.nursery.start(yesterday.words("nightly", "--as-of", "2024-04-12"), first=first)
     wait_until_here(yesterday)
-    stop(yesterday, pid, number, code)
+    stop(yesterday, pid, signal.SIGTERM, 143)
 
 
 @fault(2)
