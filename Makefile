@@ -7,7 +7,7 @@ PACKAGES := recsys features training serving
 
 nightly: .venv/demo.stamp
 	$(BIN)/recsys init demo --demo completejourney
-	$(BIN)/recsys nightly -c demo/recsys.toml --as-of 2018-01-01T05:00:00Z
+	$(BIN)/recsys nightly -c demo/recsys.toml --as-of 2018-01-01T05:00:00Z --show-users 3
 
 test: lint types layers unit
 
@@ -41,6 +41,10 @@ unit: .venv/dev.stamp
 fix: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# the short faults run in `make test`; these are all of them: a thousand kills, ten million events, half an hour
+faults: .venv/dev.stamp
+	$(BIN)/python -m pytest -q -m "long or not long" tests/faults --reliability docs/reliability.md
 
 notebooks: .venv/dev.stamp
 	$(BIN)/python notebooks/run.py

@@ -13,6 +13,7 @@ EARLIEST, LATEST = pd.Timestamp("1990-01-01", tz="UTC"), pd.Timestamp("2100-01-0
 MAX_TEXT = 20_000  # characters
 MAX_ID = 512  # characters
 _CONTROL = {c: " " for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) == "Cc"} | {0: ""}
+_CONTROLS = r"[\x00-\x1f\x7f-\x9f]"
 _HAS_ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 _FLAGS = {"true": True, "t": True, "yes": True, "y": True, "1": True, "1.0": True} | {
     "false": False, "f": False, "no": False, "n": False, "0": False, "0.0": False,
@@ -43,6 +44,13 @@ def is_bad_id(ids: pd.Series) -> BoolArray:
     if not pd.api.types.is_integer_dtype(ids.dtype):
         bad |= (ids.str.strip() == "") | (ids.str.len() > MAX_ID)
     return bad.to_numpy(dtype=bool)
+
+
+def has_control(ids: pd.Series) -> BoolArray:
+    """Where a clean id holds a control character, such as a newline: a broken export, and a trap for logs, (n,)."""
+    if pd.api.types.is_integer_dtype(ids.dtype):
+        return np.zeros(len(ids), dtype=bool)
+    return ids.str.contains(_CONTROLS, regex=True).fillna(False).to_numpy(dtype=bool)
 
 
 def settled_ids(ids: pd.Series) -> pd.Series:

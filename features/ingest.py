@@ -13,6 +13,7 @@ from features.clean import (
     clean_ids,
     clean_numbers,
     clean_texts,
+    has_control,
     is_bad_id,
     settled_ids,
     utc_times,
@@ -106,6 +107,7 @@ def _clean_once(raw: pd.DataFrame, table: str, key: str, refused: Refused | None
     ids = clean_ids(raw[key], place_of(raw, table))
     frame = raw.drop(columns=PLACES).assign(**{key: ids})
     refused.add(key, is_bad_id(ids), "null, blank or overlong id")
+    refused.add(key, has_control(ids), "control character in the id")
     same = pd.DataFrame({"id": ids, "hash": _row_hashes(frame)}).duplicated().to_numpy() & ~refused.mask
     good = pd.Series(~refused.mask & ~same)
     refused.add(key, ids[good].duplicated().reindex(ids.index, fill_value=False).to_numpy(), "id is there already")
@@ -145,6 +147,8 @@ def _clean_events(events: pd.DataFrame, known: pd.Series, config: DataConfig, no
     refused = Refused("events", raw)
     refused.add("user_id", is_bad_id(clean["user_id"]), "null, blank or overlong id")
     refused.add("item_id", is_bad_id(ids), "null, blank or overlong id")
+    refused.add("user_id", has_control(clean["user_id"]), "control character in the id")
+    refused.add("item_id", has_control(ids), "control character in the id")
     refused.add("timestamp", times.isna().to_numpy(), "unreadable time")
     refused.add("timestamp", ((times < EARLIEST) | (times >= LATEST)).to_numpy(), "time out of range")
     refused.add("item_id", ~is_known.to_numpy(dtype=bool), "item is not in the items table")

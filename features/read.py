@@ -1,5 +1,6 @@
 """Files to frames in the contract's column names; nothing is judged here but whether a file can be read."""
 
+import errno
 import posixpath
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from recsys.config import DataConfig
-from recsys.errors import DataError, shown
+from recsys.errors import DataError, ResourceError, public, shown
 from recsys.schema import TableSchema, nearest, require_columns
 
 IDS = ("user_id", "item_id", "basket_id", "session_id")
@@ -51,10 +52,12 @@ def _files(place: str, name: str) -> tuple[Any, list[str]]:
         else:
             root, found = posixpath.dirname(path), [path] if filesystem.exists(path) else []
     except (ImportError, ValueError, OSError) as error:
-        raise DataError(f"{place}: cannot be reached: {shown(error, 200)}; check data.{name} in the config") from error
+        raise DataError(
+            f"{public(place)}: cannot be reached: {shown(public(str(error)), 200)}; check data.{name} in the config"
+        ) from error
     found = sorted(f for f in found if not _is_hidden(f.removeprefix(root)))
     if not found:
-        raise DataError(f"{place}: no {name} table there; check data.{name} in the config")
+        raise DataError(f"{public(place)}: no {name} table there; check data.{name} in the config")
     return filesystem, found
 
 
@@ -72,7 +75,13 @@ def _arrow_table(filesystem: Any, file: str) -> pa.Table:
         table = pa.table([_plain(c) for c in table.columns], names=table.column_names)
         table.validate(full=True)  # text that is no UTF-8 shows itself here, not hours later
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{file}: cannot be read as a table: {shown(error, 200)}; write the file again") from error
+        if (
+            isinstance(error, OSError) and error.errno == errno.EIO
+        ):  # the table may be sound: another remedy, another code
+            raise ResourceError(f"{public(file)}: {error.strerror}; check the disk, then run again") from error
+        raise DataError(
+            f"{public(file)}: cannot be read as a table: {shown(public(str(error)), 200)}; write the file again"
+        ) from error
     return table
 
 

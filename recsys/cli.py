@@ -1,19 +1,21 @@
 """The `recsys` program: parse, call, print. It may call every layer and decides nothing itself."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 import pandas as pd
 from rich.console import Console
 
 from recsys.config import Config, json_schema, load_config
-from recsys.errors import ConfigError, RecsysError
+from recsys.errors import ConfigError, RecsysError, as_ours
+from recsys.progress import Log, Reporter
 from recsys.stop import stoppable
 
 P = ParamSpec("P")
@@ -26,14 +28,24 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except RecsysError as error:
-        Console(stderr=True).print(f"recsys: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        _fail(error)
+    except BrokenPipeError:  # whoever read us has seen enough; what is left in the buffer has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (OSError, MemoryError) as error:
+        _fail(as_ours(error))
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("recsys: stopped", err=True)
         sys.exit(130)
+
+
+def _fail(error: BaseException) -> NoReturn:
+    if not getattr(error, "is_told", False):
+        Console(stderr=True).print(f"recsys: {error}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(getattr(error, "exit_code", 1))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,6 +104,13 @@ deadline_option = click.option(
     metavar="90m",
     help="Stop after this time with exit code 124; finished work is kept for the next run. Default: none.",
 )
+log_option = click.option(
+    "--log",
+    type=click.Choice(["plain", "json"]),
+    default="plain",
+    show_default=True,
+    help="What progress looks like on standard error; json: one object a line with time, run, stage, done, total.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
@@ -137,17 +156,20 @@ def validate(config: Config, as_of: str | None, as_json: bool) -> None:
 @with_config
 @as_of_option
 @deadline_option
+@log_option
 @json_option
-def train(config: Config, as_of: str | None, deadline: float | None, as_json: bool) -> None:
+def train(config: Config, as_of: str | None, deadline: float | None, log: Log, as_json: bool) -> None:
     """Fits towers and ranker on events before T, evaluates, registers a version."""
-    from recsys.progress import Reporter
-    from serving.nightly import load_dataset
-    from training.job import train_and_register
+    from serving.runs import Run, recorded
 
-    reporter = Reporter()
-    with stoppable(deadline):
-        dataset, _ = load_dataset(config, moment(as_of), reporter)
-        done = train_and_register(dataset, config, reporter)
+    run = Run(config, "train", moment(as_of), Reporter(log=log))
+    with stoppable(deadline), recorded(run, needs_lock=False):
+        from serving.nightly import load_dataset
+        from training.job import train_and_register
+
+        dataset, _ = load_dataset(config, run.as_of, run.reporter)
+        done = train_and_register(dataset, config, run.reporter)
+        run.facts["model_version"] = done.version
     if as_json:
         _print_json({"version": done.version, "seconds": done.trained.seconds})
     else:
@@ -164,6 +186,7 @@ def train(config: Config, as_of: str | None, deadline: float | None, as_json: bo
 @click.option("-k", "k", type=int, default=None, help="Recommendations per user; default from the config.")
 @click.option("--move-current", is_flag=True, help="Let a backfill of a past date become what is served.")
 @deadline_option
+@log_option
 @json_option
 def score(
     config: Config,
@@ -173,6 +196,7 @@ def score(
     k: int | None,
     move_current: bool,
     deadline: float | None,
+    log: Log,
     as_json: bool,
 ) -> None:
     r"""Scores all users in batch and publishes a release.
@@ -180,16 +204,16 @@ def score(
     \b
     recsys score --as-of 2017-12-01 --model 3
     """
-    from recsys.progress import Reporter
-    from serving.batch import score_and_publish
-    from serving.nightly import load_dataset
+    from serving.runs import Run, recorded
 
-    reporter = Reporter()
-    with stoppable(deadline):
-        dataset, _ = load_dataset(config, moment(as_of), reporter)
-        released = score_and_publish(
-            dataset, config, reporter, model=model, users_file=users_file, k=k, move_current=move_current
-        )
+    run = Run(config, "score", moment(as_of), Reporter(log=log))
+    with stoppable(deadline), recorded(run):
+        from serving.batch import publish_lists, read_users
+        from serving.nightly import load_dataset
+
+        dataset, _ = load_dataset(config, run.as_of, run.reporter)
+        wanted = read_users(users_file) if users_file else None
+        released = publish_lists(dataset, run, model=model, wanted=wanted, k=k, move_current=move_current)
     _print_json(released.to_dict()) if as_json else click.echo(released.sentence())
 
 
@@ -199,7 +223,14 @@ def score(
 @click.option("--train", "when", type=click.Choice(["due", "always", "never"]), default="due", show_default=True)
 @click.option("--move-current", is_flag=True, help="Let a backfill of a past date become what is served.")
 @click.option("--promote", is_flag=True, help="Let a new version become champion if the report says PROMOTE.")
+@click.option(
+    "--show-users",
+    type=click.IntRange(min=0),
+    default=None,
+    help="Print the lists of N users. Default: 3 on a terminal, none in a log, where ids of people do not belong.",
+)
 @deadline_option
+@log_option
 @json_option
 def nightly(
     config: Config,
@@ -207,7 +238,9 @@ def nightly(
     when: str,
     move_current: bool,
     promote: bool,
+    show_users: int | None,
     deadline: float | None,
+    log: Log,
     as_json: bool,
 ) -> None:
     r"""Validates, trains when due, scores, audits, publishes, reports: the line for cron.
@@ -215,13 +248,31 @@ def nightly(
     \b
     0 3 * * *  recsys nightly -c /srv/shop/recsys.toml --deadline 3h
     """
-    from recsys.progress import Reporter
-    from serving.nightly import run_nightly
+    from serving.runs import Run, recorded
 
-    reporter = Reporter()
-    with stoppable(deadline):
-        outcome = run_nightly(config, moment(as_of), reporter, when=when, move_current=move_current, promote=promote)
-    _print_json(outcome.to_dict()) if as_json else outcome.render(Console())
+    n_users = show_users if show_users is not None else 3 * sys.stdout.isatty()
+    run = Run(config, "nightly", moment(as_of), Reporter(log=log))
+    with stoppable(deadline), recorded(run):  # before the heavy imports: a run that may not begin says so at once
+        from serving.nightly import reported, run_nightly
+
+        outcome = run_nightly(run, when=when, move_current=move_current, promote=promote)
+        with reported(outcome.release):
+            _print_json(outcome.to_dict()) if as_json else outcome.render(Console(), n_users)
+            sys.stdout.flush()
+
+
+@cli.command()
+@with_config
+@click.option("--show-users", type=click.IntRange(min=0), default=3, show_default=True, help="Print N users' lists.")
+@json_option
+def report(config: Config, show_users: int, as_json: bool) -> None:
+    """The night's report of what is served, made again: evaluation, a few users' lists, where everything lies."""
+    from serving.nightly import report_of_served, reported
+
+    outcome = report_of_served(config)
+    with reported(outcome.release):
+        _print_json(outcome.to_dict()) if as_json else outcome.render(Console(), show_users)
+        sys.stdout.flush()
 
 
 @cli.command()
@@ -233,7 +284,6 @@ def evaluate(config: Config, as_of: str | None, as_json: bool) -> None:
 
     Data and settings that a registered version was trained with are not computed again.
     """
-    from recsys.progress import Reporter
     from serving.show import evaluation_of, print_stored_evaluation
 
     stored = evaluation_of(config, moment(as_of), Reporter())
@@ -275,7 +325,6 @@ def compare(
     recsys compare champion challenger
     recsys compare out/releases/2017-12-01.ab12 other.parquet --test-start 2017-12-01
     """
-    from recsys.progress import Reporter
     from serving.comparison import compare_arms
 
     start = moment(test_start) if test_start else None
@@ -309,7 +358,6 @@ def promote(config: Config, version: str, force: bool, why: str | None) -> None:
     The one before becomes `previous`. The report is stored with the version in MLflow. A version that stays out
     ends with 10 HOLD, 20 REJECT or 30 INVALID.
     """
-    from recsys.progress import Reporter
     from serving.promotion import promote as through_the_gate
 
     if force != bool(why):
@@ -374,8 +422,8 @@ def similar(config: Config, item: str, n: int, as_json: bool) -> None:
 @with_config
 @json_option
 def status(config: Config, as_json: bool) -> None:
-    """What is served, how old it is, and which model made it."""
-    from serving.show import show_status
+    """What is served, how old it is, how the last run ended, and what to do next."""
+    from serving.status import show_status
 
     show_status(config, Console(), as_json)
 
@@ -384,10 +432,20 @@ def status(config: Config, as_json: bool) -> None:
 @with_config
 @click.option("--delete", is_flag=True, help="Delete; without it, only say what would go.")
 def gc(config: Config, delete: bool) -> None:
-    """Retention: old releases and leftovers of broken runs; never current, previous or pinned."""
-    from serving.publish import ReleaseStore
+    """Retention: old releases and leftovers of broken runs.
 
-    gone = ReleaseStore(Path(config.serving.output)).gc(config.serving.keep_releases, dry_run=not delete)
+    Never current, previous, pinned, or the newest release of a model version that an alias names.
+    """
+    from serving.publish import ReleaseStore
+    from serving.retention import leftovers, remove_leftovers
+    from serving.status import aliases_of
+
+    aliases = aliases_of(config)
+    if aliases is None:
+        click.echo("the registry does not answer: the newest release of every model version stays", err=True)
+    store, keep = ReleaseStore(Path(config.serving.output)), config.serving.keep_releases
+    aliased = None if aliases is None else set(aliases.values())
+    gone = remove_leftovers(store, keep, aliased) if delete else leftovers(store, keep, aliased)
     verb = "deleted" if delete else "would delete (run with --delete)"
     click.echo("\n".join(f"{verb}: {path}" for path in gone) or "nothing to delete")
 

@@ -3,11 +3,14 @@
 Every message has three parts: what is wrong with the value seen, where it is, what to do next.
 """
 
+import re
+
 
 class RecsysError(Exception):
     """Root of every error we raise on purpose; the command line prints it without a traceback."""
 
     exit_code = 1
+    is_told = False  # whether a log has it already
 
 
 class ConfigError(RecsysError):
@@ -66,6 +69,16 @@ class StoppedError(RecsysError):
         self.exit_code = exit_code
 
 
+def as_ours(error: BaseException) -> BaseException:
+    """What the system refused (a file, a disk, memory) as ResourceError; any other error as it is."""
+    if isinstance(error, MemoryError):
+        return ResourceError("memory is used up; lower serving.chunk_users and serving.users_per_shard, then run again")
+    if isinstance(error, OSError):
+        place = shown(error.filename) if error.filename else "a file or stream"
+        return ResourceError(f"{place}: {error.strerror or error}; mend it, then run again; what was served stays")
+    return error
+
+
 def shown(value: object, limit: int = 80) -> str:
     r"""`value` as it may stand in a message or a log: escaped, on one line, at most `limit` characters.
 
@@ -76,3 +89,18 @@ def shown(value: object, limit: int = 80) -> str:
     """
     text = ascii(value) if isinstance(value, str) else ascii(str(value))
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+def plain(value: object, limit: int = 120) -> str:
+    """A value as plain text for a terminal: no control characters, no bidi overrides, one line."""
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def public(text: str) -> str:
+    """A URI, or a text with some, without user, password and what follows a question mark: signed URLs hold keys there.
+
+    >>> public("cannot reach https://me:secret@host/x?sig=1 now")
+    'cannot reach https://host/x now'
+    """
+    return re.sub(r"(?<=://)[^/@\s]*@|(?<=\w)\?[\w%.~+=&/-]*=[\w%.~+=&/-]*", "", text)

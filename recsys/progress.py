@@ -1,14 +1,18 @@
-"""What a run says while it works: a bar on a terminal, plain lines in a log."""
+"""What a run says while it works: a bar on a terminal, plain lines or JSON lines in a log."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 20.0
 
+Log = Literal["plain", "json"]
 Report = Callable[[int, int], None]
 
 
@@ -17,25 +21,47 @@ class Reporter:
 
     Args:
         console: where to write; one on standard error by default.
+        log: "json" makes every line one object with time, run, stage and, as they apply, done, total, seconds, message.
+
+    Attributes:
+        run_id: what JSON lines name; set by the run that owns the reporter.
+        seconds: how long each finished stage took; a stage opened twice counts twice.
+        stage_now: the stage at work, or the last one; a run that fails says in which.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, log: Log = "plain") -> None:
         self.console = console or Console(stderr=True)
+        self.log: Log = log
+        self.run_id = ""
+        self.seconds: dict[str, float] = {}
+        self.stage_now = ""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Report]:
         """A stage of work; call what it yields with (done, total)."""
-        began = time.monotonic()
-        if self.console.is_terminal:
+        began, self.stage_now = time.monotonic(), name
+        if self.console.is_terminal and self.log == "plain":
             with self._bar(name) as report:
                 yield report
         else:
-            yield _line_reporter(self.console, name, began)
-        self.say(f"{name}: {time.monotonic() - began:.1f} s")
+            yield self._lines(name, began)
+        took = time.monotonic() - began
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 3)
+        self._write(f"{name}: {took:.1f} s", seconds=round(took, 3))
 
     def say(self, text: str) -> None:
         """One plain line."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._write(text, message=text)
+
+    def fail(self, text: str, exit_code: int) -> None:
+        """The last line of a run that failed."""
+        self._write(f"recsys: {text}", error=text, exit_code=exit_code)
+
+    def _write(self, plain: str, **fields: object) -> None:
+        if self.log == "json":
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            plain = json.dumps({"time": now, "run": self.run_id, "stage": self.stage_now} | fields)
+        self.console.print(plain, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def _bar(self, name: str) -> Iterator[Report]:
@@ -50,15 +76,14 @@ class Reporter:
             task = bar.add_task(name, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
+    def _lines(self, name: str, began: float) -> Report:
+        last = began
 
-def _line_reporter(console: Console, name: str, began: float) -> Report:
-    last = began
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= LINE_EVERY_S and done < total:
+                last = now
+                self._write(f"{name}: {done:,} of {total:,}, {now - began:.0f} s", done=done, total=total)
 
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= LINE_EVERY_S and done < total:
-            last = now
-            console.print(f"{name}: {done:,} of {total:,}, {now - began:.0f} s", markup=False, highlight=False)
-
-    return report
+        return report

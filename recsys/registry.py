@@ -31,7 +31,7 @@ import pandas as pd
 
 from recsys.bundle import BundleInfo, open_bundle
 from recsys.config import MlflowConfig
-from recsys.errors import ModelError, RecsysError, ResourceError, shown
+from recsys.errors import ModelError, RecsysError, ResourceError, public, shown
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 _SHA256 = "bundle_sha256"
@@ -86,11 +86,12 @@ class Run:
             )
 
     def log_params(self, values: Mapping[str, Any]) -> None:
-        """Stores settings; nested mappings become dotted names."""
+        """Stores settings; nested mappings become dotted names, and URLs lose user and password."""
         with self.registry.calls() as client:
             from mlflow.entities import Param
 
-            client.log_batch(self.id, params=[Param(_name(name), str(value)) for name, value in _flat(values).items()])
+            params = [Param(_name(name), public(str(value))) for name, value in _flat(values).items()]
+            client.log_batch(self.id, params=params)
 
     def log_dataset(self, name: str, sha256: str, rows: int, source: str, context: str) -> None:
         """Records an input table of `rows` rows; `context` says what for, such as 'training'."""
@@ -99,7 +100,7 @@ class Run:
 
             profile = json.dumps({"num_rows": rows, "sha256": sha256})
             # 36 characters is all that MLflow keeps of a digest; the whole one stands in the profile.
-            dataset = Dataset(name, sha256[:36], "local", json.dumps({"uri": _public(source)}), profile=profile)
+            dataset = Dataset(name, sha256[:36], "local", json.dumps({"uri": public(source)}), profile=profile)
             client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
     def log_artifacts(self, folder: Path, path: str) -> None:
@@ -116,6 +117,8 @@ class Run:
 class Registry:
     """MLflow tracking and registry behind one tracking URI. Nothing is opened before the first call.
 
+    One that did not answer is not asked again by the same object: a run waits for a dead server once.
+
     Every method raises RegistryDownError when MLflow does not answer (a request and its one retry take
     at most `config.timeout_s` together), ModelError when it refuses, ResourceError when the disk does.
     """
@@ -123,6 +126,7 @@ class Registry:
     def __init__(self, config: MlflowConfig) -> None:
         self._config = config
         self._uri = config.tracking_uri or f"{_SQLITE}mlflow.db"
+        self._down: RegistryDownError | None = None
 
     @contextmanager
     def run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[Run]:
@@ -248,13 +252,17 @@ class Registry:
     @contextmanager
     def calls(self) -> Iterator[Any]:
         """An MlflowClient for a few calls, with bounded waits; what MLflow raises becomes our errors."""
+        if self._down is not None:
+            raise self._down
         with _quiet(self._config.timeout_s):
             try:
                 yield self._client
             except RecsysError:
                 raise
             except Exception as error:  # MLflow lets those of requests, SQLAlchemy and boto through
-                raise self._translated(error) from error
+                translated = self._translated(error)
+                self._down = translated if isinstance(translated, RegistryDownError) else None
+                raise translated from error
 
     @cached_property
     def _client(self) -> Any:
@@ -268,7 +276,7 @@ class Registry:
 
     @property
     def _where(self) -> str:
-        return _public(self._uri)
+        return public(self._uri)
 
     def _end(self, run_id: str, status: str) -> None:
         with self.calls() as client:
@@ -328,7 +336,7 @@ class Registry:
     def _translated(self, error: Exception) -> RecsysError:
         from mlflow.exceptions import MlflowException
 
-        cause = shown(_public(str(error)), limit=300)
+        cause = shown(public(str(error)), limit=300)
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return ResourceError(f"{error.filename or self._where}: {cause}; free space or rights, then run it again")
         status: int = error.get_http_status_code() if isinstance(error, MlflowException) else 500  # type: ignore[no-untyped-call]
@@ -430,12 +438,3 @@ def _name(text: str) -> str:
     ('ndcg_at_10', 'cold/recall_')
     """
     return re.sub(r"[^\w./ -]", "_", text.replace("@", "_at_"), flags=re.ASCII)
-
-
-def _public(uri: str) -> str:
-    """A URI, or a text with some, without user and password.
-
-    >>> _public("cannot reach https://me:secret@host/x")
-    'cannot reach https://host/x'
-    """
-    return re.sub(r"//[^/@\s]*@", "//", uri)

@@ -3,26 +3,26 @@
 import hashlib
 import json
 import resource
-import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from features.dataset import Dataset
 from recsys.config import Config
-from recsys.errors import DataError
-from recsys.progress import Reporter
-from recsys.registry import Fetched, Registry
+from recsys.errors import DataError, ResourceError
+from recsys.registry import Fetched
 from recsys.types import IntArray
 from serving.audit import COLUMNS, AuditContext, audit
-from serving.publish import ReleaseStore
+from serving.runs import Run
 from serving.score import Scorer, Stamp, users_to_score
+from serving.soundness import sound_snapshot
 from training.job import code_revision
-from training.model import Model
 
 BYTES_PER_ROW = 120  # of a compressed part, measured on the demo; the estimate behind the disk check
 
@@ -32,13 +32,16 @@ class Released:
     """What a scoring ended in.
 
     release: folder that holds the lists; is_new: False when the same inputs were published before;
-    moved: whether `current` points to it now; rows, users: sizes; seconds: of the whole.
+    moved: whether `current` points to it now; rows, users: sizes; late_events: of before the release that was
+    served then; stale_model: the registry was down, and a verified copy scored; seconds: of the whole.
     """
 
     release: Path
     model_version: str
+    model_sha256: str
     rows: int
     users: int
+    late_events: int
     is_new: bool
     moved: bool
     stale_model: bool
@@ -51,51 +54,34 @@ class Released:
     def sentence(self) -> str:
         """One line for a person."""
         what = "published" if self.is_new else "nothing to do, the same inputs are published already:"
-        served = "" if self.moved else " (current was not moved)"
+        served = "" if self.moved else " (current was not moved: it is pinned, or serves a later date)"
+        served += " (the registry was down: model from the last verified copy)" if self.stale_model else ""
         return f"{what} {self.release.name}: {self.rows:,} rows for {self.users:,} users, model {self.model_version}{served}"
-
-
-def score_and_publish(
-    dataset: Dataset,
-    config: Config,
-    reporter: Reporter,
-    *,
-    model: str = "champion",
-    users_file: str | None = None,
-    k: int | None = None,
-    move_current: bool = False,
-) -> Released:
-    """Scores with a registered model and publishes, under the output folder's lock.
-
-    Args:
-        model: an alias or a version.
-        users_file: Parquet or CSV with `user_id`; all users by default.
-        k: items per user; `serving.k` by default.
-        move_current: lets a backfill of a past date become what is served.
-    """
-    store = ReleaseStore(Path(config.serving.output))
-    with store.lock():
-        wanted = _read_users(users_file) if users_file else None
-        return publish_lists(
-            dataset, config, reporter, store, model=model, wanted=wanted, k=k, move_current=move_current
-        )
 
 
 def publish_lists(
     dataset: Dataset,
-    config: Config,
-    reporter: Reporter,
-    store: ReleaseStore,
+    run: Run,
     *,
     model: str = "champion",
     wanted: pd.Series | None = None,
     k: int | None = None,
     move_current: bool = False,
 ) -> Released:
-    """Scores, audits and publishes, in a store whose lock is held; the same inputs a second time are not scored again."""
-    began = time.monotonic()
+    """Scores, audits and publishes; the same inputs a second time are not scored again.
+
+    Args:
+        run: holds the lock; see `serving.runs.recorded`.
+        model: an alias or a version; resolved once, so an alias that moves meanwhile changes nothing.
+        wanted: ids of users; all by default.
+        k: items per user; `serving.k` by default.
+        move_current: lets a backfill of a past date become what is served.
+    """
+    config, store = run.config, run.store
     k = k or config.serving.k
-    fetched = Registry(config.mlflow).fetch(model, model_cache(config))
+    fetched = run.registry.fetch(model, model_cache(config))
+    if fetched.stale:
+        run.reporter.say(f"the registry is down: scoring with version {fetched.version.version}, the last one verified")
     users = users_to_score(dataset, wanted)
     key = {
         "run_date": f"{dataset.as_of:%Y-%m-%d}",
@@ -107,21 +93,42 @@ def publish_lists(
     is_new = release is None
     if release is None:
         store.check_space(len(users) * k * BYTES_PER_ROW)
-        staging = _score_shards(dataset, config, reporter, store, fetched, key, users, k)
-        _audit(staging, dataset, config, reporter, store, users, k, fetched.version.tags)
-        release = store.finish(staging, _facts(key, dataset, config, fetched, began))
+        n_late = _count_late(dataset, run)
+        staging = _score_shards(dataset, run, fetched, key, users, k)
+        _audit(staging, dataset, run, users, k, fetched.version.tags)
+        release = store.finish(staging, _facts(key, dataset, run, fetched) | {"late_events": n_late})
     moved = store.publish(release, allow_backfill=move_current)  # a run may have died between the two
     manifest = store.manifest(release)
-    return Released(
+    released = Released(
         release=release,
         model_version=fetched.version.version,
+        model_sha256=fetched.bundle.sha256,
         rows=manifest["rows"],
         users=manifest["users"],
+        late_events=manifest.get("late_events", 0),
         is_new=is_new,
         moved=moved,
         stale_model=fetched.stale,
-        seconds=round(time.monotonic() - began, 1),
+        seconds=run.seconds,
     )
+    run.facts |= released.to_dict() | {"release": release.name}
+    run.facts.pop("seconds")
+    return released
+
+
+def read_users(path: str) -> pd.Series:
+    """The `user_id` column of a Parquet or CSV file.
+
+    Raises:
+        DataError: it cannot be read, or has no such column.
+    """
+    try:
+        frame = pd.read_csv(path, dtype={"user_id": "str"}) if path.endswith(".csv") else pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}; give Parquet or CSV with a user_id column") from error
+    if "user_id" not in frame:
+        raise DataError(f"{path}: no column user_id (columns: {', '.join(map(str, frame.columns))}); add it")
+    return frame["user_id"]
 
 
 def model_cache(config: Config) -> Path:
@@ -129,17 +136,9 @@ def model_cache(config: Config) -> Path:
     return Path(config.text.cache).parent / "models"
 
 
-def _score_shards(
-    dataset: Dataset,
-    config: Config,
-    reporter: Reporter,
-    store: ReleaseStore,
-    fetched: Fetched,
-    key: dict[str, str],
-    users: IntArray,
-    k: int,
-) -> Path:
+def _score_shards(dataset: Dataset, run: Run, fetched: Fetched, key: dict[str, str], users: IntArray, k: int) -> Path:
     """Staged parts, one per shard of users; those that a run with the same key finished before it died are kept."""
+    config, store, reporter = run.config, run.store, run.reporter
     size = config.serving.users_per_shard
     run_id = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(key, sort_keys=True)).hex[:12]  # same inputs, same bytes
     staging = store.begin(key["run_date"], run_id, key | {"code": code_revision(), "users_per_shard": str(size)})
@@ -149,10 +148,8 @@ def _score_shards(
         reporter.say(f"scoring: {len(shards) - len(missing)} of {len(shards)} shards kept from a run that was cut off")
     if not missing:
         return staging
-    model = Model.load(fetched.bundle.folder)
-    with reporter.stage("item vectors") as progress:
-        snapshot = model.snapshot(dataset, config, progress)
-    scorer = Scorer.of(dataset, snapshot, model.ranker, Stamp(run_id, fetched.version.version, key["run_date"]))
+    snapshot, ranker = sound_snapshot(fetched, dataset, run)
+    scorer = Scorer.of(dataset, snapshot, ranker, Stamp(run_id, fetched.version.version, key["run_date"]))
     with reporter.stage("scoring") as progress:
         for number, start in missing:
             part = scorer.score(
@@ -164,17 +161,9 @@ def _score_shards(
     return staging
 
 
-def _audit(
-    staging: Path,
-    dataset: Dataset,
-    config: Config,
-    reporter: Reporter,
-    store: ReleaseStore,
-    users: IntArray,
-    k: int,
-    tags: dict[str, str],
-) -> None:
+def _audit(staging: Path, dataset: Dataset, run: Run, users: IntArray, k: int, tags: dict[str, str]) -> None:
     """Judges what was read back from disk; refused lists go to quarantine."""
+    config, store = run.config, run.store
     newest = pd.Timestamp(int(dataset.timestamp.max()), unit="us", tz="UTC")
     trained_until = pd.Timestamp(tags["data_until"]) if "data_until" in tags else dataset.as_of
     served = store.current()
@@ -189,22 +178,39 @@ def _audit(
         config=config.serving.audit,
     )
     result = audit(store.read_staged(staging, COLUMNS), context)
+    run.facts["audit"] = {gate.name: gate.number for gate in result.gates}
     for gate in result.warnings:
-        reporter.say(f"audit warns: {gate.name} {gate.number} (limit {gate.limit}); {gate.remedy}")
+        run.reporter.say(f"audit warns: {gate.name} {gate.number} (limit {gate.limit}); {gate.remedy}")
     if result.is_refused:
-        store.quarantine(staging)
+        run.facts["quarantine"] = str(store.quarantine(staging))
     result.raise_if_refused()
 
 
-def _facts(key: dict[str, str], dataset: Dataset, config: Config, fetched: Fetched, began: float) -> dict[str, Any]:
-    model = {"name": config.mlflow.model_name, "version": fetched.version.version, "sha256": fetched.bundle.sha256}
+def _count_late(dataset: Dataset, run: Run) -> int:
+    """Events of the time before the served release that were not there yet when it was made."""
+    served = run.store.current()
+    if served is None:
+        return 0
+    with suppress(ResourceError, KeyError):  # a damaged or older release says nothing about it
+        data = run.store.manifest(served)["data"]
+        until = pd.Timestamp(data["until"])
+        n_late = int(np.searchsorted(dataset.timestamp, until.value // 1000)) - int(data["events"])
+        if until <= dataset.as_of and n_late > 0:
+            run.reporter.say(f"{n_late:,} events of before {until:%Y-%m-%d %H:%M} came late; they count from now on")
+            return n_late
+    return 0
+
+
+def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) -> dict[str, Any]:
+    name = run.config.mlflow.model_name
     return {
         **key,
         "key": key,
-        "model": model,
-        "data": {"until": dataset.as_of.isoformat(), "sha256": dataset.sha256},
+        "model": {"name": name, "version": fetched.version.version, "sha256": fetched.bundle.sha256},
+        "data": {"until": dataset.as_of.isoformat(), "sha256": dataset.sha256, "events": len(dataset.timestamp)},
         "code_revision": code_revision(),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": run.seconds,
+        "timings": run.reporter.seconds,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
@@ -214,13 +220,3 @@ def _request_sha256(config: Config, k: int, users: IntArray) -> str:
     return hashlib.sha256(
         f"{config.fingerprint('rules', 'candidates')} {k} {users.tobytes().hex()}".encode()
     ).hexdigest()
-
-
-def _read_users(path: str) -> pd.Series:
-    try:
-        frame = pd.read_csv(path, dtype={"user_id": "str"}) if path.endswith(".csv") else pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; give Parquet or CSV with a user_id column") from error
-    if "user_id" not in frame:
-        raise DataError(f"{path}: no column user_id (columns: {', '.join(map(str, frame.columns))}); add it")
-    return frame["user_id"]

@@ -1,7 +1,7 @@
 """The nightly job: validate, train when due, score, audit, publish, report."""
 
-import json
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from rich.console import Console
 from features.dataset import Dataset
 from features.ingest import DataReport, load_tables
 from recsys.config import Config
-from recsys.errors import ModelError, ReportError
+from recsys.errors import ConfigError, DeadlineError, ModelError, ReportError, StoppedError
 from recsys.progress import Reporter
-from recsys.registry import Registry
+from recsys.registry import Registry, RegistryDownError
+from serving import releases
 from serving.batch import Released, model_cache, publish_lists
 from serving.promotion import promoted_or_not
 from serving.publish import ReleaseStore
-from serving.releases import write_whole
+from serving.runs import Run
 from serving.show import evaluation_in, print_lists, print_stored_evaluation
 from training.job import train_and_register
 from training.model import Model
@@ -26,11 +27,15 @@ from training.model import Model
 
 @dataclass(frozen=True)
 class Outcome:
-    """One night: what the data were, what was published, what the model measured, where to look."""
+    """One night: what the data were, what was published, what the model measured, where to look.
 
-    data: DataReport
-    released: Released
-    evaluation: dict[str, Any] | None
+    data and released are None where only the report is made again.
+    """
+
+    data: DataReport | None
+    released: Released | None
+    release: Path
+    evaluation: dict[str, Any]
     trained: bool
     mlflow_page: str
     config: Config
@@ -39,26 +44,26 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "data": self.data.to_dict(),
-            "released": self.released.to_dict(),
+            "data": self.data.to_dict() if self.data else None,
+            "released": self.released.to_dict() if self.released else None,
+            "release": self.release.name,
             "evaluation": self.evaluation,
             "trained": self.trained,
             "mlflow_page": self.mlflow_page,
             "seconds": self.seconds,
         }
 
-    def render(self, console: Console) -> None:
+    def render(self, console: Console, n_users: int) -> None:
         """The night on a screen: evaluation, a few users' lists, where everything lies."""
-        if self.evaluation:
-            print_stored_evaluation(self.evaluation, console)
-        print_lists(self.config, self.released.release, console, n_users=3)
-        console.print(f"\n{self.released.sentence()}", markup=False, highlight=False, soft_wrap=True)
-        console.print(
-            f"recommendations: {Path(self.config.serving.output) / 'current'}\n"
-            f"night: {self.seconds:.0f} s, {'trained' if self.trained else 'model not due for training'}\n"
-            f"MLflow page: {self.mlflow_page}",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        print_stored_evaluation(self.evaluation, console)
+        if n_users:
+            print_lists(self.config, self.release, console, n_users)
+        lines = ["", self.released.sentence()] if self.released else ["", f"published: {self.release.name}"]
+        lines.append(f"recommendations: {Path(self.config.serving.output) / 'current'}")
+        if self.released:
+            lines.append(f"night: {self.seconds:.0f} s, {'trained' if self.trained else 'model not due for training'}")
+        lines.append(f"MLflow page: {self.mlflow_page}")
+        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tuple[Dataset, DataReport]:
@@ -66,80 +71,77 @@ def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tup
     with reporter.stage("reading tables") as progress:
         tables = load_tables(config.data, as_of)
         if len(tables.quarantine):
-            folder = Path(config.serving.output) / "quarantine"
-            folder.mkdir(parents=True, exist_ok=True)
-            tables.quarantine.to_parquet(folder / f"{as_of:%Y-%m-%d}.parquet", index=False)
+            _keep_refused(tables.quarantine, Path(config.serving.output) / "quarantine" / f"{as_of:%Y-%m-%d}.parquet")
         dataset = Dataset.from_tables(tables, config.data, as_of)
         progress(1, 1)
     return dataset, tables.report
 
 
-def run_nightly(
-    config: Config,
-    as_of: pd.Timestamp,
-    reporter: Reporter,
-    *,
-    when: str = "due",
-    move_current: bool = False,
-    promote: bool = False,
-) -> Outcome:
+def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, promote: bool = False) -> Outcome:
     """The cron line. Whatever fails before publication leaves what was served as it is.
 
     Args:
+        run: holds the lock; see `serving.runs.recorded`.
         when: "due" trains when the newest model is older than `serving.train_every_days`; "always"; "never".
         move_current: lets a backfill of a past date become what is served.
         promote: lets a version trained tonight become champion, if the report against the champion says so.
     """
-    began = time.monotonic()
+    config, reporter = run.config, run.reporter
+    dataset, data = load_dataset(config, run.as_of, reporter)
+    if reporter.log == "plain":
+        data.render(reporter.console)
+    run.facts |= {"events": data.n_events, "items": data.n_items, "quarantined": sum(data.quarantined.values())}
+    is_due = when == "always" or (when == "due" and _is_due(run))
+    run.facts["trained"] = is_due
+    if is_due:
+        version = train_and_register(dataset, config, reporter).version
+        if promote:
+            reporter.say(promoted_or_not(config, version, reporter))
+    released = publish_lists(dataset, run, move_current=move_current)
+    with reported(released.release):
+        evaluation = evaluation_in(model_cache(config) / released.model_sha256)
+    page = run.registry.page_command()
+    return Outcome(data, released, released.release, evaluation, is_due, page, config, run.seconds)
+
+
+def report_of_served(config: Config) -> Outcome:
+    """The report of what is served, made again; no run, no registry is needed.
+
+    Raises:
+        ConfigError: nothing is published.
+    """
     store = ReleaseStore(Path(config.serving.output))
-    with store.lock():
-        dataset, report = load_dataset(config, as_of, reporter)
-        report.render(reporter.console)
-        is_due = when == "always" or (when == "due" and training_is_due(config, as_of))
-        if is_due:
-            version = train_and_register(dataset, config, reporter).version
-            if promote:
-                reporter.say(promoted_or_not(config, version, reporter))
-        released = publish_lists(dataset, config, reporter, store, move_current=move_current)
-        registry = Registry(config.mlflow)
-        try:
-            evaluation = evaluation_in(_fetched_folder(config, released.model_version))
-            outcome = Outcome(
-                report,
-                released,
-                evaluation,
-                is_due,
-                registry.page_command(),
-                config,
-                round(time.monotonic() - began, 1),
-            )
-            _write_run(config, outcome, as_of)
-        except (OSError, ValueError, KeyError) as error:
-            raise ReportError(
-                f"published {released.release.name}, but the night's report failed: {error}; rerun: recsys status"
-            ) from error
-    return outcome
+    release = store.current()
+    if release is None:
+        raise ConfigError(f"{config.serving.output}: nothing is published yet; run: recsys nightly")
+    facts = store.manifest(release)
+    with reported(release):
+        evaluation = evaluation_in(model_cache(config) / facts["model"]["sha256"])
+    return Outcome(None, None, release, evaluation, False, Registry(config.mlflow).page_command(), config, 0.0)
 
 
-def training_is_due(config: Config, as_of: pd.Timestamp) -> bool:
+@contextmanager
+def reported(release: Path) -> Iterator[None]:
+    """Turns what breaks a report into ReportError: the lists are out, and stay."""
+    try:
+        yield
+    except (StoppedError, DeadlineError):
+        raise
+    except Exception as error:
+        raise ReportError(
+            f"{release.name} is published and stays, but its report failed: {error}; make it again with: recsys report"
+        ) from error
+
+
+def training_is_due(config: Config, as_of: pd.Timestamp, registry: Registry | None = None) -> bool:
     """Whether no version was trained on data from the last `train_every_days`."""
     ages = [
         (as_of - pd.Timestamp(version.tags["data_until"])).total_seconds() / 86_400
-        for version in Registry(config.mlflow).versions()
+        for version in (registry or Registry(config.mlflow)).versions()
         if "data_until" in version.tags
     ]
     past = [age for age in ages if age >= 0]
     return not past or min(past) >= config.serving.train_every_days
-
-
-def _fetched_folder(config: Config, version: str) -> Path:
-    return Registry(config.mlflow).fetch(version, model_cache(config)).bundle.folder
-
-
-def _write_run(config: Config, outcome: Outcome, as_of: pd.Timestamp) -> None:
-    folder = Path(config.serving.output) / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{as_of:%Y-%m-%dT%H%M%S}.json", json.dumps(outcome.to_dict(), indent=2, default=str))
 
 
 def champion(config: Config) -> tuple[Model, str]:
@@ -148,3 +150,20 @@ def champion(config: Config) -> tuple[Model, str]:
     if fetched.stale:
         raise ModelError("the registry is down; only a last verified copy is at hand")
     return Model.load(fetched.bundle.folder), fetched.version.version
+
+
+def _is_due(run: Run) -> bool:
+    """Like `training_is_due`; nothing is due while the registry is down: there is nowhere to put a new version."""
+    try:
+        return training_is_due(run.config, run.as_of, run.registry)
+    except RegistryDownError as error:
+        run.reporter.say(f"no training tonight: {error}")
+        return False
+
+
+def _keep_refused(rows: pd.DataFrame, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with releases.named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_parquet(temporary, index=False)
+        temporary.rename(path)

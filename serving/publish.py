@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,14 @@ from serving import releases
 from serving.releases import named, sync, write_whole
 
 
-@dataclass(frozen=True)
-class Status:
-    """What is served: release name, its date, age in hours, sizes, model version, and whether it is pinned."""
-
-    release: str
-    run_date: str
-    age_hours: float
-    rows: int
-    users: int
-    model_version: str
-    previous: str
-    pinned: bool
-
-
 class ReleaseStore:
     """Releases under an output folder.
 
     Args:
         output: the folder; made on first use.
+
+    Attributes:
+        is_locked: whether this object holds the lock.
     """
 
     def __init__(self, output: Path) -> None:
@@ -48,7 +36,7 @@ class ReleaseStore:
         self.releases = output / "releases"
         self.staging = output / ".staging"
         self.pin = output / "pinned"
-        self._is_locked = False
+        self.is_locked = False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -66,11 +54,11 @@ class ReleaseStore:
             with named(self.output / ".lock"):
                 self._claim(handle.fileno())
             self._probe()
-            self._is_locked = True
+            self.is_locked = True
             try:
                 yield
             finally:
-                self._is_locked = False
+                self.is_locked = False
 
     def check_space(self, n_bytes: int) -> None:
         """Refuses before any work when the disk cannot hold a release of `n_bytes` twice over."""
@@ -132,7 +120,7 @@ class ReleaseStore:
         releases.seal(staging, facts)
         release, number = self.releases / staging.name, 1
         while release.exists():
-            if self._is_whole(release) and self.manifest(release)["parts"] == self.manifest(staging)["parts"]:
+            if self.is_whole(release) and self.manifest(release)["parts"] == self.manifest(staging)["parts"]:
                 with named(staging):
                     shutil.rmtree(staging)
                 return release
@@ -151,7 +139,7 @@ class ReleaseStore:
         """
         self.verify(release)
         served = self.current()
-        is_sound = served is not None and self._is_whole(served)
+        is_sound = served is not None and self.is_whole(served)
         with self._swapping():
             now = self.current()
             if now == release:
@@ -211,7 +199,7 @@ class ReleaseStore:
     def last_whole(self, columns: Sequence[str] | None = None) -> pa.Table | None:
         """What is served, to compare with; None where nothing is, or where it is damaged: that must not stop a night."""
         served = self.current()
-        if served is None or not self._is_whole(served):
+        if served is None or not self.is_whole(served):
             return None
         return releases.read_parts(served, columns)
 
@@ -221,7 +209,7 @@ class ReleaseStore:
 
     def find(self, key: dict[str, str]) -> Path | None:
         """A release made from the same key, whole on disk; its run may have died before it published it."""
-        for release in self._all():
+        for release in self.all():
             try:
                 if self.manifest(release).get("key") == key:
                     self.verify(release)
@@ -241,43 +229,9 @@ class ReleaseStore:
             staging.rename(kept)
         return kept
 
-    def gc(self, keep: int, dry_run: bool = True) -> list[Path]:
-        """Releases beyond the newest `keep`, and leftovers in staging; never current, previous or pinned.
-
-        A dry run lists the staging folder of a night in progress too; removal waits for its end.
-
-        Raises:
-            AlreadyRunningError: a run is in progress and `dry_run` is off.
-        """
-        if dry_run:
-            return self._leftovers(keep)
-        if not self._is_locked:
-            with self.lock():
-                return self.gc(keep, dry_run=False)
-        gone = self._leftovers(keep)
-        for folder in gone:
-            with named(folder):
-                if folder.parent == self.releases:  # half a release must not lie there when we die here
-                    folder = folder.rename(self.staging / f"{folder.name}.gone")
-                shutil.rmtree(folder)
-        return gone
-
-    def status(self) -> Status | None:
-        """What is served, or None."""
-        release = self.current()
-        if release is None:
-            return None
-        facts = self.manifest(release)
-        age_hours = (time.time() - (release / releases.MANIFEST).stat().st_mtime) / 3600
-        before = self.previous()
-        return Status(
-            release.name, facts["run_date"], round(age_hours, 1), facts["rows"], facts["users"],
-            facts["model"]["version"], before.name if before else "none", self.is_pinned,
-        )  # fmt: skip
-
     def _claim(self, handle: int) -> None:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _try_lock(handle)
         except BlockingIOError:
             holder = os.pread(handle, 100, 0).decode(errors="replace").strip() or "pid unknown"
             raise AlreadyRunningError(
@@ -315,20 +269,25 @@ class ReleaseStore:
         link = self.output / name
         return self.releases / link.readlink().name if link.is_symlink() else None
 
-    def _all(self) -> list[Path]:
-        """Releases, oldest run date first, then oldest made."""
+    def all(self) -> list[Path]:
+        """Releases, oldest run date first, then oldest made; damaged ones too."""
         found = [p for p in self.releases.glob("*.*") if not p.name.startswith(".")]
         return sorted(found, key=lambda p: (p.name[:10], p.stat().st_mtime_ns, p.name))
 
-    def _leftovers(self, keep: int) -> list[Path]:
-        pinned = self.pin.read_text().strip() if self.is_pinned else ""
-        kept = {p.name for p in (self.current(), self.previous()) if p is not None} | {pinned}
-        old = self._all()[::-1][max(0, keep) :]
-        return [r for r in old if r.name not in kept] + sorted(self.staging.glob("*/"))
-
-    def _is_whole(self, release: Path) -> bool:
+    def is_whole(self, release: Path) -> bool:
+        """Whether `verify` finds nothing wrong."""
         try:
             self.verify(release)
         except ResourceError:
             return False
         return True
+
+
+def _try_lock(handle: int) -> None:
+    """Takes the lock, or raises BlockingIOError; tries for a moment, since `recsys status` touches it to see who holds it."""
+    for _ in range(3):
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+    return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,12 +27,18 @@ _CAUSES = {
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Turns an error of the file system into ResourceError that names `path`, the cause and what is served."""
+def named(path: Path, needed: int = 4096) -> Iterator[None]:
+    """Turns an error of the file system into ResourceError that names `path`, the cause and what is served.
+
+    Args:
+        needed: bytes about to be written; a block where that is not known.
+    """
     try:
         yield
     except OSError as error:
         cause = _CAUSES.get(error.errno or 0, f"{error.strerror or error}; mend it")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            cause = f"{_free(path):,} bytes are free, {needed:,} or more are needed: {cause}"
         raise ResourceError(f"{path}: {cause}, then run again; readers keep the last whole release") from error
 
 
@@ -39,7 +46,7 @@ def write_part(folder: Path, number: int, table: pa.Table) -> Path:
     """One shard as Parquet with page checksums, synced; beside it a hidden record of its hash and counts."""
     part = folder / part_name(number)
     temporary = folder / f".{part.name}.tmp"  # readers of a folder skip names with a dot
-    with named(part):
+    with named(part, table.nbytes):
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         sync(temporary)
         record = {"sha256": sha256(temporary), "rows": table.num_rows, "users": _n_users(table)}
@@ -182,6 +189,12 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _free(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def _read_part(part: Path, columns: Sequence[str] | None) -> pa.Table:

@@ -14,7 +14,7 @@ from features.dataset import Dataset
 from features.ingest import load_tables
 from features.text import VectorCache, item_texts
 from recsys.config import Config
-from recsys.errors import ConfigError, DataError, shown
+from recsys.errors import ConfigError, DataError, plain, shown
 from recsys.ids import IdMap
 from recsys.progress import Reporter
 from recsys.registry import Registry
@@ -183,32 +183,6 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
         for row in frame.itertuples():
             table.add_row(_cell(row.item_id), _cell(row.title), f"{row.score:.3f}")
         console.print(table)
-
-
-def show_status(config: Config, console: Console, as_json: bool) -> None:
-    """What is served, how old, by which model; and which versions hold an alias."""
-    state = ReleaseStore(Path(config.serving.output)).status()
-    versions = Registry(config.mlflow).versions()
-    aliased = {alias: v.version for v in versions for alias in v.aliases}
-    if as_json:
-        facts = {k: str(v) for k, v in vars(state).items()} if state else None
-        console.print_json(json.dumps({"release": facts, "aliases": aliased, "output": config.serving.output}))
-        return
-    table = Table(title=f"served from {plain(config.serving.output)}", title_justify="left", show_header=False)
-    if state is None:
-        table.add_row("release", "nothing is published yet; run: recsys nightly")
-    else:
-        for name, value in vars(state).items():
-            table.add_row(_cell(name.replace("_", " ")), _cell(value))
-    for alias, version in sorted(aliased.items()):
-        table.add_row(_cell(alias), f"version {version}")
-    console.print(table)
-
-
-def plain(value: object) -> str:
-    """A value as plain text for a terminal: no control characters, no bidi overrides, one line."""
-    text = "".join(c if c.isprintable() else " " for c in str(value))
-    return text if len(text) <= 120 else text[:119] + "…"
 
 
 def _cell(value: object) -> Text:

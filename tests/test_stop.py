@@ -27,8 +27,10 @@ IN_PYTHON = "time.sleep(60)"
 IN_C = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # one call that never looks at signals
 
 
-@pytest.mark.parametrize("work", [IN_PYTHON, IN_C])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("work", "number", "code"),
+    [(IN_PYTHON, signal.SIGTERM, 143), (IN_PYTHON, signal.SIGINT, 130), (IN_C, signal.SIGINT, 130)],
+)
 def test_a_signal_ends_the_run_in_five_seconds_with_its_code(work: str, number: signal.Signals, code: int) -> None:
     program = PROGRAM.format(work=work)
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

@@ -1,0 +1,81 @@
+"""Is a verified model fit to score: its parts fit together, and no tower holds NaN, infinity or one single value.
+
+Hashes say that a model is the one registered; they do not say that training ended well.
+"""
+
+import numpy as np
+
+from features.dataset import Dataset
+from features.snapshot import Snapshot
+from recsys.errors import ModelError
+from recsys.ranker import Ranker
+from recsys.registry import Fetched
+from recsys.text_tower import unit_rows
+from recsys.types import FloatArray
+from serving.runs import Run
+from training.model import Model
+
+SAME = 1e-5  # of a cosine; float32 noise of collapsed rows stays below
+REMEDY = "train again with: recsys train, or go back with: recsys rollback --model"
+
+
+def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapshot, Ranker]:
+    """A verified model over a data set, ready to score, and its ranker.
+
+    Raises:
+        ModelError: naming the tower that is broken, or the two parts that do not fit each other.
+    """
+    where = f"model version {fetched.version.version} (sha256 {fetched.bundle.sha256})"
+    try:
+        model = Model.load(fetched.bundle.folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{where}: cannot be loaded: {error}; {REMEDY}") from error
+    check_parts(model, where)
+    with run.reporter.stage("item vectors") as progress:
+        snapshot = model.snapshot(dataset, run.config, progress)
+    check_finite("text tower: item vectors", snapshot.text_vectors, where)
+    check_finite("CF tower: item factors", snapshot.cf.item_factors, where)
+    if dataset.catalogue["title"].nunique() > 1:  # items without a word between them may share one vector
+        check_apart("text tower: item vectors", snapshot.text_vectors, where)
+    check_apart("CF tower: item factors", model.cf.item_factors[model.cf.is_warm], where)
+    return snapshot, model.ranker
+
+
+def check_parts(model: Model, where: str) -> None:
+    """Refuses towers and ids that were not made together, and weights that are no numbers."""
+    cf, n_items = model.cf, len(model.items)
+    sizes = {
+        "CF factors": len(cf.item_factors), "CF flags": len(cf.is_warm),
+        "neighbours": cf.similarity.shape[0], "EASE": cf.ease.shape[0],
+    }  # fmt: skip
+    for name, size in sizes.items():
+        if size != n_items:
+            raise ModelError(f"{where}: {name} cover {size} items, its id map {n_items}; {REMEDY}")
+    if cf.text_map.shape != (model.text.dim, cf.item_factors.shape[1]):
+        raise ModelError(
+            f"{where}: the map from text to factors is {cf.text_map.shape}, the towers have "
+            f"{model.text.dim} and {cf.item_factors.shape[1]} dimensions; {REMEDY}"
+        )
+    fusion = model.ranker.fusion
+    weights = {
+        "CF tower: text map": cf.text_map,
+        "CF tower: neighbours": cf.similarity.data,
+        "CF tower: EASE": cf.ease.data,
+    }
+    weights["ranker: fusion"] = np.array([*fusion.weights, *fusion.means, *fusion.scales])
+    for name, values in weights.items():
+        check_finite(name, values, where)
+
+
+def check_finite(name: str, values: FloatArray, where: str) -> None:
+    """Refuses numbers that are NaN or infinite."""
+    n_bad = int((~np.isfinite(values)).sum())
+    if n_bad:
+        raise ModelError(f"{where}: {name} hold {n_bad:,} numbers that are NaN or infinite; {REMEDY}")
+
+
+def check_apart(name: str, rows: FloatArray, where: str) -> None:
+    """Refuses rows, (n_items, dim), that all lie on one line: their scores would tell no item from another."""
+    units = unit_rows(rows)
+    if len(rows) > 2 and (np.abs(units @ units[0]) > 1 - SAME).all():
+        raise ModelError(f"{where}: {name} are all the same, so they cannot tell items apart; {REMEDY}")

@@ -1,0 +1,211 @@
+"""What is served and what to do about it, for a person on call at four in the morning."""
+
+import fcntl
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from recsys.config import Config
+from recsys.errors import ModelError, ResourceError, plain
+from recsys.registry import Registry
+from serving import releases
+from serving.publish import ReleaseStore
+from serving.runs import last_runs
+
+LATE_H = 36.0  # a nightly release older than this missed a night
+
+_NEXT = {
+    0: "",
+    2: "mend the command or recsys.toml, then run: recsys nightly",
+    3: "mend the export that the error names, then run: recsys nightly",
+    4: "look at the lists in quarantine; mend the cause, or the limit in [serving.audit], then run: recsys nightly",
+    5: "mend the disk or make room (recsys gc --delete), then run: recsys nightly",
+    6: "start or mend the registry, or train again (recsys train), then run: recsys nightly",
+    7: "the lists are out; make the report again: recsys report",
+    124: "run again, it goes on where it stopped: recsys nightly (with more time, --deadline)",
+    130: "run again, it goes on where it stopped: recsys nightly",
+    143: "run again, it goes on where it stopped: recsys nightly",
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """The release that readers get.
+
+    age_hours: since it was written, None where its manifest is gone; damage: what is wrong with its files, or None.
+    """
+
+    release: str
+    run_date: str
+    age_hours: float | None
+    rows: int
+    users: int
+    model_version: str
+    damage: str | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The state of an output folder.
+
+    Args:
+        verdict: "ok", or what is wrong in a few words.
+        next: what to do, or "nothing to do".
+        served: None where nothing is published.
+        last_run: its record, None before the first; "cut off" as its outcome where the run was killed.
+        aliases: alias -> model version, None where the registry does not answer.
+    """
+
+    verdict: str
+    next: str
+    served: Served | None
+    previous: str | None
+    pinned: bool
+    last_run: dict[str, Any] | None
+    aliases: Mapping[str, str] | None
+    output: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Name and words, the most urgent first."""
+        found = [("state", self.verdict), ("next", self.next), ("served", self._served())]
+        if self.served and self.served.damage:
+            found.append(("damage", self.served.damage))
+        pinned = "yes, by a rollback: nights publish, but current stays; undo with: recsys rollback --unpin"
+        found += [("pinned", pinned if self.pinned else "no"), ("before it", self.previous or "none")]
+        found.append(("last run", _run_line(self.last_run) if self.last_run else "none"))
+        if self.last_run and self.last_run.get("error"):
+            found.append(("its error", str(self.last_run["error"])))
+        aliases = "the registry does not answer" if self.aliases is None else ", ".join(
+            f"{alias} is version {version}" for alias, version in sorted(self.aliases.items())
+        )  # fmt: skip
+        return [*found, ("models", aliases or "none registered"), ("folder", self.output)]
+
+    def _served(self) -> str:
+        one = self.served
+        if one is None:
+            return "nothing"
+        return (
+            f"{one.release}, {_age(one.age_hours)} old: {one.rows:,} rows for {one.users:,} users, "
+            f"model version {one.model_version}"
+        )
+
+
+def standing(config: Config) -> Standing:
+    """The state of a config's output folder; asks the registry, and does without it."""
+    store = ReleaseStore(Path(config.serving.output))
+    served, last = served_by(store), _last_run(store)
+    before = store.previous()
+    verdict, todo = _judge(served, store.is_pinned, last)
+    return Standing(
+        verdict, todo, served, before.name if before else None, store.is_pinned, last, aliases_of(config),
+        config.serving.output,
+    )  # fmt: skip
+
+
+def show_status(config: Config, console: Console, as_json: bool) -> None:
+    """Prints the state as plain lines, so that an error is read whole and can be copied."""
+    state = standing(config)
+    if as_json:
+        console.print_json(json.dumps(state.to_dict()))
+        return
+    for name, words in state.lines():
+        console.print(Text(f"{name:<10} {plain(words, 2000)}"), soft_wrap=True)
+
+
+def served_by(store: ReleaseStore) -> Served | None:
+    """What readers of a store get, verified."""
+    release = store.current()
+    if release is None:
+        return None
+    try:
+        facts = store.manifest(release)
+        age = (time.time() - (release / releases.MANIFEST).stat().st_mtime) / 3600
+        damage = None
+        try:
+            store.verify(release)
+        except ResourceError as error:
+            damage = str(error)
+        version = str(facts["model"]["version"])
+        return Served(release.name, facts["run_date"], round(age, 1), facts["rows"], facts["users"], version, damage)
+    except (ResourceError, OSError, KeyError) as error:
+        return Served(release.name, release.name[:10], None, 0, 0, "unknown", str(error))
+
+
+def aliases_of(config: Config) -> dict[str, str] | None:
+    """Alias -> model version; None where the registry does not answer."""
+    try:
+        return {alias: v.version for v in Registry(config.mlflow).versions() for alias in v.aliases}
+    except ModelError:
+        return None
+
+
+def _judge(served: Served | None, is_pinned: bool, last: dict[str, Any] | None) -> tuple[str, str]:
+    """What is wrong in a few words, and what to do; the worst thing counts."""
+    if served is not None and served.damage:
+        return "BROKEN: what is served is damaged on disk", "go back at once: recsys rollback; then: recsys nightly"
+    if served is None and last is None:
+        return "nothing is published yet", "run: recsys nightly"
+    outcome, code = (last["outcome"], last["exit_code"]) if last else ("done", 0)
+    if outcome == "running":
+        return "ok, a run is at work", "wait for it; it holds the lock"
+    if outcome == "cut off":
+        return "LATE: the last run was killed", "run again, it goes on where it stopped: recsys nightly"
+    if code:
+        still = "yesterday's lists are served" if served else "nothing is served"
+        state = "published, but the report failed" if code == 7 else f"FAILED: the last run did not publish, {still}"
+        return state, _NEXT.get(code, "look at the error below, then run: recsys nightly")
+    if served is None:
+        return "nothing is published yet", "run: recsys nightly"
+    if served.age_hours is not None and served.age_hours > LATE_H:
+        return f"LATE: no new release for {_age(served.age_hours)}", "see that cron runs, then run: recsys nightly"
+    if is_pinned:
+        return "ok, pinned by a rollback", "when the cause is mended: recsys rollback --unpin"
+    return "ok", "nothing to do"
+
+
+def _last_run(store: ReleaseStore) -> dict[str, Any] | None:
+    """The newest record of a run that publishes; one that says "running" is "cut off" when nobody holds the lock."""
+    last = next((r for r in last_runs(store.output) if r["command"] in ("nightly", "score")), None)
+    if last is not None and last["outcome"] == "running" and not _is_held(store.output / ".lock"):
+        last["outcome"] = "cut off"
+    return last
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with lock.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _run_line(run: dict[str, Any]) -> str:
+    hours = (datetime.now(UTC) - datetime.fromisoformat(run["began"])).total_seconds() / 3600
+    words = f"{run['command']} as of {run['as_of'][:16]}, began {_age(hours)} ago, {run['outcome']}"
+    if run["outcome"] == "running":
+        return f"{words}, pid {run['pid']}"
+    if run["outcome"] == "cut off":
+        return f"{words} (killed, or the machine went down)"
+    return words + (
+        f" with exit code {run['exit_code']} in {run['stage'] or 'the beginning'}" if run["exit_code"] else ""
+    )
+
+
+def _age(hours: float | None) -> str:
+    if hours is None:
+        return "who knows how"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

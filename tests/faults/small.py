@@ -1,0 +1,40 @@
+"""Releases of six rows by the real protocol: what the loops over hundreds of faults publish."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from serving.publish import ReleaseStore
+
+
+def stage(store: ReleaseStore, date: str, run: str) -> Path:
+    """Two staged parts."""
+    staging = store.begin(date, run)
+    for part in range(2):
+        store.write_part(staging, part, pa.table({"user_id": [part] * 3, "run_id": [run] * 3}))
+    return staging
+
+
+def release(output: Path, date: str, run: str, version: str = "1", **publish: bool) -> tuple[Path, bool]:
+    """One publication; the release and whether `current` points to it."""
+    store = ReleaseStore(output)
+    with store.lock():
+        facts = {"key": {"run": run}, "run_date": date, "model": {"version": version}}
+        done = store.finish(stage(store, date, run), facts)
+        return done, store.publish(done, **publish)
+
+
+def damage(path: Path) -> None:
+    """Flips one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def publish_for_ever(output: Path, name: str, acks: Path) -> None:
+    """One release after the other; each is written to `acks` once its publication was reported as done."""
+    with acks.open("a") as ledger:
+        for n in range(1_000_000):
+            done, _ = release(output, "2024-01-02", f"{name}x{n}")
+            ledger.write(f"{done.name}\n")
+            ledger.flush()
