@@ -1,6 +1,7 @@
 """One score per (user, item): a linear fusion, and LightGBM LambdaMART trees that start from it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def fit_trees(
         )
         for x, y, indptr in (train, valid or train)
     ]
-    stop = [lgb.early_stopping(30, verbose=False)] if valid else []
+    stop: list[Callable[..., Any]] = [lgb.early_stopping(30, verbose=False)] if valid else []
     model = lgb.train(params, sets[0], n_trees or config.trees, valid_sets=sets[1:] if valid else None, callbacks=stop)
     return str(model.model_to_string(num_iteration=model.best_iteration))
 
