@@ -105,11 +105,15 @@ def top_k(scores: FloatArray, k: int, above: float = -np.inf) -> IntArray:
     least = np.partition(maxima, n_blocks - k, axis=1)[:, n_blocks - k]
     least = np.maximum(least, np.nextafter(scores.dtype.type(above), scores.dtype.type(np.inf)))
     is_left = scores >= least[:, None]
-    crowded = np.flatnonzero(np.count_nonzero(is_left, axis=1) > MOST_LEFT * k)
+    bounds = np.arange(n_rows + 1) * n_columns
+    left = np.flatnonzero(is_left)
+    starts = np.searchsorted(left, bounds)
+    crowded = np.flatnonzero(np.diff(starts) > MOST_LEFT * k)
     for many in crowded:  # ties: the first k of them are enough
         is_left[many, np.flatnonzero(scores[many] == least[many])[k:]] = False
-    left = np.flatnonzero(is_left)
-    starts = np.searchsorted(left, np.arange(n_rows + 1) * n_columns)
+    if len(crowded):
+        left = np.flatnonzero(is_left)
+        starts = np.searchsorted(left, bounds)
     row = np.repeat(np.arange(n_rows), np.diff(starts))
     slot = np.arange(len(left)) - starts[row]
     shape = n_rows, max(k, int(np.diff(starts).max()))

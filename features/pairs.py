@@ -7,6 +7,7 @@ import numpy as np
 from features.candidates import LISTED, SCORED, Candidates
 from features.histories import DAY_US, Histories
 from features.snapshot import Snapshot
+from recsys.machine import one_blas_thread
 from recsys.types import FloatArray, IntArray
 
 N_RECENT = 20  # items of the history compared by text with each candidate
@@ -74,14 +75,9 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
     columns["text_max"], columns["text_last"] = (
         np.where(values > NOTHING, values, np.nan) for values in (likeness.max(axis=0), likeness[0])
     )
-    for name, counts in (
-        ("1d", facts.counts_1d),
-        ("7d", facts.counts_7d),
-        ("30d", facts.counts_30d),
-        ("all", facts.counts),
-    ):
-        columns[f"count_{name}"] = np.log1p(counts)[item]
-    columns["trend"] = np.log1p(facts.counts_7d)[item] - np.log1p(facts.counts_30d * 7 / 30)[item]
+    for name, counts in facts.log_counts.items():
+        columns[f"count_{name}"] = counts[item]
+    columns["trend"] = facts.trend[item]
     columns["age_days"] = facts.age_days[item]
     columns["price"] = facts.price[item]
     columns["price_ratio"] = columns["price"] / _mean_price(some, facts.price)[user]
@@ -111,10 +107,11 @@ def _text_likeness(vectors: FloatArray, recent: IntArray, candidates: Candidates
     likeness = np.full((recent.shape[1], len(item)), NOTHING, dtype=np.float32)
     n_recent = (recent >= 0).sum(axis=1)
     room = np.empty((np.diff(bounds).max(initial=0), vectors.shape[1]), dtype=vectors.dtype)
-    for row in np.flatnonzero(n_recent):
-        start, stop = bounds[row], bounds[row + 1]
-        wanted = np.take(vectors, item[start:stop], axis=0, out=room[: stop - start], mode="clip")
-        likeness[: n_recent[row], start:stop] = vectors[recent[row, : n_recent[row]]] @ wanted.T
+    with one_blas_thread():
+        for row in np.flatnonzero(n_recent):
+            start, stop = bounds[row], bounds[row + 1]
+            wanted = np.take(vectors, item[start:stop], axis=0, out=room[: stop - start], mode="clip")
+            likeness[: n_recent[row], start:stop] = vectors[recent[row, : n_recent[row]]] @ wanted.T
     return likeness
 
 

@@ -31,6 +31,17 @@ class ItemFacts:
     category: IntArray
     brand: IntArray
 
+    @cached_property
+    def log_counts(self) -> dict[str, FloatArray]:
+        """log(1 + count) of the last 1, 7 and 30 days and of all time, made once for all users."""
+        counts = {"1d": self.counts_1d, "7d": self.counts_7d, "30d": self.counts_30d, "all": self.counts}
+        return {name: np.log1p(values) for name, values in counts.items()}
+
+    @cached_property
+    def trend(self) -> FloatArray:
+        """The last 7 days against as many of the last 30, as a difference of logs."""
+        return np.log1p(self.counts_7d) - np.log1p(self.counts_30d * 7 / 30)
+
     @classmethod
     def build(cls, histories: Histories, catalogue: pd.DataFrame) -> "ItemFacts":
         """Counts from the histories, the rest from the catalogue."""

@@ -14,10 +14,10 @@ from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import ItemItemRecommender
 from scipy.linalg.lapack import sgesv as gesv
 from scipy.linalg.lapack import sposv as posv
-from threadpoolctl import threadpool_limits
 
 from recsys.bundle import load_arrays, load_sparse, save_arrays, save_sparse
 from recsys.config import CFConfig
+from recsys.machine import one_blas_thread
 from recsys.types import BoolArray, FloatArray, IntArray
 
 TEXT_RIDGE = 1.0  # per item; text vectors have unit length, so this shrinks a map learned from few items
@@ -59,7 +59,7 @@ class CFTower:
         """
         factors = min(config.factors, min(confidence.shape))
         # implicit threads over users itself; a threaded BLAS below it fights for the same cores
-        with threadpool_limits(1, "blas"):
+        with one_blas_thread():
             als = _als(config, factors, seed)
             als.fit(confidence, show_progress=False)
             neighbours = ItemItemRecommender(K=config.neighbours + 1)  # an item's nearest neighbour is itself
@@ -86,7 +86,7 @@ class CFTower:
         bounds = np.concatenate([[0], np.cumsum(is_known)])[sorted_by_user.indptr]
         items, weights = sorted_by_user.indices[is_known], self.config.alpha * sorted_by_user.data[is_known]
         gram, inverse = self._gram
-        with threadpool_limits(1, "blas"):
+        with one_blas_thread():
             for row in np.flatnonzero(np.diff(bounds)):
                 at = slice(bounds[row], bounds[row + 1])
                 y, c = self.item_factors[items[at]], weights[at].astype(np.float32)

@@ -103,7 +103,8 @@ class Ranker:
             raise ModelError(f"ranker: got {features.shape[1]} features, was trained on {len(self.names)}; train again")
         if (by or self.chosen) == "fusion" or self.trees is None:
             return self.fusion.score(features)
-        return np.asarray(self.fusion.score(features) + self.booster.predict(features))
+        # chunks of users are scored side by side already
+        return np.asarray(self.fusion.score(features) + self.booster.predict(features, num_threads=1))
 
     @property
     def booster(self) -> Any:

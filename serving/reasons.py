@@ -41,10 +41,14 @@ def reasons(
     near_title = titles.iloc[np.maximum(nearest, 0)].reset_index(drop=True)
     near_title = near_title.str.slice(0, MAX_TITLE).replace("", "an untitled item")
     quoted = "“" + near_title + "”"
-    times = np.nan_to_num(table.column("times_taken")[rows]).astype(int)
-    days = np.nan_to_num(table.column("days_since_taken")[rows]).astype(int)
+    taken = np.flatnonzero(source == "repeat")
+    times, days = (
+        np.nan_to_num(table.column(name)[rows[taken]]).astype(int) for name in ("times_taken", "days_since_taken")
+    )
+    again = np.full(len(rows), "", dtype=object)
+    again[taken] = [_again(t, d) for t, d in zip(times, days, strict=True)]
     sentences = {
-        "repeat": pd.Series([_again(t, d) for t, d in zip(times, days, strict=True)], dtype="str"),
+        "repeat": pd.Series(again, dtype="str"),
         "both": "Close to " + quoted + " in its text, and taken by people with a similar history",
         "text": "Its text is close to " + quoted,
         "new": "New, and its text is close to " + quoted,

@@ -1,5 +1,6 @@
 """Batch scoring: users in chunks to ranked lists with reasons; one shard of users is one part file."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from features.candidates import gather
 from features.dataset import Dataset
 from features.snapshot import Snapshot
 from recsys.ids import IdMap
+from recsys.machine import keep_memory, one_blas_thread, usable_cores
 from recsys.ranker import Ranker
 from recsys.schema import recommendation_schema
 from recsys.text_tower import Progress
@@ -18,6 +20,8 @@ from recsys.types import IntArray
 from serving.reasons import reasons
 from training.evaluate import rank_pairs
 from training.ranker import chunks
+
+MAX_CELLS = 10_000_000  # users x items scored at once: bounds memory (about 25 bytes a cell and thread)
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,18 @@ class Scorer:
             users: (n,) ascending user positions.
             k: items per user.
         """
+        keep_memory()
+        size = max(1, min(self.snapshot.config.serving.chunk_users, MAX_CELLS // max(1, len(self.items))))
         parts = []
-        for done, chunk in enumerate(chunks(users, self.snapshot.config.serving.chunk_users)):
-            parts.append(self._chunk(chunk, k))
-            if progress:
-                progress(min(len(users), done * self.snapshot.config.serving.chunk_users + len(chunk)), len(users))
+        pool = ThreadPoolExecutor(usable_cores())
+        try:
+            with one_blas_thread():
+                for part in pool.map(lambda chunk: self._chunk(chunk, k), chunks(users, size)):
+                    parts.append(part)
+                    if progress:
+                        progress(min(len(users), len(parts) * size), len(users))
+        finally:
+            pool.shutdown(cancel_futures=True)  # a run that is told to stop does not finish the shard first
         return pa.concat_tables(parts) if parts else self.schema.empty_table()
 
     def _chunk(self, users: IntArray, k: int) -> pa.Table:
@@ -124,9 +135,9 @@ class Scorer:
             "source": pa.array(listed["source"].astype(object)),
             "reason": pa.array(listed["reason"].astype(object)),
             "reason_item_id": points,
-            "run_id": pa.array([self.stamp.run_id] * n),
-            "model_version": pa.array([self.stamp.model_version] * n),
-            "run_date": pa.array([self.stamp.run_date] * n),
+            "run_id": pa.repeat(self.stamp.run_id, n),
+            "model_version": pa.repeat(self.stamp.model_version, n),
+            "run_date": pa.repeat(self.stamp.run_date, n),
         }
         return pa.table(columns).cast(self.schema)
 

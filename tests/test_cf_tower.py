@@ -81,3 +81,21 @@ def test_another_catalogue_keeps_known_items_and_treats_new_ones_as_cold(tower: 
     np.testing.assert_array_equal(moved.item_factors[[0, 2]], tower.item_factors[[5, 0]])
     assert moved.is_warm.tolist() == [True, False, True]
     assert moved.similarity.shape == (3, 3)
+
+
+@pytest.mark.parametrize("n_taken", [1, 3, 7, 30])
+def test_fold_in_solves_the_normal_equations_for_short_and_long_histories(n_taken: int) -> None:
+    rng = np.random.default_rng(0)
+    confidence = sp.csr_matrix(sp.random(200, 40, 0.2, random_state=rng, dtype=np.float32))
+    tower = CFTower.fit(confidence, np.eye(40, dtype=np.float32), CFConfig(factors=12, iterations=3), seed=0)
+    items, weight = rng.permutation(40)[:n_taken], rng.random(n_taken).astype(np.float32)
+    user = sp.csr_matrix((weight, (np.zeros(n_taken, int), items)), shape=(1, 40))
+    y = np.where(tower.is_warm[:, None], tower.item_factors, 0).astype(np.float64)
+    c = np.zeros(40)
+    c[items] = tower.config.alpha * weight
+    c_less = np.zeros(40)
+    c_less[items] = c[items] - 1
+    expected = np.linalg.solve(
+        y.T @ y + y.T @ (c_less[:, None] * y) + tower.config.regularization * np.eye(12), y.T @ c
+    )
+    np.testing.assert_allclose(tower.fold_in(user)[0], expected, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,253 @@
+"""Speed and memory against peers and against itself: python -m benchmarks.speed [--quick] [--rows scoring,encoding].
+
+Each pair runs alternately in one process on `--threads` threads, five times, and the medians are compared. Prints
+each row and writes benchmarks/speed.json. Data come from benchmarks/shop.py. The row "training" needs `datasets` and
+`accelerate` beside sentence-transformers.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from threadpoolctl import threadpool_limits
+
+from benchmarks.shop import Shop
+from features.dataset import Dataset
+from features.ingest import load_tables
+from features.text import item_texts
+from recsys.cf_tower import CFTower
+from recsys.config import Config, load_config
+from recsys.losses import sampled_softmax
+from recsys.text_tower import PACKAGED_ENCODER, TextTower, _packaged_folder, has_bf16, unit_rows
+from recsys.types import FloatArray
+from serving.releases import write_part
+from serving.score import Scorer, Stamp
+from training.model import histories_of
+from training.pipeline import _known_before, _targets, cut, snapshot_at
+from training.ranker import fit_ranker
+
+AS_OF = pd.Timestamp("2025-01-01", tz="UTC")
+REPEATS = 5
+BATCH = 64  # pairs, so twice as many texts a step
+FROZEN_LAYERS = 2
+Row = dict[str, Any]
+
+
+def alternated(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> Row:
+    """Median seconds of both after one warm-up each, measured in turn, and theirs over ours."""
+    seconds: dict[str, list[float]] = {"ours_s": [], "peer_s": []}
+    for turn in range(repeats + 1):
+        for name, work in (("ours_s", ours), ("peer_s", theirs)):
+            began = time.perf_counter()
+            work()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {**medians, "repeats": repeats, "times_as_fast": medians["peer_s"] / medians["ours_s"]}
+
+
+def training(size: Row) -> Row:
+    """Fine-tuning steps on the same texts, batch and layers, against the sentence-transformers trainer's defaults."""
+    import datasets
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+
+    # long enough that every text fills the 64 tokens
+    texts = [" ".join([t] * 20) for t in item_texts(Shop(10, 2_000, 10).items().to_pandas(), ["title"])]
+    texts = texts[: 2 * BATCH * size["steps"]]
+    pairs = datasets.Dataset.from_dict({"anchor": texts[::2], "positive": texts[1::2]})
+    peer = SentenceTransformer(str(_packaged_folder()), device="cpu")
+    peer.max_seq_length = 64
+    for layer in (peer[0].auto_model.embeddings, *peer[0].auto_model.encoder.layer[:FROZEN_LAYERS]):
+        layer.requires_grad_(False)
+    arguments = SentenceTransformerTrainingArguments(
+        tempfile.mkdtemp(), per_device_train_batch_size=BATCH, num_train_epochs=1, save_strategy="no", report_to=[],
+        disable_tqdm=True, use_cpu=True,
+    )  # fmt: skip
+    trainer = SentenceTransformerTrainer(peer, arguments, train_dataset=pairs, loss=MultipleNegativesRankingLoss(peer))
+    tower = TextTower.from_encoder(PACKAGED_ENCODER, 64)
+    optimizer = torch.optim.AdamW([*tower.trainable(FROZEN_LAYERS), tower.projection], lr=1e-5)
+    n = BATCH
+    target, nothing = torch.arange(n), torch.zeros(n, n, dtype=torch.bool)
+
+    def loss_of(vectors: torch.Tensor) -> torch.Tensor:
+        return sampled_softmax(
+            vectors[::2] @ vectors[1::2].T, target, nothing, torch.zeros(n), torch.ones(n), temperature=0.05
+        )
+
+    def ours() -> None:
+        tokens = tower.tokenize(texts)
+        for start in range(0, len(tokens), 2 * n):
+            optimizer.zero_grad()
+            tower.backward(tokens[start : start + 2 * n], loss_of)
+            optimizer.step()
+
+    return {**alternated(ours, trainer.train, size["repeats"]), "texts": len(texts), "bf16": has_bf16(tower.device)}
+
+
+def encoding(size: Row) -> Row:
+    """A catalogue of texts of mixed length, against `SentenceTransformer.encode` as it comes."""
+    from sentence_transformers import SentenceTransformer
+
+    catalogue = Shop(10, size["texts"], 10).items().to_pandas()
+    texts = item_texts(catalogue, ["title", "brand", "category", "description"])
+    peer = SentenceTransformer(str(_packaged_folder()), device="cpu")
+    peer.max_seq_length = 64
+    tower = TextTower.from_encoder(PACKAGED_ENCODER, 64)
+    row = alternated(lambda: tower.encode(texts), lambda: peer.encode(texts, show_progress_bar=False), size["repeats"])
+    cosine = (tower.encode(texts) * unit_rows(peer.encode(texts, show_progress_bar=False))).sum(axis=1)
+    return {**row, "texts": len(texts), "bf16": has_bf16(tower.device), "least_cosine": float(cosine.min())}
+
+
+def scoring(size: Row) -> Row:
+    """Candidates, features, trees, rules, reasons and Parquet, against implicit's bare recommend(N=100)."""
+    from implicit.cpu.als import AlternatingLeastSquares
+
+    with tempfile.TemporaryDirectory() as folder:
+        scorer = shop_scorer(Path(folder), size)
+        histories, users = scorer.snapshot.histories, np.arange(size["users"])
+        als = AlternatingLeastSquares(factors=scorer.snapshot.cf.item_factors.shape[1], num_threads=size["threads"])
+        als.item_factors = scorer.snapshot.cf.item_factors
+        confidence = histories.confidence(45.0)
+        als.user_factors = scorer.snapshot.cf.fold_in(confidence)
+
+        def ours() -> None:
+            for number, start in enumerate(range(0, len(users), 50_000)):
+                write_part(Path(folder), number, scorer.score(users[start : start + 50_000], 20))
+
+        def peer() -> None:
+            with threadpool_limits(1, "blas"):  # as implicit's own warning asks
+                als.recommend(users, confidence, N=100)
+
+        return {**alternated(ours, peer, size["repeats"]), "users": len(users), "items": size["items"]}
+
+
+def memory(size: Row) -> Row:
+    """Peak memory of reading and scoring ten times as many users, each size in a process of its own."""
+    peaks = {}
+    for users in (size["users"] // 10, size["users"]):
+        words = ["--peak", str(users), "--items", str(size["items"])]
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.speed", *words], check=True, capture_output=True, text=True
+        )
+        peaks[str(users)] = int(done.stdout.split()[-1])
+    small, large = peaks.values()
+    return {"peak_mib": peaks, "times_the_memory": large / small}
+
+
+def nights(size: Row) -> Row:
+    """A first night, and a second after 1% of the items changed and 5% of the users acted."""
+    with tempfile.TemporaryDirectory() as folder:
+        shop = Shop(size["users"], size["items"], size["users"] * 50)
+        shop.write(Path(folder))
+        first = _night(Path(folder), "2025-01-01")
+        shop.write_day_after(Path(folder), changed=0.01, active=0.05)
+        second = _night(Path(folder), "2025-01-02")
+    return {"first_s": first, "second_s": second, "share": second / first, "users": size["users"]}
+
+
+def _night(folder: Path, as_of: str) -> float:
+    words = [
+        "nightly",
+        "-c",
+        str(folder / "recsys.toml"),
+        "--as-of",
+        as_of,
+        "--set",
+        "serving.audit.data_max_hours=1e6",
+    ]
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "recsys.cli", *words], check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def shop_scorer(folder: Path, size: Row) -> Scorer:
+    """A scorer of a shop with fitted CF tower and ranker; summed random word vectors stand in for BERT's."""
+    Shop(size["users"], size["items"], size["users"] * 50).write(folder)
+    config = load_config(folder / "recsys.toml", ["ranker.max_users=2000"])
+    dataset = Dataset.from_tables(load_tables(config.data, AS_OF), config.data, AS_OF)
+    vectors = word_vectors(dataset, config)
+    windows = cut(dataset, config)
+    early = _known_before(dataset, windows, 2)
+    cf = CFTower.fit(early.confidence(config.cf.half_life_days), vectors, config.cf, config.seed)
+    snapshot = snapshot_at(early, vectors, cf, dataset, config)
+    ranker = fit_ranker(snapshot, _targets(dataset, windows, 2), config, np.random.default_rng(0))
+    now = snapshot_at(histories_of(dataset), vectors, cf, dataset, config)
+    return Scorer.of(dataset, now, ranker, Stamp("speed", "1", "2025-01-01"))
+
+
+def word_vectors(dataset: Dataset, config: Config) -> FloatArray:
+    """Unit sums of one random vector per word, (n_items, 384): as large as BERT's, made in seconds."""
+    rng = np.random.default_rng(0)
+    known: dict[str, FloatArray] = {}
+    rows = np.zeros((len(dataset.items), 384), dtype=np.float32)
+    for row, text in zip(rows, item_texts(dataset.catalogue, config.text.fields), strict=True):
+        for word in text.split():
+            row += known.setdefault(word, rng.normal(size=384).astype(np.float32))
+    return unit_rows(rows)
+
+
+def peak(users: int, items: int) -> int:
+    """MiB at the most while a shop is read and scored."""
+    with tempfile.TemporaryDirectory() as folder:
+        scorer = shop_scorer(Path(folder), {"users": users, "items": items})
+        for number, start in enumerate(range(0, users, 50_000)):
+            write_part(Path(folder), number, scorer.score(np.arange(start, min(start + 50_000, users)), 20))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+ROWS: dict[str, tuple[Callable[[Row], Row], Row, Row]] = {
+    "training": (training, {"steps": 15}, {"steps": 2}),
+    "encoding": (encoding, {"texts": 20_000}, {"texts": 1_000}),
+    "scoring": (scoring, {"users": 100_000, "items": 20_000}, {"users": 4_000, "items": 20_000}),
+    "memory": (memory, {"users": 1_000_000, "items": 20_000}, {"users": 20_000, "items": 2_000}),
+    "nights": (nights, {"users": 10_000, "items": 20_000}, {"users": 2_000, "items": 1_000}),
+}
+
+
+def main() -> None:
+    """The command line; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", default=",".join(ROWS), help="which rows, by comma")
+    parser.add_argument("--quick", action="store_true", help="small sizes: minutes instead of hours")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--users", type=int, help="instead of the row's own number")
+    parser.add_argument("--items", type=int, help="instead of the row's own number")
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    args = parser.parse_args()
+    if args.peak:
+        print(peak(args.peak, args.items))
+        return
+    torch.set_num_threads(args.threads)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])  # our scoring takes what cores it may
+    given = {name: getattr(args, name) for name in ("users", "items") if getattr(args, name)}
+    results = json.loads(args.out.read_text()) if args.out.exists() else {}
+    for name in args.rows.split(","):
+        work, full, quick = ROWS[name]
+        size = (quick if args.quick else full) | given | {"threads": args.threads, "repeats": args.repeats}
+        with threadpool_limits(args.threads):
+            results[name] = {**work(size), "threads": args.threads, "quick": args.quick}
+        print(name, json.dumps(results[name]), flush=True)
+        args.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
