@@ -44,7 +44,7 @@ def main() -> None:
 
 def _fail(error: BaseException) -> NoReturn:
     if not getattr(error, "is_told", False):
-        Console(stderr=True).print(f"recsys: {error}", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"recsys: {error}", markup=False, highlight=False, emoji=False, soft_wrap=True)
     sys.exit(getattr(error, "exit_code", 1))
 
 
@@ -278,15 +278,16 @@ def report(config: Config, show_users: int, as_json: bool) -> None:
 @cli.command()
 @with_config
 @as_of_option
+@log_option
 @json_option
-def evaluate(config: Config, as_of: str | None, as_json: bool) -> None:
+def evaluate(config: Config, as_of: str | None, log: Log, as_json: bool) -> None:
     """The per-source table on the last window: trains on the windows before it, registers nothing.
 
     Data and settings that a registered version was trained with are not computed again.
     """
     from serving.show import evaluation_of, print_stored_evaluation
 
-    stored = evaluation_of(config, moment(as_of), Reporter())
+    stored = evaluation_of(config, moment(as_of), Reporter(log=log))
     _print_json(stored) if as_json else print_stored_evaluation(stored, Console())
 
 
@@ -305,6 +306,7 @@ def evaluate(config: Config, as_of: str | None, as_json: bool) -> None:
     is_flag=True,
     help="For versions: train both again with other seeds and to earlier moments, as [report] asks.",
 )
+@log_option
 @json_option
 def compare(
     config: Config,
@@ -315,6 +317,7 @@ def compare(
     output: Path | None,
     k: int,
     rerun: bool,
+    log: Log,
     as_json: bool,
 ) -> None:
     r"""The offline A/B report of two model versions (or aliases), or of two recommendation folders or files.
@@ -333,7 +336,7 @@ def compare(
         a,
         b,
         moment(as_of),
-        Reporter(),
+        Reporter(log=log),
         test_start=start,
         output=output,
         command=_this_command(),
@@ -352,7 +355,8 @@ def compare(
 @with_config
 @click.option("--force", is_flag=True, help="Promote whatever the report says; needs --why.")
 @click.option("--why", default=None, metavar="TEXT", help="Why the verdict is overruled; stored with the version.")
-def promote(config: Config, version: str, force: bool, why: str | None) -> None:
+@log_option
+def promote(config: Config, version: str, force: bool, why: str | None, log: Log) -> None:
     """Moves `champion` to VERSION (or an alias) if the report against the champion says PROMOTE.
 
     The one before becomes `previous`. The report is stored with the version in MLflow. A version that stays out
@@ -362,7 +366,7 @@ def promote(config: Config, version: str, force: bool, why: str | None) -> None:
 
     if force != bool(why):
         raise ConfigError("--force and --why go together: whoever overrules the report says why, as in --why 'hotfix'")
-    outcome = through_the_gate(config, version, Reporter(), why=why, command=_this_command())
+    outcome = through_the_gate(config, version, Reporter(log=log), why=why, command=_this_command())
     click.echo(outcome.sentence)
     if outcome.folder:
         click.echo(f"report: {outcome.folder / 'report.html'}")

@@ -61,7 +61,7 @@ class Reporter:
         if self.log == "json":
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             plain = json.dumps({"time": now, "run": self.run_id, "stage": self.stage_now} | fields)
-        self.console.print(plain, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(plain, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def _bar(self, name: str) -> Iterator[Report]:

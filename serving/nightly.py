@@ -63,7 +63,7 @@ class Outcome:
         if self.released:
             lines.append(f"night: {self.seconds:.0f} s, {'trained' if self.trained else 'model not due for training'}")
         lines.append(f"MLflow page: {self.mlflow_page}")
-        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        console.print("\n".join(lines), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tuple[Dataset, DataReport]:

@@ -9,8 +9,10 @@ import pyarrow as pa
 
 from features import pairs
 from features.candidates import gather
+from features.clean import clean_ids, ids_like
 from features.dataset import Dataset
 from features.snapshot import Snapshot
+from recsys.errors import DataError, shown
 from recsys.ids import IdMap
 from recsys.machine import keep_memory, one_blas_thread, usable_cores
 from recsys.ranker import Ranker
@@ -143,10 +145,20 @@ class Scorer:
 
 
 def users_to_score(dataset: Dataset, wanted: pd.Series | None = None) -> IntArray:
-    """Ascending positions of the wanted users, or of all; unknown ids are left out."""
+    """Ascending positions of the wanted users, or of all; unknown ids are left out.
+
+    Raises:
+        DataError: none of the wanted ids is known.
+    """
     if wanted is None:
         return np.arange(len(dataset.users))
-    positions = dataset.users.positions(wanted)
+    known = pd.Series(dataset.users.ids)
+    positions = dataset.users.positions(ids_like(clean_ids(wanted, "users"), known))
+    if not (positions >= 0).any():
+        raise DataError(
+            f"--users: none of {len(wanted):,} ids has events; ids there are {known.dtype}, such as {shown(known.iloc[0])}; "
+            "mend the file"
+        )
     return np.unique(positions[positions >= 0])
 
 

@@ -9,7 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from recsys.cli import cli
+from recsys.config import load_config
 from recsys.errors import DataError
+from recsys.registry import Registry
+from serving.runs import last_runs
 
 MakeShop = Callable[[Path, pd.DataFrame, pd.DataFrame], None]
 pytestmark = pytest.mark.slow
@@ -77,6 +80,22 @@ def test_the_same_night_again_does_nothing(shop_folder: Path, night: dict[str, o
     assert again["released"]["is_new"] is False
     assert again["trained"] is False
     assert sorted((shop_folder / "out" / "releases").iterdir()) == before
+
+
+def test_the_record_of_a_night_is_one_json_and_its_numbers_are_in_mlflow(
+    shop_folder: Path, night: dict[str, object]
+) -> None:
+    record = last_runs(shop_folder / "out")[-1]
+    assert (record["command"], record["outcome"], record["exit_code"]) == ("nightly", "done", 0)
+    assert (record["rows"], record["users"], record["trained"]) == (600, 120, True)
+    assert {"reading tables", "scoring"} <= record["stages"].keys()
+    with Registry(load_config(shop_folder / "recsys.toml").mlflow).calls() as client:
+        experiment = client.get_experiment_by_name("recsys").experiment_id
+        runs = client.search_runs([experiment], filter_string=f"tags.`recsys.run` = '{record['run']}'")
+    (logged,) = runs
+    assert logged.info.run_name == f"nightly {AS_OF}"
+    assert logged.data.metrics.items() >= {"rows": 600.0, "users": 120.0, "exit_code": 0.0}.items()
+    assert logged.data.metrics["seconds scoring"] == record["stages"]["scoring"]
 
 
 def test_bad_input_leaves_what_is_served(

@@ -49,13 +49,12 @@ class Nursery:
             out: where standard output goes, a file in the folder by default.
         """
         order = {"words": list(words), "first": first, "out": str(out or self.folder / "out")}
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order | {"err": str(self.folder / "err")}) + "\n")
-        self.process.stdin.flush()
+        self._say(json.dumps(order | {"err": str(self.folder / "err")}))
         return self._number()
 
     def wait(self) -> Ended:
-        """The end of the command begun last."""
+        """The end of the command begun last. Until then its pid is taken, so that a late kill hits nobody else."""
+        self._say("wait")
         code = self._number()
         texts = [(self.folder / name).read_text(errors="replace") for name in ("out", "err")]
         return Ended(code, *texts)
@@ -72,13 +71,18 @@ class Nursery:
             assert pipe is not None
             pipe.close()
 
+    def _say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
     def _number(self) -> int:
         assert self.process.stdout is not None
         return int(self.process.stdout.readline())
 
 
 def serve() -> None:
-    """Forks a command per line of standard input; answers with its pid, then with its exit code."""
+    """Forks a command per line of standard input; answers with its pid and, when asked, with its exit code."""
     for line in sys.stdin:
         order = json.loads(line)
         Path(order["err"]).write_text("")
@@ -86,6 +90,7 @@ def serve() -> None:
         if pid == 0:
             _child(order)
         print(pid, flush=True)  # noqa: T201 - this is the answer
+        sys.stdin.readline()  # a child not waited for keeps its pid
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)  # noqa: T201
 
 

@@ -12,6 +12,7 @@ from recsys.config import load_config
 from recsys.errors import DataError
 from tests.faults.conftest import TODAY, Shop
 from tests.faults.matrix import fault
+from tests.faults.served import assert_served_whole
 
 Frame = pd.DataFrame
 
@@ -167,3 +168,19 @@ def test_ids_with_slashes_dots_and_quotes_come_through_as_they_are(yesterday: Sh
     assert yesterday.tonight().code == 0
     assert set(hostile) <= set(yesterday.served()["user_id"].to_pylist())
     yesterday.assert_today_served()
+
+
+@fault(16)
+def test_users_asked_for_in_another_type_are_found_and_strangers_alone_are_refused(yesterday: Shop) -> None:
+    events = yesterday.events()
+    yesterday.write_events(events.assign(user_id=events["user_id"].str[1:].astype(int)))
+    users, output = yesterday.folder / "users.csv", yesterday.folder / "other"
+    words = ["--as-of", TODAY, "--users", str(users), "--set", f"serving.output={output}"]
+    users.write_text("user_id\n7\n8\n")
+    assert yesterday.run("score", *words).code == 0
+    assert assert_served_whole(output)["user_id"].unique().to_pylist() == [7, 8]
+    users.write_text("user_id\nu007\n")
+    ended = yesterday.run("score", *words)
+    assert ended.code == 3
+    assert "none of 1 ids has events; ids there are int64" in ended.err
+    yesterday.assert_yesterday_served()

@@ -1,0 +1,43 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from recsys import progress
+from recsys.progress import Reporter
+
+
+def written(reporter: Reporter) -> str:
+    return reporter.console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def reporter(log: progress.Log) -> Reporter:
+    made = Reporter(Console(file=io.StringIO(), width=40), log)
+    made.run_id = "r1"
+    return made
+
+
+def test_a_json_log_is_one_object_a_line_with_time_run_stage_done_and_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    log = reporter("json")
+    with log.stage("scoring") as report:
+        report(3, 10)
+    log.say('[red]"quoted"[/red] :tea:\n')
+    log.fail("events.parquet: bad", 3)
+    lines = [json.loads(line) for line in written(log).splitlines()]
+    assert all({"time", "run", "stage"} <= line.keys() and line["run"] == "r1" for line in lines)
+    assert (lines[0]["stage"], lines[0]["done"], lines[0]["total"]) == ("scoring", 3, 10)
+    assert lines[1]["seconds"] >= 0
+    assert lines[2]["message"] == '[red]"quoted"[/red] :tea:\n'
+    assert (lines[3]["error"], lines[3]["exit_code"]) == ("events.parquet: bad", 3)
+
+
+def test_a_plain_log_says_the_same_and_takes_nothing_for_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    log = reporter("plain")
+    with log.stage("scoring") as report:
+        report(3, 10)
+    log.say("[red]x[/red] :tea:")
+    assert written(log).splitlines() == ["scoring: 3 of 10, 0 s", "scoring: 0.0 s", "[red]x[/red] :tea:"]
+    assert list(log.seconds) == ["scoring"]
