@@ -12,13 +12,13 @@ from features.candidates import gather
 from features.clean import clean_ids, ids_like
 from features.dataset import Dataset
 from features.snapshot import Snapshot
-from recsys.errors import DataError, shown
+from recsys.errors import DataError, ModelError, shown
 from recsys.ids import IdMap
 from recsys.machine import keep_memory, one_blas_thread, usable_cores
 from recsys.ranker import Ranker
 from recsys.schema import recommendation_schema
 from recsys.text_tower import Progress
-from recsys.types import IntArray
+from recsys.types import FloatArray, IntArray
 from serving.reasons import reasons
 from training.evaluate import rank_pairs
 from training.ranker import chunks
@@ -94,6 +94,7 @@ class Scorer:
         candidates = gather(self.snapshot, some)
         table = pairs.build(self.snapshot, some, candidates)
         scores = self.ranker.score(table.features)
+        refuse_broken(scores)
         items, values = rank_pairs(candidates, scores, k)
         user_row, slot = np.nonzero(items >= 0)
         item_pos = items[user_row, slot]
@@ -164,3 +165,17 @@ def users_to_score(dataset: Dataset, wanted: pd.Series | None = None) -> IntArra
 
 def _arrow_type(ids: IdMap) -> pa.DataType:
     return pa.int64() if pd.api.types.is_integer_dtype(ids.ids.dtype) else pa.string()
+
+
+def refuse_broken(scores: FloatArray) -> None:
+    """Refuses scores of the ranker that are NaN or infinite, (n_pairs,): they would empty lists without a word.
+
+    Raises:
+        ModelError: saying how many.
+    """
+    n_broken = int((~np.isfinite(scores)).sum())
+    if n_broken:
+        raise ModelError(
+            f"ranker: {n_broken:,} of {len(scores):,} scores not finite; train again, or go back to the model before: "
+            "recsys rollback --model"
+        )
