@@ -42,7 +42,7 @@ fix: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# the short faults run in `make test`; these are all of them: a thousand kills, ten million events, half an hour
+# the short faults run in `make test`; these are all of them: a thousand kills, ten million events, about ten minutes
 faults: .venv/dev.stamp
 	$(BIN)/python -m pytest -q -m "long or not long" tests/faults --reliability docs/reliability.md
 

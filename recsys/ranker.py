@@ -166,10 +166,10 @@ def fit_trees(
         lgb.Dataset(
             x, label=y, group=np.diff(indptr)[np.diff(indptr) > 0], feature_name=list(names), init_score=fusion.score(x)
         )
-        for x, y, indptr in (train, valid or train)
+        for x, y, indptr in filter(None, (train, valid))
     ]
     stop: list[Callable[..., Any]] = [lgb.early_stopping(30, verbose=False)] if valid else []
-    model = lgb.train(params, sets[0], n_trees or config.trees, valid_sets=sets[1:] if valid else None, callbacks=stop)
+    model = lgb.train(params, sets[0], n_trees or config.trees, valid_sets=sets[1:], callbacks=stop)
     return str(model.model_to_string(num_iteration=model.best_iteration))
 
 

@@ -44,11 +44,11 @@ def fit_ranker(
     columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
     fusion = LinearFusion.fit(*group, columns)
     fold = rng.permutation(len(users)) % FOLDS
-    folds = [(_of_users(group, fold != f), _of_users(group, fold == f)) for f in range(FOLDS)]
-    if not all(_positives(part) for pair in folds for part in pair):
+    has_positive = _has_positive(group)
+    if not all(has_positive[fold == f].any() for f in range(FOLDS)):
         return Ranker(pairs.NAMES, fusion, None, "fusion", {})
     n_relevant = np.diff(targets[users].indptr)
-    tried = [_try_fold(train, valid, n_relevant[fold == f], config, columns) for f, (train, valid) in enumerate(folds)]
+    tried = [_try_fold(group, fold == f, n_relevant, config, columns) for f in range(FOLDS)]
     guard = {
         name: float(np.mean(np.concatenate([values[name] for values, _ in tried]))) for name in ("trees", "fusion")
     }
@@ -58,15 +58,20 @@ def fit_ranker(
 
 
 def _try_fold(
-    train: Group, valid: Group, n_relevant: IntArray, config: Config, columns: tuple[int, ...]
+    group: Group, is_valid: BoolArray, n_relevant: IntArray, config: Config, columns: tuple[int, ...]
 ) -> tuple[dict[str, FloatArray], int]:
-    """NDCG@10 of each validation user by trees and fusion of the other users, and how many trees it took."""
+    """NDCG@10 of each validation user by trees and fusion of the other users, and how many trees it took.
+
+    The parts are cut out here, so that one fold's copy of the features is in memory at a time.
+    """
+    train, valid = _of_users(group, ~is_valid), _of_users(group, is_valid)
     fusion = LinearFusion.fit(*train, columns)
     trees = fit_trees(_informative(train), _informative(valid), pairs.NAMES, fusion, config.ranker, config.seed)
     ranker = Ranker(pairs.NAMES, fusion, trees, "trees", {})
     _, labels, indptr = valid
     values = {
-        name: ndcg_of_pairs(labels, indptr, ranker.score(valid[0], name), n_relevant) for name in ("trees", "fusion")
+        name: ndcg_of_pairs(labels, indptr, ranker.score(valid[0], name), n_relevant[is_valid])
+        for name in ("trees", "fusion")
     }
     return values, int(ranker.booster.num_trees())
 
@@ -109,14 +114,15 @@ def _of_users(group: Group, keep: BoolArray) -> Group:
 
 def _informative(group: Group) -> Group:
     """Without users who took none of their candidates: they teach LambdaMART nothing and cost time."""
+    return _of_users(group, _has_positive(group))
+
+
+def _has_positive(group: Group) -> BoolArray:
+    """Whether each user took one of their candidates, (n_users,)."""
     _, labels, indptr = group
     sizes = np.diff(indptr)
     user = np.repeat(np.arange(len(sizes)), sizes)
-    return _of_users(group, np.bincount(user, labels, minlength=len(sizes)) > 0)
-
-
-def _positives(group: Group) -> int:
-    return int((group[1] > 0).sum())
+    return np.asarray(np.bincount(user, labels, minlength=len(sizes)) > 0)
 
 
 def ndcg_of_pairs(
