@@ -35,7 +35,7 @@ from recsys.types import FloatArray
 from serving.releases import write_part
 from serving.score import Scorer, Stamp
 from training.model import histories_of
-from training.pipeline import _known_before, _targets, cut, snapshot_at
+from training.pipeline import cut, known_before, snapshot_at, targets_of
 from training.ranker import fit_ranker
 
 AS_OF = pd.Timestamp("2025-01-01", tz="UTC")
@@ -82,7 +82,7 @@ def training(size: Row) -> Row:
     )  # fmt: skip
     trainer = SentenceTransformerTrainer(peer, arguments, train_dataset=pairs, loss=MultipleNegativesRankingLoss(peer))
     tower = TextTower.from_encoder(PACKAGED_ENCODER, 64)
-    optimizer = torch.optim.AdamW([*tower.trainable(FROZEN_LAYERS), tower.projection], lr=1e-5)
+    optimizer = torch.optim.AdamW([*tower.trainable(FROZEN_LAYERS), *tower.head.parameters()], lr=1e-5)
     n = BATCH
     target, nothing = torch.arange(n), torch.zeros(n, n, dtype=torch.bool)
 
@@ -184,10 +184,10 @@ def shop_scorer(folder: Path, size: Row) -> Scorer:
     dataset = Dataset.from_tables(load_tables(config.data, AS_OF), config.data, AS_OF)
     vectors = word_vectors(dataset, config)
     windows = cut(dataset, config)
-    early = _known_before(dataset, windows, 2)
+    early = known_before(dataset, windows, 2)
     cf = CFTower.fit(early.confidence(config.cf.half_life_days), vectors, config.cf, config.seed)
     snapshot = snapshot_at(early, vectors, cf, dataset, config)
-    ranker = fit_ranker(snapshot, _targets(dataset, windows, 2), config, np.random.default_rng(0))
+    ranker = fit_ranker(snapshot, targets_of(dataset, windows, 2), config, np.random.default_rng(0))
     now = snapshot_at(histories_of(dataset), vectors, cf, dataset, config)
     return Scorer.of(dataset, now, ranker, Stamp("speed", "1", "2025-01-01"))
 

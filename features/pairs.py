@@ -13,7 +13,7 @@ from recsys.types import FloatArray, IntArray
 N_RECENT = 20  # items of the history compared by text with each candidate
 NOTHING = -2.0  # below any cosine
 _PAIR_NAMES = (
-    "text_max", "text_last", "times_taken", "days_since_taken", "interval_share",
+    "text_max", "text_mean", "text_last", "times_taken", "days_since_taken", "interval_share",
     "count_1d", "count_7d", "count_30d", "count_all", "trend", "age_days",
     "price", "price_ratio", "category_share", "brand_share",
     "user_events", "user_items", "user_days_since_last",
@@ -25,7 +25,7 @@ NAMES = (
 )
 FUSED = (  # what the linear fusion adds up
     *(f"{s}_z" for s in SCORED),
-    "text_max", "text_last", "category_share", "brand_share", "count_7d", "count_30d", "count_all", "trend",
+    "text_max", "text_mean", "text_last", "category_share", "brand_share", "count_7d", "count_30d", "count_all", "trend",
 )  # fmt: skip
 
 
@@ -75,6 +75,7 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
     columns["text_max"], columns["text_last"] = (
         np.where(values > NOTHING, values, np.nan) for values in (likeness.max(axis=0), likeness[0])
     )
+    columns["text_mean"] = _mean_likeness(likeness)
     for name, counts in facts.log_counts.items():
         columns[f"count_{name}"] = counts[item]
     columns["trend"] = facts.trend[item]
@@ -113,6 +114,13 @@ def _text_likeness(vectors: FloatArray, recent: IntArray, candidates: Candidates
             wanted = np.take(vectors, item[start:stop], axis=0, out=room[: stop - start], mode="clip")
             likeness[: n_recent[row], start:stop] = vectors[recent[row, : n_recent[row]]] @ wanted.T
     return likeness
+
+
+def _mean_likeness(likeness: FloatArray) -> FloatArray:
+    """Mean over the recent items that there are, (n_pairs,); nan where there is none."""
+    is_there = likeness > NOTHING
+    n = is_there.sum(axis=0)
+    return np.where(n > 0, np.where(is_there, likeness, 0).sum(axis=0) / np.maximum(n, 1), np.nan)
 
 
 def _own_past(some: Histories, user: IntArray, item: IntArray) -> dict[str, FloatArray]:

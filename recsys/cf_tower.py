@@ -49,13 +49,22 @@ class CFTower:
     text_map: FloatArray
 
     @classmethod
-    def fit(cls, confidence: sp.csr_matrix, text_vectors: FloatArray, config: CFConfig, seed: int) -> "CFTower":
+    def fit(
+        cls,
+        confidence: sp.csr_matrix,
+        text_vectors: FloatArray,
+        config: CFConfig,
+        seed: int,
+        frozen_vectors: FloatArray | None = None,
+    ) -> "CFTower":
         """Fits on decayed event weights.
 
         Args:
             confidence: summed, decayed weights, (n_users, n_items) float32, non-negative.
             text_vectors: unit vectors of the items, (n_items, dim).
             seed: of the factors' start.
+            frozen_vectors: of the untrained encoder, (n_items, dim): what EASE is pulled towards, since they know
+                what the labels do not; `text_vectors` by default.
         """
         factors = min(config.factors, min(confidence.shape))
         # implicit threads over users itself; a threaded BLAS below it fights for the same cores
@@ -71,7 +80,8 @@ class CFTower:
         item_factors = np.array(als.item_factors, dtype=np.float32)
         text_map = _ridge(text_vectors[is_warm], item_factors[is_warm])
         item_factors[~is_warm] = text_vectors[~is_warm] @ text_map
-        return cls(config, item_factors, similarity, _ease(confidence, config), is_warm, text_map)
+        ease = ease_weights(confidence, text_vectors if frozen_vectors is None else frozen_vectors, config)
+        return cls(config, item_factors, similarity, ease, is_warm, text_map)
 
     def fold_in(self, confidence: sp.csr_matrix) -> FloatArray:
         """Factors of users from their histories, (n_users, factors) float32; zeros for an empty one.
@@ -166,11 +176,18 @@ def _als(config: CFConfig, factors: int, seed: int) -> AlternatingLeastSquares:
     )
 
 
-def _ease(confidence: sp.csr_matrix, config: CFConfig) -> sp.csr_matrix:
-    """EASE in closed form over the most taken items, the strongest weights of each row kept.
+def ease_weights(confidence: sp.csr_matrix, vectors: FloatArray, config: CFConfig) -> sp.csr_matrix:
+    """EASE pulled towards what texts say, over the most taken items, the strongest weights of each row kept.
 
-    Weights are capped at 1, so that a staple bought every week does not outweigh all else. Dropping all but
+    The weights B of min |X - XB|^2 + a |B|^2 + b |B - S|^2 with an empty diagonal, where S predicts an item's text
+    vector from those of the others in the same way. With P = (X'X + (a + b) I)^-1 they are P (X'X + b S) less what
+    empties the diagonal, P diag(u).
+
+    What a user took is capped at 1, so that a staple bought every week does not outweigh all else. Dropping all but
     the strongest hundred a row cost nothing measurable; the inverse is why very long tails are left to ALS.
+
+    Source: Moon et al., LLM-enhanced linear autoencoders for recommendation (L3AE), CIKM 2025.
+        Differs: the penalty follows the scale of the data.
     """
     taken = confidence.minimum(1)
     mass = np.asarray(taken.sum(axis=0)).ravel()
@@ -179,9 +196,15 @@ def _ease(confidence: sp.csr_matrix, config: CFConfig) -> sp.csr_matrix:
     some = sp.csr_matrix(taken[:, chosen], dtype=np.float32)
     gram = (some.T @ some).toarray().astype(np.float64)
     diagonal = np.diag_indices_from(gram)
-    gram[diagonal] += config.ease_regularization * gram[diagonal].mean()
+    penalty = config.ease_regularization * gram[diagonal].mean()
+    gram[diagonal] += penalty
     inverse = np.linalg.inv(gram)
-    weights = (inverse / -np.diag(inverse)).astype(np.float32)
+    weights = -penalty * inverse  # P X'X = I - (a + b) P, and the diagonal is emptied below
+    if config.ease_text_share:
+        weights += config.ease_text_share * penalty * (inverse @ _text_weights(vectors, chosen))
+    weights[diagonal] += 1
+    weights -= inverse * (weights[diagonal] / inverse[diagonal])
+    weights = weights.astype(np.float32)
     np.fill_diagonal(weights, 0)
     if config.neighbours < len(weights):
         strength = np.abs(weights)
@@ -190,6 +213,20 @@ def _ease(confidence: sp.csr_matrix, config: CFConfig) -> sp.csr_matrix:
     found = sp.coo_matrix(weights)
     places = (chosen[found.row], chosen[found.col])
     return sp.csr_matrix((found.data, places), shape=(confidence.shape[1],) * 2)
+
+
+def _text_weights(vectors: FloatArray, chosen: IntArray) -> FloatArray:
+    """EASE with the dimensions of text vectors in the place of users: weights among some items, (n, n) float64.
+
+    All items shape the directions. The inverse of V V' + c I is (I - V (V'V + c I)^-1 V') / c: small.
+    """
+    directions = vectors.T.astype(np.float64) @ vectors + TEXT_RIDGE * np.eye(vectors.shape[1])
+    some = vectors[chosen].astype(np.float64)
+    inverse = -some @ np.linalg.solve(directions, some.T)
+    inverse[np.diag_indices_from(inverse)] += 1
+    weights = inverse / -np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    return weights
 
 
 def _unit_columns(matrix: sp.csr_matrix) -> sp.csr_matrix:

@@ -60,6 +60,9 @@ class TextConfig(Section):
     epochs: float = Field(1.0, ge=0, description="Passes over the catalogue; 0 leaves the encoder as it is.")
     max_minutes: float = Field(4.0, gt=0, description="Fine-tuning stops after this time, keeping the best state.")
     learning_rate: float = Field(1e-5, gt=0)
+    head_steps: int = Field(
+        600, ge=0, description="Training steps of the head on cached vectors, before the encoder's."
+    )
     temperature: float = Field(0.1, gt=0, description="Divides cosines in the softmax.")
     batch_items: int = Field(256, ge=8, description="Unique items encoded per step.")
     frozen_layers: int = Field(2, ge=0, description="Lower encoder layers that are not trained.")
@@ -79,6 +82,7 @@ class CFConfig(Section):
     neighbours: int = Field(100, ge=1, description="Item-item and EASE weights kept per item.")
     ease_items: int = Field(6000, ge=1, description="Most taken items that EASE covers; its time grows with the cube.")
     ease_regularization: float = Field(16.0, gt=0, description="Times the mean squared mass of an item.")
+    ease_text_share: float = Field(0.5, ge=0, le=1, description="Part of it that pulls towards texts, not to zero.")
 
 
 class CandidatesConfig(Section):

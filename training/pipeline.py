@@ -3,7 +3,7 @@
     |------------- towers learn -------------|-- ranker's labels --|-- report --|
     0                                        t1                    t2           as_of
 
-The encoder is fine-tuned once, on events before t1. At t1, t2 and as_of the projection and the CF tower are
+The encoder is fine-tuned once, on events before t1. At t1, t2 and as_of the head of the text tower and the CF tower are
 fitted again on all events before that moment, with the same settings: nothing a stage reads is later than
 the labels it is judged by.
 """
@@ -30,7 +30,7 @@ from recsys.types import FloatArray, IntArray
 from training.evaluate import Evaluation, evaluate
 from training.model import Model, distinct_texts, histories_of
 from training.ranker import fit_ranker
-from training.text import BatchSampler, Log, fit_encoder, fit_projection
+from training.text import BatchSampler, Log, fit_encoder, fit_head
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 
@@ -74,7 +74,7 @@ def train(dataset: Dataset, config: Config, stage: Stage, log: Log | None = None
     with stage("ranker") as progress:
         rng = np.random.default_rng([config.seed, 3])
         ranker = _timed(
-            clock, "ranker", lambda: fit_ranker(early[1], _targets(dataset, windows, 1), config, rng, progress)
+            clock, "ranker", lambda: fit_ranker(early[1], targets_of(dataset, windows, 1), config, rng, progress)
         )
     late = _timed(clock, "towers for the report", lambda: fit_towers(dataset, windows, 2, space, config, stage))
     with stage("evaluation") as progress:
@@ -83,12 +83,12 @@ def train(dataset: Dataset, config: Config, stage: Stage, log: Log | None = None
             clock,
             "evaluation",
             lambda: evaluate(
-                late[1], frozen, ranker, _targets(dataset, windows, 2),
+                late[1], frozen, ranker, targets_of(dataset, windows, 2),
                 max_users=config.report.max_users, rng=np.random.default_rng([config.seed, 4]), progress=progress,
             ),
         )  # fmt: skip
     tower, final = _timed(clock, "towers to serve", lambda: fit_towers(dataset, windows, 3, space, config, stage))
-    # the last projection is in the tower now; its vectors are what serving will look up
+    # the last head is in the tower now; its vectors are what serving will look up
     cache = VectorCache(Path(config.text.cache), tower.sha256())
     cache.vectors(space.texts, lambda texts, _: tower.project(space.tuned))
     model = Model(config, tower, final.cf, ranker, dataset.items)
@@ -111,7 +111,7 @@ def fit_text(
     texts, row = distinct_texts(item_texts(dataset.catalogue, config.text.fields))
     with stage("texts, frozen encoder") as progress:
         frozen = VectorCache(Path(config.text.cache), "f" + tower.sha256()).vectors(texts, tower.pooled, progress)
-    histories = _known_before(dataset, windows, 1).renamed(row, len(texts))
+    histories = known_before(dataset, windows, 1).renamed(row, len(texts))
     checkpoint = work / f"text-{dataset.sha256[:12]}-{config.fingerprint('text')[:12]}.safetensors" if work else None
     rng = np.random.default_rng([config.seed, 1])
     with stage("text tower") as progress:
@@ -128,16 +128,17 @@ def fit_text(
 def fit_towers(
     dataset: Dataset, windows: Windows, window: int, space: TextSpace, config: Config, stage: Stage
 ) -> tuple[TextTower, Snapshot]:
-    """Projection and CF tower on all events before a window, and the snapshot that scores it."""
-    histories = _known_before(dataset, windows, window)
+    """Head and CF tower on all events before a window, and the snapshot that scores it."""
+    histories = known_before(dataset, windows, window)
     with stage(f"towers before window {window}" if window < 3 else "towers to serve") as progress:
         progress(0, 2)
         rng = np.random.default_rng([config.seed, 2])
         sampler = BatchSampler(histories.renamed(space.row, len(space.texts)), config.text.history_decay)
-        fit_projection(space.tower, space.tuned, sampler, config.text, rng)
+        fit_head(space.tower, space.tuned, sampler, config.text, rng)
         vectors = space.tower.project(space.tuned)[space.row]
         progress(1, 2)
-        cf = CFTower.fit(histories.confidence(config.cf.half_life_days), vectors, config.cf, config.seed)
+        frozen = unit_rows(space.frozen)[space.row]
+        cf = CFTower.fit(histories.confidence(config.cf.half_life_days), vectors, config.cf, config.seed, frozen)
         progress(2, 2)
     return space.tower, snapshot_at(histories, vectors, cf, dataset, config)
 
@@ -148,7 +149,7 @@ def snapshot_at(histories: Histories, vectors: FloatArray, cf: CFTower, dataset:
     return Snapshot(histories, vectors, cf, facts, dataset.available, config)
 
 
-def _known_before(dataset: Dataset, windows: Windows, window: int) -> Histories:
+def known_before(dataset: Dataset, windows: Windows, window: int) -> Histories:
     """Events of the windows before one, as of the moment it begins."""
     known = windows.window < window
     moment = (*windows.starts, windows.end)[window - 1]
@@ -157,7 +158,7 @@ def _known_before(dataset: Dataset, windows: Windows, window: int) -> Histories:
     return histories_of(dataset, known, moment)
 
 
-def _targets(dataset: Dataset, windows: Windows, window: int) -> sp.csr_matrix:
+def targets_of(dataset: Dataset, windows: Windows, window: int) -> sp.csr_matrix:
     """Label weight of what each user took in a window, (n_users, n_items)."""
     keep = windows.window == window
     data = (dataset.weight[keep], (dataset.user_pos[keep], dataset.item_pos[keep]))

@@ -1,8 +1,8 @@
 """Fine-tunes the text tower on what users went on to take.
 
 Each step picks a set of texts, then uses every user's history within that set: one encoding of a text
-serves all users who know it. Two phases: the projection alone on cached vectors (seconds), then encoder
-and projection together (minutes).
+serves all users who know it. Two phases: the head alone on cached vectors (seconds), then encoder
+and head together (minutes).
 """
 
 import time
@@ -25,8 +25,7 @@ from recsys.types import BoolArray, FloatArray, IntArray
 EVENTS_PER_USER = 16  # drawn from one user into a batch, so that a wholesaler does not fill it alone
 MAX_QUERIES = 1024
 UNIFORM_SHARE = 0.25  # of a batch's texts drawn from the whole catalogue: hard evidence about unsold items
-PROJECTION_STEPS = 200
-PROJECTION_ITEMS = 1024
+HEAD_ITEMS = 1024
 VALIDATION_SHARE = 0.1
 
 Log = Callable[[dict[str, float], int], None]
@@ -154,7 +153,7 @@ def fit_encoder(
     progress: Progress | None = None,
     log: Log | None = None,
 ) -> None:
-    """Fine-tunes encoder and projection in place; early stop on the newest tenth of the events.
+    """Fine-tunes encoder and head in place; early stop on the newest tenth of the events.
 
     Args:
         tower: the untrained tower.
@@ -170,24 +169,23 @@ def fit_encoder(
     past = histories.before(cut)
     sampler = BatchSampler(past if len(past.timestamp) else histories, config.history_decay)
     held_out = BatchSampler(histories, config.history_decay, targets_after=cut)
-    fit_projection(tower, pooled, sampler, config, rng)
+    fit_head(tower, pooled, sampler, config, rng)
     _fit_encoder(tower, texts, sampler, held_out, config, rng, checkpoint, progress, log)
 
 
-def fit_projection(
+def fit_head(
     tower: TextTower, pooled: FloatArray, sampler: BatchSampler, config: TextConfig, rng: np.random.Generator
 ) -> None:
-    """Trains the projection from the identity on given pooled vectors, (n_texts, width); seconds, not minutes.
+    """Trains the head from the identity on given pooled vectors, (n_texts, width); seconds, not minutes.
 
     Source: Kumar et al., Fine-tuning can distort pretrained features, ICLR 2022 (head first, then encoder).
     """
     vectors = torch.from_numpy(pooled).to(tower.device)
-    with torch.no_grad():
-        tower.projection.copy_(torch.eye(len(tower.projection)))
-    optimizer = torch.optim.AdamW([tower.projection], lr=1e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PROJECTION_STEPS)
-    for _ in range(PROJECTION_STEPS):
-        batch = sampler.draw(PROJECTION_ITEMS, rng)
+    tower.head.reset(int(rng.integers(2**31)))
+    optimizer = torch.optim.AdamW(tower.head.parameters(), lr=1e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.head_steps)
+    for _ in range(config.head_steps):
+        batch = sampler.draw(HEAD_ITEMS, rng)
         if batch is None:
             continue
         optimizer.zero_grad()
@@ -221,14 +219,14 @@ def _fit_encoder(
     progress: Progress | None,
     log: Log | None,
 ) -> None:
-    """Trains encoder and projection with gradient caching; early stop on the held-out batch."""
+    """Trains encoder and head with gradient caching; early stop on the held-out batch."""
     n_steps = int(np.ceil(config.epochs * len(texts) / config.batch_items))
     tokens = tower.tokenize(texts)
     check = held_out.draw(config.batch_items, np.random.default_rng(2))
     encoder = tower.trainable(config.frozen_layers)
     groups = [
         {"params": encoder, "lr": config.learning_rate},
-        {"params": [tower.projection], "lr": config.learning_rate},
+        {"params": list(tower.head.parameters()), "lr": config.learning_rate},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     warmup = max(1, n_steps // 10)

@@ -153,7 +153,7 @@ def test_a_model_swapped_for_another_sound_one_is_refused_with_both_hashes(yeste
     [
         ("cf.safetensors", "text_map", "the map from text to factors is"),
         ("cf.safetensors", "item_factors", "CF factors cover 79 items, its id map 80"),
-        ("text/2_Dense/model.safetensors", "linear.weight", "dimensions"),
+        ("text/4_Dense/model.safetensors", "linear.weight", "dimensions"),
     ],
 )
 def test_parts_of_other_dimensions_are_refused(yesterday: Shop, file: str, array: str, words: str) -> None:

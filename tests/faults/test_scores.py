@@ -55,8 +55,8 @@ def spoil(file: str, array: str, value: float | None) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("file", "array", "tower", "value"),
     [
-        ("text/2_Dense/model.safetensors", "linear.weight", "text tower: item vectors", float("nan")),
-        ("text/2_Dense/model.safetensors", "linear.weight", "text tower: item vectors", None),
+        ("text/4_Dense/model.safetensors", "linear.weight", "text tower: item vectors", float("nan")),
+        ("text/4_Dense/model.safetensors", "linear.weight", "text tower: item vectors", None),
         ("text/model.safetensors", "embeddings.LayerNorm.weight", "text tower: item vectors", float("inf")),
         ("cf.safetensors", "item_factors", "CF tower: item factors", float("nan")),
         ("cf.safetensors", "item_factors", "CF tower: item factors", None),
