@@ -20,17 +20,18 @@ class TextHead(nn.Module):
         Differs: the identity is trained too.
     """
 
-    def __init__(self, width: int, hidden: int = HIDDEN) -> None:
+    def __init__(self, width: int, hidden: int = HIDDEN, dim: int | None = None) -> None:
         super().__init__()
-        self.projection = nn.Parameter(torch.empty(width, width))
+        dim = dim or width
+        self.projection = nn.Parameter(torch.empty(dim, width))
         self.inner = nn.Parameter(torch.empty(hidden, width))
-        self.outer = nn.Parameter(torch.empty(width, hidden))
+        self.outer = nn.Parameter(torch.empty(dim, hidden))
         self.reset(0)
 
     def reset(self, seed: int) -> None:
         """Back to the untrained head; the seed draws what the hidden layer looks at."""
         with torch.no_grad():
-            self.projection.copy_(torch.eye(len(self.projection)))
+            self.projection.copy_(torch.eye(*self.projection.shape))
             drawn = torch.randn(self.inner.shape, generator=torch.Generator().manual_seed(seed))
             self.inner.copy_(drawn * _START / self.inner.shape[1] ** 0.5)
             self.outer.zero_()
@@ -61,9 +62,9 @@ class TextHead(nn.Module):
         """
         width = first.shape[1]
         hidden = len(first) - 2 * width
-        if hidden < 0 or second.shape != (width, len(first)):
+        if hidden < 0 or second.shape[1] != len(first):
             raise ValueError(f"layers of {tuple(first.shape)} and {tuple(second.shape)} make no head")
-        head = cls(width, hidden)
+        head = cls(width, hidden, len(second))
         with torch.no_grad():
             head.projection.copy_(second[:, :width])
             head.inner.copy_(first[2 * width :])

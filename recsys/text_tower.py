@@ -84,7 +84,7 @@ class TextTower:
         folder.mkdir(parents=True, exist_ok=True)
         self.encoder.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        width = self.dim
+        width = self.width
         _write_json(folder / "sentence_bert_config.json", {"max_seq_length": self.max_tokens, "do_lower_case": False})
         _write_json(
             folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
@@ -112,6 +112,11 @@ class TextTower:
     def dim(self) -> int:
         """Length of a vector."""
         return int(self.head.projection.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Length of a pooled vector."""
+        return int(self.head.projection.shape[1])
 
     def sha256(self) -> str:
         """Hash of everything that decides a vector: encoder weights, head, vocabulary, cut."""
@@ -144,7 +149,7 @@ class TextTower:
 
     def encode_tokens(self, tokens: list[list[int]], progress: Progress | None = None) -> FloatArray:
         """Pooled vectors of tokenized texts, (n, width) float32."""
-        out = np.zeros((len(tokens), self.dim), dtype=np.float32)
+        out = np.zeros((len(tokens), self.width), dtype=np.float32)
         done = 0
         with torch.inference_mode(), self._autocast():
             for rows in _micro_batches([len(t) for t in tokens]):
@@ -187,7 +192,7 @@ class TextTower:
             The loss.
         """
         batches = list(_micro_batches([len(t) for t in tokens]))
-        pooled = torch.empty(len(tokens), self.dim, device=self.device)
+        pooled = torch.empty(len(tokens), self.width, device=self.device)
         with torch.no_grad(), self._autocast():
             for rows in batches:
                 pooled[rows] = self._pool([tokens[i] for i in rows]).float()

@@ -38,7 +38,7 @@ def test_two_layers_give_back_the_head_and_others_are_refused(head: TextHead) ->
     again = TextHead.from_two_layers(*head.as_two_layers())
     np.testing.assert_array_equal(again(pooled()).detach(), head(pooled()).detach())
     with pytest.raises(ValueError, match="make no head"):
-        TextHead.from_two_layers(torch.zeros(10, 8), torch.zeros(8, 10))
+        TextHead.from_two_layers(torch.zeros(20, 8), torch.zeros(8, 21))
 
 
 def test_the_seed_draws_the_hidden_layer() -> None:
