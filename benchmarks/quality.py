@@ -392,7 +392,7 @@ def markdown(key: str, table: Table, judge: Judge, rows: list[Row], by: str) -> 
     shown = ["NDCG@10", "Recall@10", "Recall@20", "Recall@50"]
     lines = [
         f"## {table.title}", "",
-        f"`python -m benchmarks.quality --tables {key}`: {judge.known.n_users:,} users, {int(judge.allowed.sum()):,} items ranked, "
+        f"`python -m benchmarks.quality --tables {key} --seeds {max(row['seeds'] for row in rows)}`: {judge.known.n_users:,} users, {int(judge.allowed.sum()):,} items ranked, "
         f"{max(row['seeds'] for row in rows)} seeds. Found: share of targets among the first 50, by the item's events so far.", "",
         "| source | " + " | ".join(shown) + " | found 0 | 1-4 | 5-19 | 20+ | s | MiB | tuned to |",
         "|---|" + "---|" * (len(shown) + 7),

@@ -66,6 +66,9 @@ class TextTower:
     def load(cls, folder: Path) -> "TextTower":
         """A tower saved by `save`."""
         model, tokenizer = _load_pretrained(str(folder), local_only=True)
+        for name in _DENSE:
+            if not (folder / name).is_dir():
+                raise ModelError(f"{folder}: no {name}; an earlier revision made this model, train again")
         layers = [load_file(folder / name / "model.safetensors")["linear.weight"] for name in _DENSE]
         settings = json.loads((folder / "sentence_bert_config.json").read_text())
         if layers[0].shape[1] != model.config.hidden_size:

@@ -33,6 +33,13 @@ def test_save_then_load_gives_the_same_vectors_and_hash(tower: TextTower, tmp_pa
     assert again.sha256() == tower.sha256()
 
 
+def test_a_model_of_an_earlier_revision_is_named(tower: TextTower, tmp_path: Path) -> None:
+    tower.save(tmp_path)
+    (tmp_path / "4_Dense").rename(tmp_path / "2_Dense")
+    with pytest.raises(ModelError, match="no 4_Dense; an earlier revision made this model, train again"):
+        TextTower.load(tmp_path)
+
+
 def test_hash_changes_with_the_head(tower: TextTower) -> None:
     before = tower.sha256()
     with torch.no_grad():
