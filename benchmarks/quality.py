@@ -36,7 +36,7 @@ from recsys.split import Windows
 from recsys.text_tower import unit_rows
 from recsys.types import BoolArray, FloatArray, IntArray
 from training.evaluate import rank_all
-from training.pipeline import TextSpace, cut, fit_text, fit_towers, known_before, targets_of
+from training.pipeline import TextSpace, cut, fit_text, fit_towers, known_before, recency, targets_of
 from training.ranker import chunks, fit_ranker
 
 FOLDER = Path(__file__).parent
@@ -90,9 +90,7 @@ class Judge:
     ) -> "Judge":
         """All users with a target, or `most` of them, drawn with seed 0."""
         if exclude_seen:
-            targets = targets - targets.multiply(histories.counts() > 0)
-        targets = sp.csr_matrix(targets)
-        targets.eliminate_zeros()
+            targets = histories.new_only(targets)
         users = np.flatnonzero(np.diff(targets.indptr) > 0)
         users = np.sort(np.random.default_rng(0).permutation(users)[:most])
         return cls(histories.of_users(users), targets[users], allowed, exclude_seen)
@@ -280,7 +278,7 @@ def without_text(snapshot: Snapshot, config: Config) -> Snapshot:
 
 def system(world: World, config: Config, judge: Judge, seed: int, window: int = 2) -> dict[str, IntArray]:
     """Lists of the whole and its parts, trained with one seed, for the users of a judge of a window."""
-    config = config.model_copy(update={"seed": seed})
+    config = recency(world.dataset, world.windows, world.space, config.model_copy(update={"seed": seed}))
     early = fit_towers(world.dataset, world.windows, 1, world.space, config, silent)[1]
     late = fit_towers(world.dataset, world.windows, window, world.space, config, silent)[1]
     early, late = (replace(s, config=config) for s in (early, replace(late, is_eligible=judge.allowed)))

@@ -112,6 +112,12 @@ class Histories:
         """How often each user took each item, (n_users, n_items) float32."""
         return self._matrix(np.ones(len(self.item_pos), dtype=np.float32), slice(None))
 
+    def new_only(self, targets: sp.csr_matrix) -> sp.csr_matrix:
+        """Targets, (n_users, n_items), without what a user took before."""
+        left = sp.csr_matrix(targets - targets.multiply(self.counts() > 0))
+        left.eliminate_zeros()
+        return left
+
     def popularity(self, days: float | None = None) -> FloatArray:
         """Summed event weight per item in the last `days`, or ever, (n_items,) float64."""
         recent = slice(None) if days is None else self.timestamp >= self.as_of - days * DAY_US

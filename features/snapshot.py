@@ -107,7 +107,7 @@ class Snapshot:
             targets: label weight of what each user took, (n_users, n_items).
         """
         if self.config.rules.exclude_seen:
-            targets = targets - targets.multiply(self.histories.counts() > 0)
+            return self.histories.new_only(targets)
         targets = sp.csr_matrix(targets)
         targets.eliminate_zeros()
         return targets

@@ -4,6 +4,7 @@ Users have no stored factors: each is folded in from the history at hand, so tha
 training is served like everybody else, and the model's size does not depend on the number of users.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,20 +26,18 @@ TEXT_RIDGE = 1.0  # per item; text vectors have unit length, so this shrinks a m
 
 @dataclass(frozen=True)
 class CFTower:
-    """Item factors, item-item similarities, EASE weights, and the map that gives an unsold item factors from its text.
+    """Item factors, item-item similarities and EASE weights; items without events borrow theirs by text.
 
     Args:
         config: of the fit.
-        item_factors: (n_items, factors) float32; rows of cold items come from their text.
+        item_factors: (n_items, factors) float32; zeros for a cold item until it borrows.
         similarity: (n_items, n_items) float32, cosine of the columns of users, `neighbours` a row.
         ease: (n_items, n_items) float32, weight of a taken item (row) for another; `neighbours` a row, some negative.
         is_warm: True where the item had events, (n_items,).
-        text_map: (dim, factors) float32, text vector to item factors.
 
     Source: Hu, Koren, Volinsky, Collaborative filtering for implicit feedback datasets, ICDM 2008 (ALS);
         Sarwar et al., Item-based collaborative filtering, WWW 2001; Steck, Embarrassingly shallow autoencoders
-        for sparse data, WWW 2019 (EASE); the map as in Gantner et al., Learning
-        attribute-to-feature mappings for cold-start recommendations, ICDM 2010.
+        for sparse data, WWW 2019 (EASE).
     """
 
     config: CFConfig
@@ -46,25 +45,16 @@ class CFTower:
     similarity: sp.csr_matrix
     ease: sp.csr_matrix
     is_warm: BoolArray
-    text_map: FloatArray
 
     @classmethod
-    def fit(
-        cls,
-        confidence: sp.csr_matrix,
-        text_vectors: FloatArray,
-        config: CFConfig,
-        seed: int,
-        frozen_vectors: FloatArray | None = None,
-    ) -> "CFTower":
+    def fit(cls, confidence: sp.csr_matrix, text_vectors: FloatArray, config: CFConfig, seed: int) -> "CFTower":
         """Fits on decayed event weights.
 
         Args:
             confidence: summed, decayed weights, (n_users, n_items) float32, non-negative.
-            text_vectors: unit vectors of the items, (n_items, dim).
+            text_vectors: unit vectors of the items, (n_items, dim), that EASE is pulled towards: best those of the
+                encoder without the head, since they know what the labels do not.
             seed: of the factors' start.
-            frozen_vectors: of the untrained encoder, (n_items, dim): what EASE is pulled towards, since they know
-                what the labels do not; `text_vectors` by default.
         """
         factors = min(config.factors, min(confidence.shape))
         # implicit threads over users itself; a threaded BLAS below it fights for the same cores
@@ -78,10 +68,34 @@ class CFTower:
         similarity.eliminate_zeros()
         is_warm = np.bincount(confidence.indices, minlength=confidence.shape[1]) > 0
         item_factors = np.array(als.item_factors, dtype=np.float32)
-        text_map = _ridge(text_vectors[is_warm], item_factors[is_warm])
-        item_factors[~is_warm] = text_vectors[~is_warm] @ text_map
-        ease = ease_weights(confidence, text_vectors if frozen_vectors is None else frozen_vectors, config)
-        return cls(config, item_factors, similarity, ease, is_warm, text_map)
+        item_factors[~is_warm] = 0
+        return cls(config, item_factors, similarity, ease_weights(confidence, text_vectors, config), is_warm)
+
+    def with_cold(self, cold: IntArray, loans: Iterable[tuple[IntArray, IntArray, FloatArray]]) -> "CFTower":
+        """The tower with new factors and EASE columns for cold items; those they had are gone.
+
+        Args:
+            cold: positions of items, none warm.
+            loans: for some of the cold items: positions of the lenders (n_lenders,), of the borrowers (n_borrowers,),
+                and how much of each lender a borrower takes, (n_lenders, n_borrowers) float32. Each row of EASE keeps
+                its `neighbours` strongest borrowed weights.
+        """
+        factors = self.item_factors.copy()
+        factors[cold] = 0
+        is_kept = np.ones(len(factors), dtype=bool)
+        is_kept[cold] = False
+        ease = sp.csr_matrix(self.ease @ sp.diags(is_kept.astype(np.float32)))
+        borrowed = sp.csr_matrix(ease * np.float32(0))
+        borrowed.eliminate_zeros()
+        for lenders, borrowers, shares in loans:
+            factors[borrowers] = shares.T @ factors[lenders]
+            weights = np.asarray(ease[:, lenders] @ shares, dtype=np.float32)
+            found = sp.coo_matrix(_strongest(weights, self.config.neighbours))
+            places = (found.row, borrowers[found.col])
+            borrowed = _strongest_of(borrowed + sp.csr_matrix((found.data, places), ease.shape), self.config.neighbours)
+        ease = sp.csr_matrix(ease + borrowed)
+        ease.eliminate_zeros()
+        return replace(self, item_factors=factors, ease=ease)
 
     def fold_in(self, confidence: sp.csr_matrix) -> FloatArray:
         """Factors of users from their histories, (n_users, factors) float32; zeros for an empty one.
@@ -124,12 +138,11 @@ class CFTower:
         """Summed EASE weights of each item for a user's decayed history, (n_users, n_items) float32."""
         return sp.csr_matrix(decayed @ self.ease)
 
-    def for_catalogue(self, trained_pos: IntArray, text_vectors: FloatArray) -> "CFTower":
-        """The tower over another catalogue; items it never saw get factors from their text.
+    def for_catalogue(self, trained_pos: IntArray) -> "CFTower":
+        """The tower over another catalogue; items it never saw are cold.
 
         Args:
             trained_pos: position in this tower of each item of the new catalogue, -1 where there is none.
-            text_vectors: of the new catalogue, (n_new, dim).
         """
         known = trained_pos >= 0
         n_trained = len(self.is_warm)
@@ -139,19 +152,14 @@ class CFTower:
         )
         is_warm = np.zeros(len(trained_pos), dtype=bool)
         is_warm[known] = self.is_warm[trained_pos[known]]
-        factors = (text_vectors @ self.text_map).astype(np.float32)
-        factors[is_warm] = self.item_factors[trained_pos[is_warm]]
+        factors = np.zeros((len(trained_pos), self.item_factors.shape[1]), dtype=np.float32)
+        factors[known] = self.item_factors[trained_pos[known]]
         similarity, ease = (sp.csr_matrix(pick @ m @ pick.T) for m in (self.similarity, self.ease))
         return replace(self, item_factors=factors, similarity=similarity, ease=ease, is_warm=is_warm)
 
     def save(self, folder: Path) -> None:
         """Writes cf.safetensors, cf_neighbours.npz, cf_ease.npz and cf.json."""
-        arrays = {
-            "item_factors": self.item_factors,
-            "is_warm": self.is_warm.astype(np.uint8),
-            "text_map": self.text_map,
-        }
-        save_arrays(folder / "cf.safetensors", **arrays)
+        save_arrays(folder / "cf.safetensors", item_factors=self.item_factors, is_warm=self.is_warm.astype(np.uint8))
         save_sparse(folder / "cf_neighbours.npz", self.similarity)
         save_sparse(folder / "cf_ease.npz", self.ease)
         (folder / "cf.json").write_text(self.config.model_dump_json(indent=2))
@@ -163,7 +171,7 @@ class CFTower:
         config = CFConfig.model_validate_json((folder / "cf.json").read_text())
         similarity, ease = load_sparse(folder / "cf_neighbours.npz"), load_sparse(folder / "cf_ease.npz")
         is_warm = arrays["is_warm"].astype(bool)
-        return cls(config, arrays["item_factors"], similarity, ease, is_warm, arrays["text_map"])
+        return cls(config, arrays["item_factors"], similarity, ease, is_warm)
 
 
 def _als(config: CFConfig, factors: int, seed: int) -> AlternatingLeastSquares:
@@ -206,11 +214,7 @@ def ease_weights(confidence: sp.csr_matrix, vectors: FloatArray, config: CFConfi
     weights -= inverse * (weights[diagonal] / inverse[diagonal])
     weights = weights.astype(np.float32)
     np.fill_diagonal(weights, 0)
-    if config.neighbours < len(weights):
-        strength = np.abs(weights)
-        least = -np.partition(-strength, config.neighbours - 1, axis=1)[:, config.neighbours - 1, None]
-        weights[strength < least] = 0
-    found = sp.coo_matrix(weights)
+    found = sp.coo_matrix(_strongest(weights, config.neighbours))
     places = (chosen[found.row], chosen[found.col])
     return sp.csr_matrix((found.data, places), shape=(confidence.shape[1],) * 2)
 
@@ -235,7 +239,19 @@ def _unit_columns(matrix: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix(matrix @ sp.diags(1 / np.maximum(length, 1e-12)), dtype=np.float64)  # implicit wants float64
 
 
-def _ridge(inputs: FloatArray, outputs: FloatArray) -> FloatArray:
-    """Least squares with a penalty: (X'X + c I)^-1 X'Y, (dim, factors) float32."""
-    gram = inputs.T @ inputs + TEXT_RIDGE * np.eye(inputs.shape[1], dtype=np.float32)
-    return np.asarray(np.linalg.solve(gram, inputs.T @ outputs), dtype=np.float32)
+def _strongest(weights: FloatArray, n: int) -> FloatArray:
+    """The same with all but the `n` largest by size of each row set to zero, in place."""
+    if n < weights.shape[1]:
+        strength = np.abs(weights)
+        least = -np.partition(-strength, n - 1, axis=1)[:, n - 1, None]
+        weights[strength < least] = 0
+    return weights
+
+
+def _strongest_of(matrix: sp.csr_matrix, n: int) -> sp.csr_matrix:
+    """The `n` largest by size of each row of a sparse matrix; ties go to the lower column."""
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -np.abs(matrix.data), row))
+    place = np.arange(len(row)) - matrix.indptr[row]
+    kept = np.sort(order[place < n])
+    return sp.csr_matrix((matrix.data[kept], (row[kept], matrix.indices[kept])), shape=matrix.shape)

@@ -77,6 +77,10 @@ class CFConfig(Section):
     regularization: float = Field(0.1, gt=0)
     alpha: float = Field(20.0, gt=0, description="Confidence is 1 + alpha * decayed weight.")
     iterations: int = Field(12, ge=1)
+    learn_recency: bool = Field(
+        True,
+        description="Choose half_life_days and history_decay by EASE on the ranker's window; false takes them as set.",
+    )
     half_life_days: float = Field(45.0, gt=0, description="Age at which an event counts half.")
     history_decay: float = Field(0.9, gt=0, le=1, description="Weight of an item per step back in the history.")
     neighbours: int = Field(100, ge=1, description="Item-item and EASE weights kept per item.")

@@ -69,7 +69,7 @@ class TextTower:
         for name in _DENSE:
             if not (folder / name).is_dir():
                 raise ModelError(f"{folder}: no {name}; an earlier revision made this model, train again")
-        layers = [load_file(folder / name / "model.safetensors")["linear.weight"] for name in _DENSE]
+        layers = [_dense(folder / name) for name in _DENSE]
         settings = json.loads((folder / "sentence_bert_config.json").read_text())
         if layers[0].shape[1] != model.config.hidden_size:
             raise ModelError(
@@ -121,13 +121,12 @@ class TextTower:
         """Length of a pooled vector."""
         return int(self.head.projection.shape[1])
 
-    def sha256(self) -> str:
-        """Hash of everything that decides a vector: encoder weights, head, vocabulary, cut."""
-        digest = hashlib.sha256(f"{self.max_tokens} {self.tokenizer.vocab_size}".encode())
-        for part in (self.encoder, self.head):
-            for name, tensor in sorted(part.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    def encoder_sha256(self) -> str:
+        """Hash of everything that decides a pooled vector: encoder weights, vocabulary, cut."""
+        digest = hashlib.sha256(f"pooled {self.max_tokens} {self.tokenizer.vocab_size}".encode())
+        for name, tensor in sorted(self.encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -262,6 +261,18 @@ def _micro_batches(lengths: Sequence[int]) -> Iterator[IntArray]:
         size = max(1, _TOKENS_PER_BATCH // max(1, lengths[order[start]]))
         yield order[start : start + size]
         start += size
+
+
+def _dense(folder: Path) -> Tensor:
+    """The weight of a saved linear layer, (out_features, in_features), which its config must agree with."""
+    weight = load_file(folder / "model.safetensors")["linear.weight"]
+    stated = json.loads((folder / "config.json").read_text())
+    if tuple(weight.shape) != (stated["out_features"], stated["in_features"]):
+        raise ModelError(
+            f"{folder}: the weight has {tuple(weight.shape)} dimensions, its config says "
+            f"{(stated['out_features'], stated['in_features'])}; the folder is damaged, train again"
+        )
+    return weight
 
 
 def _find_encoder(encoder: str) -> tuple[str, bool]:

@@ -12,16 +12,16 @@ from rich.text import Text
 
 from features.dataset import Dataset
 from features.ingest import load_tables
-from features.text import VectorCache, item_texts
+from features.text import item_texts
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, plain, shown
 from recsys.ids import IdMap
 from recsys.progress import Reporter
 from recsys.registry import Registry
-from recsys.text_tower import unit_rows
 from recsys.types import FloatArray
 from serving.publish import ReleaseStore
 from training.evaluate import Evaluation
+from training.model import distinct_texts, pooled_vectors
 from training.pipeline import train
 
 _METRICS = (
@@ -163,10 +163,10 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
     model, _ = champion(config)
     dataset = Dataset.from_tables(load_tables(config.data, None), config.data, pd.Timestamp.now(tz="UTC"))
     pos = _item_position(dataset.items, item)
-    texts = item_texts(dataset.catalogue, model.config.text.fields)
-    vectors = VectorCache(Path(config.text.cache), model.text.sha256()).vectors(texts, model.text.encode)
-    by_text = unit_rows(vectors) @ vectors[pos]
-    cf = model.cf.for_catalogue(model.items.positions(dataset.items.ids), vectors)
+    texts, text_of = distinct_texts(item_texts(dataset.catalogue, model.config.text.fields))
+    vectors = model.text.project(pooled_vectors(model.text, texts, config))[text_of]
+    by_text = vectors @ vectors[pos]
+    cf = model.cf.for_catalogue(model.items.positions(dataset.items.ids))
     by_behaviour = np.asarray(cf.similarity[[pos]].todense()).ravel()
     titles = dataset.catalogue["title"].fillna("").astype(str)
     frames = {

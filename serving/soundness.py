@@ -51,14 +51,8 @@ def check_parts(model: Model, where: str) -> None:
     for name, size in sizes.items():
         if size != n_items:
             raise ModelError(f"{where}: {name} cover {size} items, its id map {n_items}; {REMEDY}")
-    if cf.text_map.shape != (model.text.dim, cf.item_factors.shape[1]):
-        raise ModelError(
-            f"{where}: the map from text to factors is {cf.text_map.shape}, the towers have "
-            f"{model.text.dim} and {cf.item_factors.shape[1]} dimensions; {REMEDY}"
-        )
     fusion = model.ranker.fusion
     weights = {
-        "CF tower: text map": cf.text_map,
         "CF tower: neighbours": cf.similarity.data,
         "CF tower: EASE": cf.ease.data,
     }

@@ -34,11 +34,29 @@ def test_a_user_who_came_later_is_folded_in(tower: CFTower) -> None:
     assert scores[1:3].min() > scores[3:6].max()
 
 
-def test_a_cold_item_scores_by_its_text(tower: CFTower) -> None:
-    newcomer = sp.csr_matrix(np.array([[1, 0, 0, 0, 0, 0, 0]], dtype=np.float32))
-    scores = tower.fold_in(newcomer)[0] @ tower.item_factors.T
-    assert not tower.is_warm[6]
-    assert scores[6] > scores[3:6].max()
+def test_a_cold_item_takes_its_share_of_the_lenders(tower: CFTower) -> None:
+    shares = np.array([[0.5], [0.25]], dtype=np.float32)
+    lent = tower.with_cold(np.array([6]), [(np.array([0, 3]), np.array([6]), shares)])
+    assert not tower.item_factors[6].any()
+    np.testing.assert_allclose(lent.item_factors[6], 0.5 * tower.item_factors[0] + 0.25 * tower.item_factors[3])
+    before, after = tower.ease.toarray(), lent.ease.toarray()
+    np.testing.assert_allclose(after[:, 6], 0.5 * before[:, 0] + 0.25 * before[:, 3], rtol=1e-6)
+    np.testing.assert_array_equal(after[:, :6], before[:, :6])
+    twice = lent.with_cold(np.array([6]), [(np.array([0, 3]), np.array([6]), shares)])
+    np.testing.assert_array_equal(twice.ease.toarray(), after)
+    assert not lent.with_cold(np.array([6]), []).ease.toarray()[:, 6].any()
+
+
+def test_rows_keep_their_strongest_borrowed_weights_over_all_loans() -> None:
+    rng = np.random.default_rng(0)
+    dense = (rng.random((50, 9)) < 0.4).astype(np.float32)
+    dense[:, 4:] = 0
+    tower = CFTower.fit(sp.csr_matrix(dense), np.eye(9, dtype=np.float32), CFConfig(factors=2, neighbours=2), 0)
+    lenders, shares = np.arange(4), rng.random((4, 5)).astype(np.float32)
+    together = tower.with_cold(np.arange(4, 9), [(lenders, np.arange(4, 9), shares)]).ease.toarray()
+    apart = [(lenders, np.arange(n, n + 1), shares[:, [n - 4]]) for n in range(4, 9)]
+    np.testing.assert_allclose(tower.with_cold(np.arange(4, 9), apart).ease.toarray(), together, rtol=1e-6)
+    assert ((together[:, 4:] != 0).sum(axis=1) <= 2).all()
 
 
 def test_an_empty_history_gives_zeros(tower: CFTower) -> None:
@@ -98,9 +116,10 @@ def test_save_then_load_scores_the_same(tower: CFTower, tmp_path: Path) -> None:
 
 
 def test_another_catalogue_keeps_known_items_and_treats_new_ones_as_cold(tower: CFTower) -> None:
-    moved = tower.for_catalogue(np.array([5, -1, 0]), vectors()[[5, 0, 0]])
+    moved = tower.for_catalogue(np.array([5, -1, 0]))
     np.testing.assert_array_equal(moved.item_factors[[0, 2]], tower.item_factors[[5, 0]])
     assert moved.is_warm.tolist() == [True, False, True]
+    assert not moved.item_factors[1].any()
     assert moved.similarity.shape == (3, 3)
 
 

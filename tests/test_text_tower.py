@@ -30,7 +30,7 @@ def test_save_then_load_gives_the_same_vectors_and_hash(tower: TextTower, tmp_pa
     tower.save(tmp_path)
     again = TextTower.load(tmp_path)
     np.testing.assert_array_equal(again.encode(TEXTS), tower.encode(TEXTS))
-    assert again.sha256() == tower.sha256()
+    assert again.encoder_sha256() == tower.encoder_sha256()
 
 
 def test_a_model_of_an_earlier_revision_is_named(tower: TextTower, tmp_path: Path) -> None:
@@ -40,11 +40,14 @@ def test_a_model_of_an_earlier_revision_is_named(tower: TextTower, tmp_path: Pat
         TextTower.load(tmp_path)
 
 
-def test_hash_changes_with_the_head(tower: TextTower) -> None:
-    before = tower.sha256()
+def test_the_hash_of_pooled_vectors_changes_with_the_encoder_and_not_with_the_head(tower: TextTower) -> None:
+    before = tower.encoder_sha256()
     with torch.no_grad():
         tower.head.outer[0, 0] += 1
-    assert tower.sha256() != before
+    assert tower.encoder_sha256() == before
+    with torch.no_grad():
+        next(tower.encoder.parameters())[0, 0] += 1
+    assert tower.encoder_sha256() != before
 
 
 @pytest.mark.slow

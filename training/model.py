@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.cold_items import with_cold_items
 from features.dataset import Dataset
 from features.histories import Histories
 from features.snapshot import ItemFacts, Snapshot
@@ -16,8 +17,8 @@ from recsys.cf_tower import CFTower
 from recsys.config import Config, parse_config
 from recsys.ids import IdMap
 from recsys.ranker import Ranker
-from recsys.text_tower import Progress, TextTower
-from recsys.types import BoolArray
+from recsys.text_tower import Progress, TextTower, unit_rows
+from recsys.types import BoolArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,16 @@ class Model:
         Args:
             config: of the run that scores: its cache folder and rules.
         """
-        texts = item_texts(dataset.catalogue, self.config.text.fields)
-        cache = VectorCache(Path(config.text.cache), self.text.sha256())
-        vectors = cache.vectors(texts, self.text.encode, progress)
-        cf = self.cf.for_catalogue(self.items.positions(dataset.items.ids), vectors)
+        texts, row = distinct_texts(item_texts(dataset.catalogue, self.config.text.fields))
+        pooled = pooled_vectors(self.text, texts, config, progress)
+        cf = self.cf.for_catalogue(self.items.positions(dataset.items.ids))
+        cf = with_cold_items(
+            cf, unit_rows(pooled)[row], lambda items: self.text.tokenize([texts[row[i]] for i in items])
+        )
         histories = histories_of(dataset)
         merged = self.config.model_copy(update={"rules": config.rules, "serving": config.serving})
-        return Snapshot(
-            histories, vectors, cf, ItemFacts.build(histories, dataset.catalogue), dataset.available, merged
-        )
+        facts = ItemFacts.build(histories, dataset.catalogue)
+        return Snapshot(histories, self.text.project(pooled)[row], cf, facts, dataset.available, merged)
 
 
 def histories_of(dataset: Dataset, known: BoolArray | None = None, as_of: int | None = None) -> Histories:
@@ -89,6 +91,12 @@ def histories_of(dataset: Dataset, known: BoolArray | None = None, as_of: int | 
         dataset.user_pos, dataset.item_pos, dataset.timestamp, dataset.weight,
         n_users=len(dataset.users), n_items=len(dataset.items), as_of=moment, known=known,
     )  # fmt: skip
+
+
+def pooled_vectors(tower: TextTower, texts: list[str], config: Config, progress: Progress | None = None) -> FloatArray:
+    """Vectors of distinct texts before the head, (n_texts, width); only those that the cache lacks are encoded."""
+    cache = VectorCache(Path(config.text.cache), tower.encoder_sha256())
+    return cache.vectors(texts, tower.pooled, progress)
 
 
 def distinct_texts(texts: list[str]) -> tuple[list[str], np.ndarray]:

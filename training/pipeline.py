@@ -18,18 +18,20 @@ from typing import TypeVar
 import numpy as np
 import scipy.sparse as sp
 
+from features.cold_items import with_cold_items
 from features.dataset import Dataset
 from features.histories import Histories
 from features.snapshot import ItemFacts, Snapshot
-from features.text import VectorCache, item_texts
+from features.text import item_texts
 from recsys.cf_tower import CFTower
 from recsys.config import Config
 from recsys.split import Windows, split_by_column, split_by_time
 from recsys.text_tower import Progress, TextTower, unit_rows
 from recsys.types import FloatArray, IntArray
 from training.evaluate import Evaluation, evaluate
-from training.model import Model, distinct_texts, histories_of
+from training.model import Model, distinct_texts, histories_of, pooled_vectors
 from training.ranker import fit_ranker
+from training.recency import learn_recency
 from training.text import BatchSampler, Log, fit_encoder, fit_head
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -58,6 +60,10 @@ class TextSpace:
     frozen: FloatArray
     tuned: FloatArray
 
+    def tokens(self, items: IntArray) -> list[list[int]]:
+        """Token ids of items' texts."""
+        return self.tower.tokenize([self.texts[row] for row in self.row[items]])
+
 
 def train(dataset: Dataset, config: Config, stage: Stage, log: Log | None = None, work: Path | None = None) -> Trained:
     """Fits, evaluates and refits on everything before the data set's `as_of`.
@@ -70,6 +76,8 @@ def train(dataset: Dataset, config: Config, stage: Stage, log: Log | None = None
     clock: dict[str, float] = {}
     windows = cut(dataset, config)
     space = _timed(clock, "text tower", lambda: fit_text(dataset, windows, config, stage, log, work))
+    with stage("recency") as progress:
+        config = _timed(clock, "recency", lambda: recency(dataset, windows, space, config, progress))
     early = _timed(clock, "towers for the ranker", lambda: fit_towers(dataset, windows, 1, space, config, stage))
     with stage("ranker") as progress:
         rng = np.random.default_rng([config.seed, 3])
@@ -88,9 +96,6 @@ def train(dataset: Dataset, config: Config, stage: Stage, log: Log | None = None
             ),
         )  # fmt: skip
     tower, final = _timed(clock, "towers to serve", lambda: fit_towers(dataset, windows, 3, space, config, stage))
-    # the last head is in the tower now; its vectors are what serving will look up
-    cache = VectorCache(Path(config.text.cache), tower.sha256())
-    cache.vectors(space.texts, lambda texts, _: tower.project(space.tuned))
     model = Model(config, tower, final.cf, ranker, dataset.items)
     return Trained(model, evaluation, windows, clock)
 
@@ -110,7 +115,7 @@ def fit_text(
     tower = TextTower.from_encoder(config.text.encoder, config.text.max_tokens)
     texts, row = distinct_texts(item_texts(dataset.catalogue, config.text.fields))
     with stage("texts, frozen encoder") as progress:
-        frozen = VectorCache(Path(config.text.cache), "f" + tower.sha256()).vectors(texts, tower.pooled, progress)
+        frozen = pooled_vectors(tower, texts, config, progress)
     histories = known_before(dataset, windows, 1).renamed(row, len(texts))
     checkpoint = work / f"text-{dataset.sha256[:12]}-{config.fingerprint('text')[:12]}.safetensors" if work else None
     rng = np.random.default_rng([config.seed, 1])
@@ -121,8 +126,22 @@ def fit_text(
     if config.text.epochs == 0:
         return TextSpace(tower, texts, row, frozen, frozen)
     with stage("texts, tuned encoder") as progress:
-        tuned = tower.pooled(texts, progress)
+        tuned = pooled_vectors(tower, texts, config, progress)
     return TextSpace(tower, texts, row, frozen, tuned)
+
+
+def recency(
+    dataset: Dataset, windows: Windows, space: TextSpace, config: Config, progress: Progress | None = None
+) -> Config:
+    """The settings with the half-life and decay that predict the ranker's window best, where they are to be learned."""
+    if not config.cf.learn_recency:
+        return config
+    histories, targets = known_before(dataset, windows, 1), targets_of(dataset, windows, 1)
+    if config.rules.exclude_seen:
+        targets = histories.new_only(targets)
+    vectors, rng = unit_rows(space.tuned)[space.row], np.random.default_rng([config.seed, 5])
+    chosen = learn_recency(histories, targets, vectors, dataset.available, config, rng, progress)
+    return config.model_copy(update={"cf": config.cf.model_copy(update=chosen)})
 
 
 def fit_towers(
@@ -137,8 +156,9 @@ def fit_towers(
         fit_head(space.tower, space.tuned, sampler, config.text, rng)
         vectors = space.tower.project(space.tuned)[space.row]
         progress(1, 2)
-        frozen = unit_rows(space.frozen)[space.row]
-        cf = CFTower.fit(histories.confidence(config.cf.half_life_days), vectors, config.cf, config.seed, frozen)
+        pooled = unit_rows(space.tuned)[space.row]
+        cf = CFTower.fit(histories.confidence(config.cf.half_life_days), pooled, config.cf, config.seed)
+        cf = with_cold_items(cf, pooled, space.tokens)
         progress(2, 2)
     return space.tower, snapshot_at(histories, vectors, cf, dataset, config)
 

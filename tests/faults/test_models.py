@@ -151,7 +151,6 @@ def test_a_model_swapped_for_another_sound_one_is_refused_with_both_hashes(yeste
 @pytest.mark.parametrize(
     ("file", "array", "words"),
     [
-        ("cf.safetensors", "text_map", "the map from text to factors is"),
         ("cf.safetensors", "item_factors", "CF factors cover 79 items, its id map 80"),
         ("text/4_Dense/model.safetensors", "linear.weight", "dimensions"),
     ],

@@ -60,7 +60,6 @@ def spoil(file: str, array: str, value: float | None) -> Callable[[Path], None]:
         ("text/model.safetensors", "embeddings.LayerNorm.weight", "text tower: item vectors", float("inf")),
         ("cf.safetensors", "item_factors", "CF tower: item factors", float("nan")),
         ("cf.safetensors", "item_factors", "CF tower: item factors", None),
-        ("cf.safetensors", "text_map", "CF tower: text map", float("inf")),
     ],
 )
 def test_a_broken_tower_is_named_and_refused(
