@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from features.dataset import Dataset
 from features.histories import Histories
-from features.snapshot import ItemFacts, Snapshot
+from features.snapshot import Snapshot
 from features.text import VectorCache, item_texts
 from recsys.cf_tower import CFTower
 from recsys.config import Config, parse_config
@@ -77,9 +77,7 @@ class Model:
         cf = self.cf.for_catalogue(self.items.positions(dataset.items.ids), vectors)
         histories = histories_of(dataset)
         merged = self.config.model_copy(update={"rules": config.rules, "serving": config.serving})
-        return Snapshot(
-            histories, vectors, cf, ItemFacts.build(histories, dataset.catalogue), dataset.available, merged
-        )
+        return Snapshot.of(histories, vectors, cf, dataset.catalogue, dataset.available, merged)
 
 
 def histories_of(dataset: Dataset, known: BoolArray | None = None, as_of: int | None = None) -> Histories:

@@ -48,6 +48,8 @@ def compare(
     reruns: tuple[Run, ...] = (),
     min_seeds: int = 0,
     min_windows: int = 0,
+    filters: tuple[str, ...] = (),
+    settings_sha256: str = "",
     code_revision: str = "",
     command: str = "",
     rng_seed: int = 0,
@@ -70,6 +72,8 @@ def compare(
         champion: the present champion, to stand beside the arms where neither is it.
         reruns: the comparison with other seeds and earlier windows, without this one.
         min_seeds, min_windows: how many, with this one, a promotion needs; 0 where arms cannot be trained again.
+        filters: what counts as a label, and for whom, in sentences for the page.
+        settings_sha256: of all settings of the run, for the page.
         code_revision, command: how to make the report again.
         rng_seed: seed of the samples, sign flips and bootstrap.
 
@@ -127,12 +131,18 @@ def compare(
             packages={"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
             config=config.model_dump(mode="json"),
             config_sha256=hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
+            settings_sha256=settings_sha256,
+            filters=filters or (_repeats(world),),
             seed=rng_seed,
             k=k,
             test_start=test_start.isoformat(),
             test_end=test_end.isoformat(),
             labels=len(events),
-            labels_sha256=_fingerprint(events[["user_id", "item_id"]]),
+            data_sha256={
+                "labels": _fingerprint(_known(events, "user_id", "item_id", "timestamp", "weight")),
+                "history": _fingerprint(_known(history, "user_id", "item_id", "timestamp")),
+                "items": _fingerprint(items.reindex(columns=sorted(items.columns)).astype(str)),
+            },
             users=len(world.users),
             users_with_labels=world.n_candidates,
             catalogue_items=len(world.catalogue),
@@ -214,6 +224,19 @@ def _arm_header(arm: Arm) -> ArmHeader:
         sha256=_fingerprint(arm.table[["user_id", "item_id", "rank"]]),
         cost=arm.cost,
     )
+
+
+def _known(table: pd.DataFrame | None, *columns: str) -> pd.DataFrame:
+    """Those of the columns that a table has."""
+    return pd.DataFrame() if table is None else table[[column for column in columns if column in table]]
+
+
+def _repeats(world: World) -> str:
+    """Whether labels repeat what the history holds, as the tables show it."""
+    if world.seen is None:
+        return "whether labels repeat what a user took before is unknown, as no history is given"
+    n = world.relevant.multiply(world.seen).nnz
+    return f"{n:,} labels repeat what their user took before" if n else "no label repeats what its user took before"
 
 
 def _fingerprint(table: pd.DataFrame) -> str:

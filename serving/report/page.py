@@ -54,6 +54,8 @@ def number(value: float | int | None, style: str = "plain") -> Markup:
         return Markup(f"{value:+.2%}")
     if style == "p":
         return Markup("&lt;0.0001") if value < 0.0001 else Markup(f"{value:.4f}")
+    if style == "tenth":
+        return Markup(f"{value:,.1f}")
     if style == "signed":
         return Markup(f"{value:+.4f}")
     return Markup(f"{value:.4f}")

@@ -20,21 +20,22 @@ class Cost:
     """What an arm took to make; None where nobody measured it.
 
     Args:
-        train_s, score_s: seconds of training, and of scoring `users_scored` users.
-        peak_memory_mib: of the process that scored.
+        train_s, score_s: seconds of training, and of scoring all users.
+        ms_per_user: milliseconds to score a user: CPU time of a version, time by the clock of a release.
+        peak_memory_mib: of the process that trained, or for a release scored.
         model_bytes: on disk.
     """
 
     train_s: float | None = None
     score_s: float | None = None
-    users_scored: int | None = None
+    ms_per_user: float | None = None
     peak_memory_mib: float | None = None
     model_bytes: int | None = None
 
     @property
-    def ms_per_user(self) -> float | None:
-        """Milliseconds to score a user."""
-        return 1000 * self.score_s / self.users_scored if self.score_s and self.users_scored else None
+    def users_per_s(self) -> float | None:
+        """Users scored in a second."""
+        return 1000 / self.ms_per_user if self.ms_per_user else None
 
 
 @dataclass(frozen=True)
