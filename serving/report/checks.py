@@ -92,7 +92,7 @@ def _trained_before(arm: Arm, events: pd.DataFrame, start: pd.Timestamp) -> Chec
     told = {key: arm.info[key] for key in ("trained_until", "latest_training_event") if arm.info.get(key)}
     if not told:
         return Check(name, "unknown", "the arm does not say until when it was trained")
-    is_sound, details = True, [f"the window starts {start}"]
+    is_sound, details = True, [f"the window starts {_at(start)}"]
     for key, text in told.items():
         try:
             moment = pd.Timestamp(text)
@@ -101,13 +101,17 @@ def _trained_before(arm: Arm, events: pd.DataFrame, start: pd.Timestamp) -> Chec
             return Check(name, "fail", f"{key} is {shown(text)}, no time; write it as 2024-01-31T00:00:00Z")
         if key == "trained_until":
             is_sound &= bool(at <= start)
-            details.insert(0, f"trained until {at}")
+            details.insert(0, f"trained until {_at(at)}")
         else:
             first = events["timestamp"].min() if "timestamp" in events and len(events) else start
             is_sound &= bool(at < first)
-            details.append(f"the last training event is of {at}, the first test event of {first}")
+            details.append(f"the last training event is of {_at(at)}, the first test event of {_at(first)}")
     detail = ", ".join(details)
     return _check(name, is_sound, detail, f"{detail}: it has seen labels; score with a model from before")
+
+
+def _at(moment: pd.Timestamp) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def _no_duplicates(arm: Arm) -> Check:
