@@ -170,7 +170,7 @@ def compare(
             online_users(*values, primary.diff, config.alpha),
             online_users(*values, config.min_lift * primary.a, config.alpha),
         ),
-        limits=_limits(world, headers, k, history, held, checked),
+        limits=(*_limits(world, headers, k, history, held, checked), *_doubts(relevance[0], grouped, config)),
         per_user=_per_user(world, in_a, in_b),
     )
 
@@ -263,6 +263,21 @@ def _per_user(world: World, a: Lists, b: Lists) -> pd.DataFrame:
         slug = name.lower().replace("@", "_").replace(" ", "_")
         columns |= {f"{slug}_a": a.values[name], f"{slug}_b": b.values[name]}
     return pd.DataFrame(columns)
+
+
+def _doubts(primary: Relevance, grouped: tuple[Segment, ...], config: ReportConfig) -> list[str]:
+    """What the numbers themselves leave open."""
+    told = [
+        f"{segment.kind}: {segment.name} is protected, but {segment.n:,} users are too few to judge it."
+        for segment in grouped
+        if segment.is_protected and segment.effect is None
+    ]
+    if (primary.effect.p < config.alpha) != (primary.p_sign_flip < config.alpha):
+        told.append(
+            f"The t-test (p {primary.effect.p:.4f}) and sign flips (p {primary.p_sign_flip:.4f}) disagree about "
+            f"{primary.metric}: too few users differ for either to be sure."
+        )
+    return told
 
 
 def _limits(
