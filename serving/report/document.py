@@ -27,7 +27,7 @@ from serving.report.stability import Stability
 from serving.report.statistics import Effect
 from serving.report.world import Cost
 
-SCHEMA = "recsys.compare/2"
+SCHEMA = "recsys.compare/3"
 
 
 @dataclass(frozen=True)
