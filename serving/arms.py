@@ -28,12 +28,14 @@ class Sides:
     Args:
         fetched: the versions, None for tables.
         champion: to stand beside, where neither arm is it and its lists are of the same window.
+        notes: what the page must say of the arms, such as why no champion stands beside them.
     """
 
     arms: tuple[Arm, Arm]
     window: Window
     fetched: tuple[Fetched, Fetched] | None = None
     champion: Arm | None = None
+    notes: tuple[str, ...] = ()
 
 
 def sides(
@@ -123,7 +125,8 @@ def _versions(config: Config, names: tuple[str, str], reporter: Reporter) -> Sid
     users = made[0][1].intersection(made[1][1])
     arms = made[0][0], made[1][0]
     window = Window(window.start, window.end, window.by_column, users)
-    return Sides(arms, window, fetched, _champion(config, registry, fetched, base))
+    champion, notes = _champion(config, registry, fetched, base)
+    return Sides(arms, window, fetched, champion, notes)
 
 
 def _version_arm(
@@ -169,13 +172,18 @@ def _stored_arm(name: str, one: Fetched, info: dict[str, str], config: Config, w
     return Arm(name, table, version, info | told, _cost(one), found["candidate_recall"])
 
 
-def _champion(config: Config, registry: Registry, fetched: tuple[Fetched, Fetched], base: Fetched) -> Arm | None:
+def _champion(
+    config: Config, registry: Registry, fetched: tuple[Fetched, Fetched], base: Fetched
+) -> tuple[Arm | None, tuple[str, ...]]:
+    """The present champion, where it is neither arm; or why it cannot stand beside them."""
     if any(CHAMPION in one.version.aliases for one in fetched):
-        return None
+        return None, ()
     champion = registry.fetch(CHAMPION, model_cache(config))
+    version = champion.version.version
     if not _same_window(champion, base):
-        return None
-    return Arm(CHAMPION, _stored(champion, "recommendations"), champion.version.version)
+        told = f"The present champion, version {version}, was evaluated on another window: it does not stand beside."
+        return None, (told,)
+    return Arm(CHAMPION, _stored(champion, "recommendations"), version), ()
 
 
 def reruns_folder(config: Config) -> Path:

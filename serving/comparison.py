@@ -77,7 +77,7 @@ def _report(
             test_start=window.start, test_end=window.end, now=pd.Timestamp.now(tz="UTC"), k=k,
             users=tables.users, history=tables.history, impressions=tables.impressions, champion=both.champion,
             reruns=runs, min_seeds=min_seeds, min_windows=0 if window.by_column else min_windows,
-            filters=tables.filters, settings_sha256=config.fingerprint(),
+            filters=tables.filters, notes=both.notes, settings_sha256=config.fingerprint(),
             code_revision=code_revision(), command=command, rng_seed=config.seed,
         )  # fmt: skip
         progress(1, 1)

@@ -20,7 +20,7 @@ from serving.report.overlap import overlap
 from serving.report.segments import Segment, segments
 from serving.report.stability import Run, Stability
 from serving.report.statistics import lorenz, online_users
-from serving.report.world import Arm, World, ranks
+from serving.report.world import Arm, World, positive, ranks
 
 MAX_SLOTS = 50
 _PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "implicit", "lightgbm", "torch", "transformers", "mlflow")
@@ -49,6 +49,7 @@ def compare(
     min_seeds: int = 0,
     min_windows: int = 0,
     filters: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
     settings_sha256: str = "",
     code_revision: str = "",
     command: str = "",
@@ -73,6 +74,7 @@ def compare(
         reruns: the comparison with other seeds and earlier windows, without this one.
         min_seeds, min_windows: how many, with this one, a promotion needs; 0 where arms cannot be trained again.
         filters: what counts as a label, and for whom, in sentences for the page.
+        notes: more limits of the comparison, for the page.
         settings_sha256: of all settings of the run, for the page.
         code_revision, command: how to make the report again.
         rng_seed: seed of the samples, sign flips and bootstrap.
@@ -137,7 +139,7 @@ def compare(
             k=k,
             test_start=test_start.isoformat(),
             test_end=test_end.isoformat(),
-            labels=len(events),
+            labels=len(positive(events)),
             data_sha256={
                 "labels": _fingerprint(_known(events, "user_id", "item_id", "timestamp", "weight")),
                 "history": _fingerprint(_known(history, "user_id", "item_id", "timestamp")),
@@ -170,7 +172,11 @@ def compare(
             online_users(*values, primary.diff, config.alpha),
             online_users(*values, config.min_lift * primary.a, config.alpha),
         ),
-        limits=(*_limits(world, headers, k, history, held, checked), *_doubts(relevance[0], grouped, config)),
+        limits=(
+            *_limits(world, headers, k, history, held, checked),
+            *_doubts(relevance[0], grouped, config),
+            *notes,
+        ),
         per_user=_per_user(world, in_a, in_b),
     )
 

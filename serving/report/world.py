@@ -112,7 +112,7 @@ class World:
         if history is not None:
             tables["history"] = history
         _check_columns(tables, items)
-        labels = events[events["weight"] > 0] if "weight" in events else events
+        labels = positive(events)
         all_users = IdMap.from_values(labels["user_id"])
         kept = np.sort(rng.permutation(len(all_users))[:max_users])
         users = IdMap(all_users.ids[kept])
@@ -175,6 +175,11 @@ class World:
         order = np.argsort(is_out, axis=1, kind="stable")[:, :n_slots]
         ranked = np.where(np.take_along_axis(is_out, order, axis=1), -1, best[order])
         return np.pad(ranked, ((0, 0), (0, n_slots - ranked.shape[1])), constant_values=-1)
+
+
+def positive(events: pd.DataFrame) -> pd.DataFrame:
+    """Without rows whose weight is 0 or less, which are no labels."""
+    return events[events["weight"] > 0] if "weight" in events else events
 
 
 def ranks(table: pd.DataFrame) -> FloatArray:

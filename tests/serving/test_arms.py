@@ -82,6 +82,20 @@ def test_the_exit_code_follows_the_verdict_and_the_page_is_written(folder: Path)
     }
 
 
+def test_the_same_command_twice_writes_the_same_bytes_but_for_the_date(folder: Path) -> None:
+    """In all four files: the moment of making is the only thing that differs."""
+    written = []
+    for name in ("once", "twice"):
+        arms = str(folder / "bad.parquet"), str(folder / "good.parquet")
+        run(folder, *arms, "--test-start", START, "-o", str(folder / name))
+        made_at = json.loads((folder / name / "report.json").read_text())["made_at"]
+        shown = f"{made_at[:19].replace('T', ' ')} UTC"
+        texts = {path.name: path.read_bytes() for path in (folder / name).iterdir()}
+        assert len(texts) == 4
+        written.append({n: b.replace(made_at.encode(), b"").replace(shown.encode(), b"") for n, b in texts.items()})
+    assert written[0] == written[1]
+
+
 def test_tables_of_unknown_age_need_a_start(folder: Path) -> None:
     good = str(folder / "good.parquet")
     assert isinstance(run(folder, good, good).exception, ConfigError)
@@ -181,6 +195,16 @@ def test_a_version_of_other_data_is_trained_again_on_those_of_the_later_one(trai
 
 
 @pytest.mark.slow
+def test_the_champion_stands_beside_two_others_of_its_window_or_the_page_says_why(trained: Path) -> None:
+    """Version 1 is the champion; 2 is of its window, 3 of an earlier one."""
+    beside = json.loads(run(trained, "2", "2", "--json").stdout)
+    assert list(beside["relevance"][0]["beside"]) == ["Popularity", "Champion"]
+    earlier = json.loads(run(trained, "3", "3", "--json").stdout)
+    assert list(earlier["relevance"][0]["beside"]) == ["Popularity"]
+    assert any("The present champion, version 1, was evaluated on another" in told for told in earlier["limits"])
+
+
+@pytest.mark.slow
 def test_a_version_that_saw_nothing_of_the_window_is_scored_as_it_is(trained: Path) -> None:
     done = CliRunner().invoke(cli, ["train", "-c", str(trained / "recsys.toml"), "--as-of", "2024-03-20"])
     assert done.exit_code == 0, done.output
@@ -232,7 +256,7 @@ def test_items_made_during_the_window_are_in_no_list_and_the_comparison_is_valid
     events, items = shop
     moment = pd.Timestamp("2024-04-04", tz="UTC")
     is_young = items["item_id"].str[1:].astype(int) % 20 >= 15
-    items = items.assign(created_at=np.where(is_young, moment, pd.Timestamp("2023-01-01", tz="UTC")))
+    items = items.assign(created_at=is_young.map({True: moment, False: pd.Timestamp("2023-01-01", tz="UTC")}))
     young = items["item_id"][is_young]
     make_shop(tmp_path, events[~events["item_id"].isin(young) | (events["timestamp"] >= moment)], items)
     done = CliRunner().invoke(cli, ["train", "-c", str(tmp_path / "recsys.toml"), "--as-of", END])

@@ -99,8 +99,8 @@ def test_the_whole_rule_hardly_ever_promotes_an_equal(customers: Customers) -> N
     for seed in range(n_runs):
         rng = np.random.default_rng(seed)
         users, events = customers.drawn(300, rng)
-        arms = [customers.arm(name, users, CLEAR, rng) for name in "AB"]
-        report = compare(*arms, events, customers.items, ReportConfig(), test_start=START, test_end=END, now=END)  # type: ignore[arg-type]
+        a, b = (customers.arm(name, users, CLEAR, rng) for name in "AB")
+        report = compare(a, b, events, customers.items, ReportConfig(), test_start=START, test_end=END, now=END)
         verdicts.append(report.verdict)
     assert verdicts.count("PROMOTE") <= stats.binom.ppf(1 - 1e-4, n_runs, 0.025)
     assert verdicts.count("INVALID") == 0
