@@ -42,6 +42,11 @@ class ItemFacts:
         """The last 7 days against as many of the last 30, as a difference of logs."""
         return np.log1p(self.counts_7d) - np.log1p(self.counts_30d * 7 / 30)
 
+    @cached_property
+    def exists(self) -> BoolArray:
+        """False where an item was created at or after the moment, (n_items,); an item without a time exists."""
+        return ~(self.age_days <= 0)
+
     @classmethod
     def build(cls, histories: Histories, catalogue: pd.DataFrame) -> "ItemFacts":
         """Counts from the histories, the rest from the catalogue."""
@@ -76,7 +81,7 @@ class Snapshot:
         text_vectors: (n_items, dim) unit rows.
         cf: the CF tower over the same items.
         facts: of the items.
-        is_eligible: True where an item may be recommended at all, (n_items,).
+        is_eligible: True where an item may be recommended at all, (n_items,); none that is created later.
         config: for decays and rules.
     """
 
@@ -86,6 +91,25 @@ class Snapshot:
     facts: ItemFacts
     is_eligible: BoolArray
     config: Config
+
+    @classmethod
+    def of(
+        cls,
+        histories: Histories,
+        text_vectors: FloatArray,
+        cf: CFTower,
+        catalogue: pd.DataFrame,
+        available: BoolArray,
+        config: Config,
+    ) -> "Snapshot":
+        """The world at the moment of the histories.
+
+        Args:
+            catalogue: one row per item position; may hold items of later, which are not eligible.
+            available: True where the catalogue lets the item be recommended, (n_items,).
+        """
+        facts = ItemFacts.build(histories, catalogue)
+        return cls(histories, text_vectors, cf, facts, available & facts.exists, config)
 
     def text_users(self, some: Histories) -> FloatArray:
         """User vectors of the text tower, (n_users, dim) unit rows; zero for an empty history."""
@@ -101,14 +125,14 @@ class Snapshot:
         return some.confidence(self.config.cf.half_life_days)
 
     def countable(self, targets: sp.csr_matrix) -> sp.csr_matrix:
-        """Targets that could have been recommended: where seen items are excluded, only new ones count.
+        """Targets that could have been recommended: items that existed; where seen ones are excluded, only new ones.
 
         Args:
             targets: label weight of what each user took, (n_users, n_items).
         """
         if self.config.rules.exclude_seen:
-            return self.histories.new_only(targets)
-        targets = sp.csr_matrix(targets)
+            targets = self.histories.new_only(targets)
+        targets = sp.csr_matrix(targets @ sp.diags(self.facts.exists.astype(np.float32)))
         targets.eliminate_zeros()
         return targets
 

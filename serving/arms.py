@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from features.clean import clean_ids, ids_like, settled_ids
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, ModelError, shown
 from recsys.progress import Reporter
@@ -16,7 +17,7 @@ from serving import releases
 from serving.batch import model_cache
 from serving.labels import Window
 from serving.publish import ReleaseStore
-from serving.remade import recipe, score_before, train_again
+from serving.remade import recipe, score_before, train_again, training_facts
 from serving.report.world import Arm, Cost
 
 
@@ -27,12 +28,14 @@ class Sides:
     Args:
         fetched: the versions, None for tables.
         champion: to stand beside, where neither arm is it and its lists are of the same window.
+        notes: what the page must say of the arms, such as why no champion stands beside them.
     """
 
     arms: tuple[Arm, Arm]
     window: Window
     fetched: tuple[Fetched, Fetched] | None = None
     champion: Arm | None = None
+    notes: tuple[str, ...] = ()
 
 
 def sides(
@@ -55,8 +58,10 @@ def sides(
 def table_arm(path: Path) -> Arm:
     """A recommendation table as an arm: a release folder (verified), a folder of Parquet, a Parquet or CSV file.
 
+    Without ranks, as some libraries export, rows are ranked by score, ties by item id.
+
     Raises:
-        DataError: it cannot be read, or lacks user_id, item_id or rank.
+        DataError: it cannot be read, or lacks user_id, item_id, or both rank and score.
     """
     info: dict[str, str] = {}
     cost = Cost()
@@ -65,21 +70,46 @@ def table_arm(path: Path) -> Arm:
             facts = releases.manifest(path)
             info = {"trained_until": facts["data"]["until"], "code_revision": str(facts.get("code_revision", ""))}
             info["model"] = f"{facts['model']['name']} {facts['model']['version']}" if "model" in facts else ""
-            cost = _scoring_cost(facts)
+            cost = _release_cost(facts)
             table = ReleaseStore(path.resolve().parent.parent).read(path).to_pandas()
         elif path.suffix == ".csv":
-            table = pd.read_csv(path)
+            table = pd.read_csv(path, dtype={"user_id": "str", "item_id": "str"})  # "007" is not 7
         else:
             table = pd.read_parquet(path)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{path}: no recommendation table: {error}; give Parquet or CSV, or a release folder"
         ) from error
-    missing = [column for column in ("user_id", "item_id", "rank") if column not in table]
+    missing = [column for column in ("user_id", "item_id") if column not in table]
+    missing += ["rank"] if "rank" not in table and "score" not in table else []
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(map(shown, table.columns))}; add it")
+    if "rank" not in table:
+        table = _ranked(table)
+        info["ranks"] = "by score, ties by item id, as the table has none"
     # two `current` of two folders would bear one name on the page
     return Arm(path.resolve().name, table, info={key: value for key, value in info.items() if value}, cost=cost)
+
+
+def _ranked(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with ranks from its scores, the highest first; a score that is no number ranks last."""
+    scored = table.assign(score=pd.to_numeric(table["score"], errors="coerce"))
+    ordered = scored.sort_values(["user_id", "score", "item_id"], ascending=[True, False, True], kind="stable")
+    return ordered.assign(rank=ordered.groupby("user_id").cumcount() + 1)
+
+
+def with_ids_like(both: Sides, labels: pd.DataFrame) -> Sides:
+    """Tables with the ids typed as in the data: one that came as CSV holds texts. Versions are as they are."""
+    if both.fetched is not None:
+        return both
+    a, b = (replace(arm, table=arm.table.assign(**dict(_typed_ids(arm, labels)))) for arm in both.arms)
+    return replace(both, arms=(a, b))
+
+
+def _typed_ids(arm: Arm, labels: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    for column in ("user_id", "item_id"):
+        ids = ids_like(clean_ids(arm.table[column], arm.name), labels[column])
+        yield column, settled_ids(ids.fillna(-1)) if pd.api.types.is_integer_dtype(ids.dtype) else ids
 
 
 def _versions(config: Config, names: tuple[str, str], reporter: Reporter) -> Sides:
@@ -95,7 +125,8 @@ def _versions(config: Config, names: tuple[str, str], reporter: Reporter) -> Sid
     users = made[0][1].intersection(made[1][1])
     arms = made[0][0], made[1][0]
     window = Window(window.start, window.end, window.by_column, users)
-    return Sides(arms, window, fetched, _champion(config, registry, fetched, base))
+    champion, notes = _champion(config, registry, fetched, base)
+    return Sides(arms, window, fetched, champion, notes)
 
 
 def _version_arm(
@@ -113,37 +144,46 @@ def _version_arm(
         users = _judged_users(base)
         table = score_before(one, config, window.start, users, window.end, reporter)
         info |= {"trained_until": _data_until(one).isoformat(), "lists": "of the version as it is"}
-        return Arm(name, table, one.version.version, info, _cost(one, config)), users
+        return Arm(name, table, one.version.version, info, _cost(one)), users
     again = train_again(recipe(one, config), _data_until(base), reruns_folder(config), reporter)
     if (again.start, again.end) != (window.start, window.end):
         raise ConfigError(
             f"version {one.version.version} cuts another window ({again.start} to {again.end}) than version "
             f"{base.version.version} ({window.start} to {window.end}); train both with the same [data] settings"
         )
-    info |= {
+    info |= again.facts | {
         "trained_until": window.start.isoformat(),
         "lists": f"of its recipe, trained again on the data of version {base.version.version}",
     }
-    return Arm(name, again.table, one.version.version, info, _cost(one, config)), again.users
+    return Arm(name, again.table, one.version.version, info, _cost(one)), again.users
 
 
 def _stored_arm(name: str, one: Fetched, info: dict[str, str], config: Config, window: Window) -> Arm:
     """The lists that a version's evaluation stored; no event of its window has touched them."""
-    until = {} if window.by_column else {"trained_until": window.start.isoformat()}
+    told = {"lists": "those its evaluation stored"} | training_facts(_evaluation(one))
+    if window.by_column:  # an order, not times: neither can be held against the window
+        told.pop("latest_training_event", None)
+    else:
+        told["trained_until"] = window.start.isoformat()
     per_user = _stored(one, "per_user")
     found = per_user[per_user["source"] == "ranker"].drop_duplicates("user_id").set_index("user_id")
     table = _stored(one, "recommendations")
     version = one.version.version
-    return Arm(name, table, version, until | info, _cost(one, config), found["candidate_recall"])
+    return Arm(name, table, version, info | told, _cost(one), found["candidate_recall"])
 
 
-def _champion(config: Config, registry: Registry, fetched: tuple[Fetched, Fetched], base: Fetched) -> Arm | None:
+def _champion(
+    config: Config, registry: Registry, fetched: tuple[Fetched, Fetched], base: Fetched
+) -> tuple[Arm | None, tuple[str, ...]]:
+    """The present champion, where it is neither arm; or why it cannot stand beside them."""
     if any(CHAMPION in one.version.aliases for one in fetched):
-        return None
+        return None, ()
     champion = registry.fetch(CHAMPION, model_cache(config))
+    version = champion.version.version
     if not _same_window(champion, base):
-        return None
-    return Arm(CHAMPION, _stored(champion, "recommendations"), champion.version.version)
+        told = f"The present champion, version {version}, was evaluated on another window: it does not stand beside."
+        return None, (told,)
+    return Arm(CHAMPION, _stored(champion, "recommendations"), version), ()
 
 
 def reruns_folder(config: Config) -> Path:
@@ -173,6 +213,7 @@ def _facts(one: Fetched, config: Config) -> dict[str, str]:
     """What the page says of a version's making."""
     tags = one.version.tags
     return {
+        "registry": f"models:/{config.mlflow.model_name}/{one.version.version}",
         "data_until": tags["data_until"],
         "seed": str(recipe(one, config).seed),
         "config_sha256": tags.get("config_sha256", ""),
@@ -182,29 +223,26 @@ def _facts(one: Fetched, config: Config) -> dict[str, str]:
     }
 
 
-def _cost(one: Fetched, config: Config) -> Cost:
-    """Training time, size, and the scoring of the newest release it made, if any."""
-    seconds: dict[str, float] = _evaluation(one).get("seconds", {})
+def _cost(one: Fetched) -> Cost:
+    """What its training measured: for all versions alike, whether they ever made a release or not."""
+    told = _evaluation(one)
     folder = one.bundle.folder
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and "evaluation" not in path.parts)
-    scored = next((_scoring_cost(facts) for facts in _releases_of(one, config)), Cost())
     return Cost(
-        sum(seconds.values()) or None, scored.score_s, scored.users_scored, scored.peak_memory_mib, model_bytes=size
+        train_s=sum(told.get("seconds", {}).values()) or None,
+        ms_per_user=told.get("cpu_ms_per_user"),
+        peak_memory_mib=told.get("peak_memory_mib"),
+        model_bytes=sum(
+            path.stat().st_size for path in folder.rglob("*") if path.is_file() and "evaluation" not in path.parts
+        ),
     )
 
 
-def _releases_of(one: Fetched, config: Config) -> Iterator[dict[str, Any]]:
-    """Manifests of the releases that a version made, newest first."""
-    for path in sorted(Path(config.serving.output).glob("releases/*/manifest.json"), reverse=True):
-        facts = releases.manifest(path.parent)
-        if facts.get("model", {}).get("sha256") == one.version.sha256:
-            yield facts
-
-
-def _scoring_cost(facts: dict[str, Any]) -> Cost:
+def _release_cost(facts: dict[str, Any]) -> Cost:
+    """What a release took: the stage that scores alone, as its night may have trained too."""
+    seconds, users = facts.get("timings", {}).get("scoring"), facts.get("users")
     return Cost(
-        score_s=facts.get("seconds"),
-        users_scored=facts.get("users"),
+        score_s=seconds,
+        ms_per_user=1000 * seconds / users if seconds and users else None,
         peak_memory_mib=facts.get("peak_memory_mib"),
     )
 

@@ -8,7 +8,7 @@ import pandas as pd
 from recsys.config import Config
 from recsys.progress import Reporter
 from recsys.registry import Fetched
-from serving.arms import Sides, reruns_folder, sides
+from serving.arms import Sides, reruns_folder, sides, with_ids_like
 from serving.labels import Judges, Window, judges
 from serving.remade import recipe, train_again
 from serving.report import stability
@@ -55,6 +55,7 @@ def compare_arms(
     both = sides(config, a, b, as_of, test_start, reporter)
     with reporter.stage("reading tables") as progress:
         tables = judges(config, both.window)
+        both = with_ids_like(both, tables.labels)
         progress(1, 1)
     runs = _runs(config, both, k, reporter) if rerun == "always" else ()
     report = _report(config, both, tables, command, runs, k, reporter)
@@ -76,6 +77,7 @@ def _report(
             test_start=window.start, test_end=window.end, now=pd.Timestamp.now(tz="UTC"), k=k,
             users=tables.users, history=tables.history, impressions=tables.impressions, champion=both.champion,
             reruns=runs, min_seeds=min_seeds, min_windows=0 if window.by_column else min_windows,
+            filters=tables.filters, notes=both.notes, settings_sha256=config.fingerprint(),
             code_revision=code_revision(), command=command, rng_seed=config.seed,
         )  # fmt: skip
         progress(1, 1)

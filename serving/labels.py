@@ -29,6 +29,7 @@ class Judges:
         labels: positive events of the window that an arm could have recommended.
         history: positive events before it.
         items: the catalogue; users, impressions: None where the config names no such table.
+        filters: what counts as a label, in sentences for the page.
     """
 
     labels: pd.DataFrame
@@ -36,6 +37,7 @@ class Judges:
     items: pd.DataFrame
     users: pd.DataFrame | None
     impressions: pd.DataFrame | None
+    filters: tuple[str, ...]
 
 
 def judges(config: Config, window: Window) -> Judges:
@@ -52,11 +54,22 @@ def judges(config: Config, window: Window) -> Judges:
         labels, history = (part.drop(columns="timestamp") for part in (events[is_label], events[~is_label]))
     else:
         labels, history = events[events["timestamp"] >= window.start], events[events["timestamp"] < window.start]
+    filters = [f"labels are events of type {', '.join(config.data.event_weights)}"]
     if window.users is not None:  # evaluations sample users where there are very many
         labels = labels[labels["user_id"].isin(window.users)]
+        filters.append(f"users are the {len(window.users):,} that the versions' evaluations drew")
     if config.rules.exclude_seen:
         keys = pd.MultiIndex.from_frame(history[["user_id", "item_id"]])
-        labels = labels[~pd.MultiIndex.from_frame(labels[["user_id", "item_id"]]).isin(keys)]
+        is_seen = pd.MultiIndex.from_frame(labels[["user_id", "item_id"]]).isin(keys)
+        labels = labels[~is_seen]
+        filters.append(f"what a user took before the window is no label ({is_seen.sum():,} events left out)")
+    else:
+        filters.append("what a user takes again is a label too")
+    if "created_at" in tables.items and not window.by_column:
+        young = tables.items["item_id"][tables.items["created_at"] >= window.start]
+        is_young = labels["item_id"].isin(young)
+        labels = labels[~is_young]
+        filters.append(f"an item made in the window is no label, as no arm may list it ({is_young.sum():,} left out)")
     if labels.empty:
         raise DataError(
             f"events: no label from {window.start} to {window.end}; bring later events, or set --test-start and --as-of"
@@ -65,4 +78,4 @@ def judges(config: Config, window: Window) -> Judges:
     if users is not None:
         users = users.assign(user_id=ids_like(users["user_id"], tables.events["user_id"]))
     impressions = load_impressions(config.data, tables.events, window.end)
-    return Judges(labels, history, tables.items, users, impressions)
+    return Judges(labels, history, tables.items, users, impressions, tuple(filters))

@@ -6,6 +6,7 @@ Whatever was trained is kept beside the reports, so that a comparison that was c
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from recsys.config import Config, parse_config
 from recsys.progress import Reporter
 from recsys.registry import Fetched
 from serving.score import Scorer, Stamp
-from training.job import code_revision, evaluated_lists
+from training.job import code_revision, evaluated_lists, evaluation_summary
 from training.model import Model
 from training.pipeline import train
 
@@ -32,12 +33,14 @@ class Remade:
         table: user_id, item_id, rank, score.
         users: whom it was evaluated on.
         start, end: the window.
+        facts: what was learned from, for the page.
     """
 
     table: pd.DataFrame
     users: pd.Index
     start: pd.Timestamp
     end: pd.Timestamp
+    facts: dict[str, str]
 
 
 def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
@@ -69,12 +72,18 @@ def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Rep
         folder.mkdir(parents=True, exist_ok=True)
         evaluated_lists(trained, dataset).to_parquet(table, index=False)
         users = dataset.users.values(trained.evaluation.per_user["user_pos"].unique())
-        start, end = (pd.Timestamp(us, unit="us", tz="UTC") for us in (trained.windows.starts[1], trained.windows.end))
         # written last, so that it vouches for the table
-        about.write_text(json.dumps({"users": users.tolist(), "start": start.isoformat(), "end": end.isoformat()}))
+        about.write_text(json.dumps({"users": users.tolist(), **evaluation_summary(trained, dataset)}))
     told = json.loads(about.read_text())
     users = pd.Index(np.array(told["users"]) if dataset.users.ids.dtype.kind in "iu" else told["users"])
-    return Remade(pd.read_parquet(table), users, pd.Timestamp(told["start"]), pd.Timestamp(told["end"]))
+    start, end = pd.Timestamp(told["test_start"]), pd.Timestamp(told["test_end"])
+    return Remade(pd.read_parquet(table), users, start, end, training_facts(told))
+
+
+def training_facts(evaluation: dict[str, Any]) -> dict[str, str]:
+    """What the evaluated lists were learned from; empty for a version made before evaluations said so."""
+    names = ("learned_from", "ranker_from", "latest_training_event")
+    return {name: evaluation[name] for name in names if name in evaluation}
 
 
 def score_before(

@@ -1,5 +1,6 @@
 """The per-source table on a window of labels: every source and the whole, by segment, with intervals."""
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +10,8 @@ import scipy.sparse as sp
 from features import pairs
 from features.candidates import Candidates, gather, source_scores, top_k
 from features.histories import Histories
+from features.pairs import PairTable
+from features.reasons import reasons
 from features.snapshot import Snapshot
 from recsys import metrics
 from recsys.ranker import Ranker
@@ -17,6 +20,9 @@ from recsys.types import FloatArray, IntArray
 from training.ranker import chunks
 
 N_SLOTS = 50
+N_EXPLAINED = 10  # places that say why: as many as a report shows
+N_TIMED = 500  # users whose ranking is timed, at most
+N_TIMINGS = 3  # the quickest counts: another process can only slow one down
 SEGMENTS = ("0", "1-4", "5-19", "20+")
 SOURCES = ("popular", "popular 7d", "repeat", "frozen text", "text", "als", "item-item", "ease", "fusion", "ranker")
 
@@ -28,14 +34,17 @@ class Evaluation:
     Args:
         per_user: one row per (source, user): user_pos, segment, ndcg_10, recall_20, candidate_recall, cold_recall_50.
         coverage: share of eligible items in anybody's first 10, per source.
-        lists: the ranker's first 50 items of each evaluated user: user_pos, item_pos, rank, score.
+        lists: the ranker's first 50 items of each evaluated user: user_pos, item_pos, rank, score; source and reason
+            of the first 10, null beyond.
         n_cold_users: users with a target that had no event before the window.
+        cpu_ms_per_user: CPU time to rank all items for a user as serving does; nan without users.
     """
 
     per_user: pd.DataFrame
     coverage: dict[str, float]
     lists: pd.DataFrame
     n_cold_users: int
+    cpu_ms_per_user: float
 
     def table(self, alpha: float = 0.05) -> pd.DataFrame:
         """One row per source: means with half-widths of their intervals."""
@@ -64,6 +73,7 @@ def evaluate(
     frozen_vectors: FloatArray,
     ranker: Ranker,
     targets: sp.csr_matrix,
+    titles: pd.Series,
     *,
     max_users: int,
     rng: np.random.Generator,
@@ -77,6 +87,7 @@ def evaluate(
         snapshot: the world when the window began.
         frozen_vectors: unit vectors of the items by the untrained encoder, (n_items, dim).
         targets: what each user took in the window, (n_users, n_items).
+        titles: of the items, for the reasons, (n_items,) str.
         max_users: a larger number of users is sampled.
     """
     targets = snapshot.countable(targets)
@@ -89,12 +100,13 @@ def evaluate(
     shown = {source: np.zeros(snapshot.histories.n_items, dtype=bool) for source in SOURCES}
     for done, chunk in enumerate(chunks(users, snapshot.config.serving.chunk_users)):
         some = snapshot.histories.of_users(chunk)
-        ranked, scores, candidates = rank_all(snapshot, frozen_vectors, ranker, some)
+        ranked, scores, candidates, table = rank_all(snapshot, frozen_vectors, ranker, some)
         cold = rank_all(cold_only, frozen_vectors, ranker, some)[0] if cold_targets[chunk].nnz else None
         frames += _frames(chunk, some, ranked, cold, candidates, targets[chunk], cold_targets[chunk])
         for source, items in ranked.items():
             shown[source][items[:, :10][items[:, :10] >= 0]] = True
-        lists.append(_list_frame(chunk, ranked["ranker"], scores))
+        why = _reasons(snapshot, titles, candidates, table, ranked["ranker"][:, :N_EXPLAINED])
+        lists.append(_list_frame(chunk, ranked["ranker"], scores, why))
         if progress:
             progress(min(len(users), (done + 1) * len(chunk)), len(users))
     per_user = pd.concat(frames, ignore_index=True)
@@ -103,13 +115,14 @@ def evaluate(
     n_eligible = max(1, int(snapshot.is_eligible.sum()))
     coverage = {source: float(seen.sum() / n_eligible) for source, seen in shown.items()}
     n_cold = int((np.diff(cold_targets[users].indptr) > 0).sum())
-    return Evaluation(per_user.sort_values(["source", "user_pos"]), coverage, pd.concat(lists), n_cold)
+    cost = _cpu_ms_per_user(snapshot, ranker, users[: min(N_TIMED, snapshot.config.serving.chunk_users)])
+    return Evaluation(per_user.sort_values(["source", "user_pos"]), coverage, pd.concat(lists), n_cold, cost)
 
 
 def rank_all(
     snapshot: Snapshot, frozen_vectors: FloatArray, ranker: Ranker, some: Histories
-) -> tuple[dict[str, IntArray], FloatArray, Candidates]:
-    """The first 50 items of every source for a chunk of users; the ranker's scores; its candidates."""
+) -> tuple[dict[str, IntArray], FloatArray, Candidates, PairTable]:
+    """The first 50 items of every source for a chunk of users; the ranker's scores; its candidates; their features."""
     allowed = np.tile(snapshot.is_eligible, (some.n_users, 1))
     if snapshot.config.rules.exclude_seen:
         allowed[some.user_pos, some.item_pos] = False
@@ -127,7 +140,7 @@ def rank_all(
     best_scores: FloatArray = np.empty(0)
     for name, by in (("fusion", "fusion"), ("ranker", None)):
         ranked[name], best_scores = rank_pairs(candidates, ranker.score(table.features, by), N_SLOTS)
-    return {source: ranked[source] for source in SOURCES if source in ranked}, best_scores, candidates
+    return {source: ranked[source] for source in SOURCES if source in ranked}, best_scores, candidates, table
 
 
 def rank_pairs(candidates: Candidates, scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
@@ -177,7 +190,32 @@ def _frames(
     return frames
 
 
-def _list_frame(users: IntArray, items: IntArray, scores: FloatArray) -> pd.DataFrame:
+def _cpu_ms_per_user(snapshot: Snapshot, ranker: Ranker, users: IntArray) -> float:
+    """Candidates, features and ranking of some users: time of this process alone, so that a busy machine counts less."""
+    some = snapshot.histories.of_users(users)
+    spent = []
+    for _ in range(N_TIMINGS if len(users) else 0):
+        began = time.process_time()
+        candidates = gather(snapshot, some)
+        scores = ranker.score(pairs.build(snapshot, some, candidates).features)
+        rank_pairs(candidates, scores, N_SLOTS)
+        spent.append(1000 * (time.process_time() - began) / len(users))
+    return min(spent, default=float("nan"))
+
+
+def _reasons(
+    snapshot: Snapshot, titles: pd.Series, candidates: Candidates, table: PairTable, items: IntArray
+) -> pd.DataFrame:
+    """Why each listed item is there: columns user_row, slot, source, reason."""
+    row, slot = np.nonzero(items >= 0)
+    n_items = snapshot.histories.n_items
+    keys = candidates.user_row * n_items + candidates.item_pos
+    found = reasons(snapshot, titles, candidates, table, np.searchsorted(keys, row * n_items + items[row, slot]))
+    return found[["source", "reason"]].assign(user_row=row, slot=slot)
+
+
+def _list_frame(users: IntArray, items: IntArray, scores: FloatArray, why: pd.DataFrame) -> pd.DataFrame:
     row, slot = np.nonzero(items >= 0)
     columns = {"user_pos": users[row], "item_pos": items[row, slot], "rank": slot + 1, "score": scores[row, slot]}
-    return pd.DataFrame(columns)
+    explained = pd.DataFrame(columns | {"user_row": row, "slot": slot}).merge(why, how="left", on=["user_row", "slot"])
+    return explained.drop(columns=["user_row", "slot"])

@@ -1,6 +1,7 @@
 """The training job: tables in, a registered model version out."""
 
 import json
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -68,13 +69,15 @@ def save_evaluation(trained: Trained, dataset: Dataset, folder: Path) -> None:
 
 
 def evaluated_lists(trained: Trained, dataset: Dataset) -> pd.DataFrame:
-    """The ranker's lists of the last window with outside ids: user_id, item_id, rank, score."""
+    """The ranker's lists of the last window with outside ids: user_id, item_id, rank, score, source, reason."""
     lists = trained.evaluation.lists
     columns = {
         "user_id": dataset.users.values(lists["user_pos"].to_numpy()),
         "item_id": dataset.items.values(lists["item_pos"].to_numpy()),
         "rank": lists["rank"].to_numpy("int32"),
         "score": lists["score"].to_numpy("float32"),
+        "source": lists["source"].to_numpy(dtype=object),
+        "reason": lists["reason"].to_numpy(dtype=object),
     }
     return pd.DataFrame(columns)
 
@@ -82,9 +85,13 @@ def evaluated_lists(trained: Trained, dataset: Dataset) -> pd.DataFrame:
 def evaluation_summary(trained: Trained, dataset: Dataset) -> dict[str, Any]:
     """The evaluation as plain values for JSON: table, segments, window, guard, costs."""
     evaluation, windows = trained.evaluation, trained.windows
+    before = dataset.timestamp[windows.window < 2]
     return {
-        "test_start": str(pd.Timestamp(windows.starts[1], unit="us", tz="UTC")),
-        "test_end": str(pd.Timestamp(windows.end, unit="us", tz="UTC")),
+        "learned_from": _moment(before.min()),
+        "ranker_from": _moment(windows.starts[0]),
+        "latest_training_event": _moment(before.max()),
+        "test_start": _moment(windows.starts[1]),
+        "test_end": _moment(windows.end),
         "by_column": dataset.split is not None,
         "table": json.loads(evaluation.table().to_json(orient="records")),
         "segments": json.loads(evaluation.segments().to_json(orient="index")),
@@ -93,7 +100,13 @@ def evaluation_summary(trained: Trained, dataset: Dataset) -> dict[str, Any]:
         "chosen": trained.model.ranker.chosen,
         "importance": trained.model.ranker.importance(),
         "seconds": trained.seconds,
+        "cpu_ms_per_user": evaluation.cpu_ms_per_user if len(evaluation.lists) else None,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+def _moment(microseconds: int) -> str:
+    return str(pd.Timestamp(microseconds, unit="us", tz="UTC"))
 
 
 def code_revision() -> str:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from features.cold_items import with_cold_items
 from features.dataset import Dataset
 from features.histories import Histories
-from features.snapshot import ItemFacts, Snapshot
+from features.snapshot import Snapshot
 from features.text import VectorCache, item_texts
 from recsys.cf_tower import CFTower
 from recsys.config import Config, parse_config
@@ -80,8 +80,8 @@ class Model:
         )
         histories = histories_of(dataset)
         merged = self.config.model_copy(update={"rules": config.rules, "serving": config.serving})
-        facts = ItemFacts.build(histories, dataset.catalogue)
-        return Snapshot(histories, self.text.project(pooled)[row], cf, facts, dataset.available, merged)
+        vectors = self.text.project(pooled)[row]
+        return Snapshot.of(histories, vectors, cf, dataset.catalogue, dataset.available, merged)
 
 
 def histories_of(dataset: Dataset, known: BoolArray | None = None, as_of: int | None = None) -> Histories:

@@ -21,7 +21,7 @@ import scipy.sparse as sp
 from features.cold_items import with_cold_items
 from features.dataset import Dataset
 from features.histories import Histories
-from features.snapshot import ItemFacts, Snapshot
+from features.snapshot import Snapshot
 from features.text import item_texts
 from recsys.cf_tower import CFTower
 from recsys.config import Config
@@ -92,6 +92,7 @@ def train(dataset: Dataset, config: Config, stage: Stage, log: Log | None = None
             "evaluation",
             lambda: evaluate(
                 late[1], frozen, ranker, targets_of(dataset, windows, 2),
+                dataset.catalogue["title"].fillna("").astype(str),
                 max_users=config.report.max_users, rng=np.random.default_rng([config.seed, 4]), progress=progress,
             ),
         )  # fmt: skip
@@ -165,8 +166,7 @@ def fit_towers(
 
 def snapshot_at(histories: Histories, vectors: FloatArray, cf: CFTower, dataset: Dataset, config: Config) -> Snapshot:
     """The snapshot of a data set with the given histories."""
-    facts = ItemFacts.build(histories, dataset.catalogue)
-    return Snapshot(histories, vectors, cf, facts, dataset.available, config)
+    return Snapshot.of(histories, vectors, cf, dataset.catalogue, dataset.available, config)
 
 
 def known_before(dataset: Dataset, windows: Windows, window: int) -> Histories:

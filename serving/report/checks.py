@@ -39,7 +39,7 @@ def validity(
     checks = [_same_users(world, arms, lists, config), _window(events, history, start, end)]
     for arm in arms:
         checks += [
-            _trained_before(arm, start),
+            _trained_before(arm, events, start),
             _no_duplicates(arm),
             _sound_ranks(arm),
             _long_enough(arm, world, k, config),
@@ -86,18 +86,32 @@ def _window(events: pd.DataFrame, history: pd.DataFrame | None, start: pd.Timest
     return _check(name, outside + late == 0, f"{len(events):,} labels checked", bad)
 
 
-def _trained_before(arm: Arm, start: pd.Timestamp) -> Check:
+def _trained_before(arm: Arm, events: pd.DataFrame, start: pd.Timestamp) -> Check:
+    """Nothing at or after `trained_until` was read; `latest_training_event` is the last that was."""
     name = f"{shown(arm.name)} was trained on nothing from the test window"
-    text = arm.info.get("trained_until")
-    if not text:
+    told = {key: arm.info[key] for key in ("trained_until", "latest_training_event") if arm.info.get(key)}
+    if not told:
         return Check(name, "unknown", "the arm does not say until when it was trained")
-    try:
-        moment = pd.Timestamp(text)
-        until = moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
-    except ValueError:
-        return Check(name, "fail", f"trained_until is {shown(text)}, no time; write it as 2024-01-31T00:00:00Z")
-    detail = f"trained until {until}, the window starts {start}"
-    return _check(name, bool(until <= start), detail, f"{detail}: it has seen labels; score with a model from before")
+    is_sound, details = True, [f"the window starts {_at(start)}"]
+    for key, text in told.items():
+        try:
+            moment = pd.Timestamp(text)
+            at = moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
+        except ValueError:
+            return Check(name, "fail", f"{key} is {shown(text)}, no time; write it as 2024-01-31T00:00:00Z")
+        if key == "trained_until":
+            is_sound &= bool(at <= start)
+            details.insert(0, f"trained until {_at(at)}")
+        else:
+            first = events["timestamp"].min() if "timestamp" in events and len(events) else start
+            is_sound &= bool(at < first)
+            details.append(f"the last training event is of {_at(at)}, the first test event of {_at(first)}")
+    detail = ", ".join(details)
+    return _check(name, is_sound, detail, f"{detail}: it has seen labels; score with a model from before")
+
+
+def _at(moment: pd.Timestamp) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def _no_duplicates(arm: Arm) -> Check:

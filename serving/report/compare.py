@@ -20,7 +20,7 @@ from serving.report.overlap import overlap
 from serving.report.segments import Segment, segments
 from serving.report.stability import Run, Stability
 from serving.report.statistics import lorenz, online_users
-from serving.report.world import Arm, World, ranks
+from serving.report.world import Arm, World, positive, ranks
 
 MAX_SLOTS = 50
 _PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "implicit", "lightgbm", "torch", "transformers", "mlflow")
@@ -48,6 +48,9 @@ def compare(
     reruns: tuple[Run, ...] = (),
     min_seeds: int = 0,
     min_windows: int = 0,
+    filters: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+    settings_sha256: str = "",
     code_revision: str = "",
     command: str = "",
     rng_seed: int = 0,
@@ -70,6 +73,9 @@ def compare(
         champion: the present champion, to stand beside the arms where neither is it.
         reruns: the comparison with other seeds and earlier windows, without this one.
         min_seeds, min_windows: how many, with this one, a promotion needs; 0 where arms cannot be trained again.
+        filters: what counts as a label, and for whom, in sentences for the page.
+        notes: more limits of the comparison, for the page.
+        settings_sha256: of all settings of the run, for the page.
         code_revision, command: how to make the report again.
         rng_seed: seed of the samples, sign flips and bootstrap.
 
@@ -127,12 +133,18 @@ def compare(
             packages={"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
             config=config.model_dump(mode="json"),
             config_sha256=hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
+            settings_sha256=settings_sha256,
+            filters=filters or (_repeats(world),),
             seed=rng_seed,
             k=k,
             test_start=test_start.isoformat(),
             test_end=test_end.isoformat(),
-            labels=len(events),
-            labels_sha256=_fingerprint(events[["user_id", "item_id"]]),
+            labels=len(positive(events)),
+            data_sha256={
+                "labels": _fingerprint(_known(events, "user_id", "item_id", "timestamp", "weight")),
+                "history": _fingerprint(_known(history, "user_id", "item_id", "timestamp")),
+                "items": _fingerprint(items.reindex(columns=sorted(items.columns)).astype(str)),
+            },
             users=len(world.users),
             users_with_labels=world.n_candidates,
             catalogue_items=len(world.catalogue),
@@ -160,7 +172,11 @@ def compare(
             online_users(*values, primary.diff, config.alpha),
             online_users(*values, config.min_lift * primary.a, config.alpha),
         ),
-        limits=_limits(world, headers, k, history, held, checked),
+        limits=(
+            *_limits(world, headers, k, history, held, checked),
+            *_doubts(relevance[0], grouped, config),
+            *notes,
+        ),
         per_user=_per_user(world, in_a, in_b),
     )
 
@@ -216,6 +232,19 @@ def _arm_header(arm: Arm) -> ArmHeader:
     )
 
 
+def _known(table: pd.DataFrame | None, *columns: str) -> pd.DataFrame:
+    """Those of the columns that a table has."""
+    return pd.DataFrame() if table is None else table[[column for column in columns if column in table]]
+
+
+def _repeats(world: World) -> str:
+    """Whether labels repeat what the history holds, as the tables show it."""
+    if world.seen is None:
+        return "whether labels repeat what a user took before is unknown, as no history is given"
+    n = world.relevant.multiply(world.seen).nnz
+    return f"{n:,} labels repeat what their user took before" if n else "no label repeats what its user took before"
+
+
 def _fingerprint(table: pd.DataFrame) -> str:
     """sha256 of the rows, whatever their order."""
     return hashlib.sha256(np.sort(pd.util.hash_pandas_object(table, index=False).to_numpy()).tobytes()).hexdigest()
@@ -240,6 +269,21 @@ def _per_user(world: World, a: Lists, b: Lists) -> pd.DataFrame:
         slug = name.lower().replace("@", "_").replace(" ", "_")
         columns |= {f"{slug}_a": a.values[name], f"{slug}_b": b.values[name]}
     return pd.DataFrame(columns)
+
+
+def _doubts(primary: Relevance, grouped: tuple[Segment, ...], config: ReportConfig) -> list[str]:
+    """What the numbers themselves leave open."""
+    told = [
+        f"{segment.kind}: {segment.name} is protected, but {segment.n:,} users are too few to judge it."
+        for segment in grouped
+        if segment.is_protected and segment.effect is None
+    ]
+    if (primary.effect.p < config.alpha) != (primary.p_sign_flip < config.alpha):
+        told.append(
+            f"The t-test (p {primary.effect.p:.4f}) and sign flips (p {primary.p_sign_flip:.4f}) disagree about "
+            f"{primary.metric}: too few users differ for either to be sure."
+        )
+    return told
 
 
 def _limits(

@@ -27,7 +27,7 @@ from serving.report.stability import Stability
 from serving.report.statistics import Effect
 from serving.report.world import Cost
 
-SCHEMA = "recsys.compare/2"
+SCHEMA = "recsys.compare/3"
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,27 @@ class ArmHeader:
 
 @dataclass(frozen=True)
 class Header:
-    """What was compared, on what, and how to do it again."""
+    """What was compared, on what, and how to do it again.
+
+    Args:
+        config, config_sha256: the thresholds; settings_sha256: all settings of the run, "" where none were given.
+        filters: what counts as a label, and for whom.
+        data_sha256: of labels, history and items, whatever the order of their rows.
+    """
 
     command: str
     code_revision: str
     packages: dict[str, str]
     config: dict[str, Any]
     config_sha256: str
+    settings_sha256: str
+    filters: tuple[str, ...]
     seed: int
     k: int
     test_start: str
     test_end: str
     labels: int
-    labels_sha256: str
+    data_sha256: dict[str, str]
     users: int
     users_with_labels: int
     catalogue_items: int

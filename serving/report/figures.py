@@ -3,23 +3,33 @@
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import StringIO
 
 import matplotlib as mpl
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recsys.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure for the page and what it shows."""
+
+    svg: Markup
+    caption: str
+
 
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _A, _B = "#8a8a8a", "#2f81f7"
 
 
 def forest(
-    key: str, names: Sequence[str], diffs: FloatArray, lows: FloatArray, highs: FloatArray, xlabel: str
-) -> Markup:
+    key: str, names: Sequence[str], diffs: FloatArray, lows: FloatArray, highs: FloatArray, caption: str, xlabel: str
+) -> Drawing:
     """A point and its interval per row, first row on top, with a line at 0; `key` tells the page's forests apart."""
     figure, axes = _figure(0.6 + 0.22 * len(names))
     row = -np.arange(len(names))
@@ -31,10 +41,10 @@ def forest(
     axes.set_ylim(-len(names) + 0.5, 0.5)
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(xlabel)
-    return _svg(figure, key, "Differences with their intervals")
+    return _drawing(figure, key, caption)
 
 
-def histogram(edges: Sequence[float], counts: Sequence[int], xlabel: str) -> Markup:
+def histogram(edges: Sequence[float], counts: Sequence[int], xlabel: str) -> Drawing:
     """Users by their difference; the height is logarithmic, as most differ by nothing."""
     figure, axes = _figure(2.4)
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_B, edgecolor=_INK, linewidth=0.3)
@@ -43,19 +53,19 @@ def histogram(edges: Sequence[float], counts: Sequence[int], xlabel: str) -> Mar
     axes.set_ylim(bottom=0)
     axes.set_xlabel(xlabel)
     axes.set_ylabel("users (log scale)")
-    return _svg(figure, "histogram", "Differences of the users")
+    return _drawing(figure, "histogram", "Difference of each user; the height is logarithmic")
 
 
-def recall(a: Sequence[float], b: Sequence[float], popular: Sequence[float] | None) -> Markup:
+def recall(a: Sequence[float], b: Sequence[float], popular: Sequence[float] | None) -> Drawing:
     """Recall by length of the list: both arms, and the popularity baseline dotted."""
     figure, axes = _figure(2.6)
     _lines(axes, np.arange(1, len(a) + 1), a, b, popular)
     axes.set_xlabel("items shown")
     axes.set_ylabel("recall")
-    return _svg(figure, "recall", "Recall by length of the list")
+    return _drawing(figure, "recall", "Recall by length of the list")
 
 
-def exposure(a: Sequence[float], b: Sequence[float], popular: Sequence[float] | None) -> Markup:
+def exposure(a: Sequence[float], b: Sequence[float], popular: Sequence[float] | None) -> Drawing:
     """Lorenz curves: the nearer to the diagonal, the more evenly items are shown."""
     figure, axes = _figure(2.6)
     share = np.linspace(0, 100, len(a))
@@ -63,7 +73,7 @@ def exposure(a: Sequence[float], b: Sequence[float], popular: Sequence[float] | 
     _lines(axes, share, *(line if line is None else 100 * np.asarray(line) for line in (a, b, popular)))
     axes.set_xlabel("% of the catalogue, least shown first")
     axes.set_ylabel("% of showings")
-    return _svg(figure, "exposure", "Exposure of the catalogue")
+    return _drawing(figure, "exposure", "Exposure of the catalogue: the nearer to the diagonal, the more evenly")
 
 
 def _lines(
@@ -83,8 +93,8 @@ def _lines(
 
 
 def points(
-    key: str, names: Sequence[str], diffs: FloatArray, lows: FloatArray, highs: FloatArray, title: str, xlabel: str
-) -> Markup:
+    key: str, names: Sequence[str], diffs: FloatArray, lows: FloatArray, highs: FloatArray, caption: str, xlabel: str
+) -> Drawing:
     """A point and its interval per column, first one left, with a line at 0; for what has an order."""
     figure, axes = _figure(2.6)
     column = np.arange(len(names))
@@ -95,7 +105,7 @@ def points(
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_xlabel(xlabel)
     axes.set_ylabel("difference B − A")
-    return _svg(figure, key, title)
+    return _drawing(figure, key, caption)
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
@@ -110,7 +120,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, name: str, title: str) -> Markup:
+def _drawing(figure: Figure, name: str, caption: str) -> Drawing:
     text = StringIO()
     with (
         mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "text.parse_math": False}),
@@ -124,4 +134,5 @@ def _svg(figure: Figure, name: str, title: str) -> Markup:
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     # Ids are unique inside one drawing only, and the page holds several.
     drawing = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
-    return Markup(drawing.replace("<svg", f'<svg role="img" aria-label="{title}"', 1))
+    label = escape(caption)
+    return Drawing(Markup(drawing.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)), caption)

@@ -13,12 +13,16 @@ from markupsafe import Markup
 
 from recsys.types import FloatArray
 from serving.report import figures
+from serving.report.figures import Drawing
+from serving.report.stability import Run
 from serving.report.statistics import Effect
 
 if TYPE_CHECKING:
     from serving.report.document import Report
 
 MAX_SHOWN = 120
+_HASH = re.compile(r"[0-9a-f]{64}")
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.\d+)?(?:\+00:00|Z)")
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 # Of "@" and ":" only those that can start a mention, a link or an emoji, so that NDCG@10 and 12:30 stay readable.
 _MARKDOWN = re.compile(r"[&<>\\`*_\[\]#!|~$]|(?<!\w)@|@(?!\d)|:(?=[^\s\d])|(?<=www)\.", re.IGNORECASE)
@@ -51,12 +55,35 @@ def number(value: float | int | None, style: str = "plain") -> Markup:
     if style == "count":
         return Markup(f"{value:,.0f}")
     if style == "percent":
-        return Markup(f"{value:+.2%}")
+        return Markup(f"{value:+.2%}".replace("-", "−"))
     if style == "p":
         return Markup("&lt;0.0001") if value < 0.0001 else Markup(f"{value:.4f}")
-    if style == "signed":
-        return Markup(f"{value:+.4f}")
-    return Markup(f"{value:.4f}")
+    if style == "tenth":
+        return Markup(f"{value:,.1f}")
+    text = f"{value:+.4f}" if style == "signed" else f"{value:.4f}"
+    return Markup(text.replace("-0.0000", "0.0000").replace("-", "−"))
+
+
+def brief(value: object) -> str:
+    """Text cut short; of a hash its first 16 digits, of a moment in UTC no fractions.
+
+    >>> brief("2024-03-01T10:00:00.5+00:00")
+    '2024-03-01 10:00:00 UTC'
+    """
+    text = str(value)
+    if _HASH.fullmatch(text):
+        return text[:16]
+    found = _MOMENT.fullmatch(text)
+    return f"{found[1]} {found[2]} UTC" if found else _short(text)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:MAX_SHOWN] + "…" * (len(text) > MAX_SHOWN)
+
+
+def _run_name(run: Run) -> str:
+    return run.name if run.kind in run.name else f"{run.kind}: {run.name}"
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -102,25 +129,31 @@ def _environment(is_html: bool) -> Environment:
     environment.filters["num"] = number
     environment.filters["moment"] = lambda text: text[:16].replace("T", " ")
     environment.filters["flat"] = flat
-    environment.filters["short"] = lambda text: str(text)[:MAX_SHOWN] + "…" * (len(str(text)) > MAX_SHOWN)
+    environment.filters["short"] = _short
+    environment.filters["brief"] = brief
+    environment.filters["run_name"] = _run_name
     return environment
 
 
-def _figures(report: "Report") -> dict[str, Markup]:
+def _figures(report: "Report") -> dict[str, Drawing]:
     """Drawings by name; one without anything to show is left out."""
     primary = report.relevance[0]
     axis = f"difference in {primary.metric}, B − A"
     shown = {}
     named = [(row.metric, row.effect) for row in report.relevance if row.effect.n > 1]
     if named:
-        shown["relevance"] = figures.forest("relevance", *_columns(named), "difference B − A")
+        shown["relevance"] = figures.forest(
+            "relevance", *_columns(named), "Effects with their intervals", "difference B − A"
+        )
     inside = [(visible(f"{s.kind}: {s.name} (n={s.n:,})", 40), s.effect) for s in report.segments if s.effect]
     if inside:
-        shown["segments"] = figures.forest("segments", *_columns(inside), axis)
+        shown["segments"] = figures.forest(
+            "segments", *_columns(inside), "Effects inside groups, intervals not adjusted", axis
+        )
     active = [(f"{s.name}\nn={s.n:,}", s.effect) for s in report.segments if s.effect and s.kind == "history"]
     if len(active) > 1:
-        title = "Effect by activity"
-        shown["activity"] = figures.points("activity", *_columns(active), title, "events before the window")
+        caption = f"Effect in {primary.metric} by activity"
+        shown["activity"] = figures.points("activity", *_columns(active), caption, "events before the window")
     if sum(report.histogram.counts):
         edges, counts = report.histogram.edges, report.histogram.counts
         shown["histogram"] = figures.histogram(edges, counts, f"difference in {primary.metric} of a user, B − A")
@@ -130,18 +163,19 @@ def _figures(report: "Report") -> dict[str, Markup]:
     return shown | _over_time(report)
 
 
-def _over_time(report: "Report") -> dict[str, Markup]:
+def _over_time(report: "Report") -> dict[str, Drawing]:
     """Windows by the day they start, or parts of the window where nothing was trained again; seeds beside."""
     windows = report.stability.of("window")
     runs = windows if len(windows) > 1 else report.stability.of("part")
     shown = {}
+    caption = f"Effect in {report.relevance[0].metric}"
     if len(runs) > 1:
         in_order = sorted(runs, key=lambda run: run.start)
         rows = [(f"{run.start[:10]}\nn={run.effect.n:,}", run.effect) for run in in_order]
-        shown["windows"] = figures.points("windows", *_columns(rows), "Windows over time", "labels from")
+        shown["windows"] = figures.points("windows", *_columns(rows), f"{caption}, windows over time", "labels from")
     seeds = [(run.name.removeprefix("the seed "), run.effect) for run in report.stability.of("seed")]
     if len(seeds) > 1:
-        shown["seeds"] = figures.points("seeds", *_columns(seeds), "Training seeds", "trained with")
+        shown["seeds"] = figures.points("seeds", *_columns(seeds), f"{caption}, training seeds", "trained with")
     return shown
 
 

@@ -12,7 +12,7 @@ from recsys import metrics
 from recsys.config import ReportConfig
 from serving.report.measures import Lists
 from serving.report.statistics import Effect, paired_effect
-from serving.report.world import Arm, World, counts
+from serving.report.world import Arm, World, counts, positive
 
 N_PARTS = 3
 SHARE_OF_WINDOWS = 2 / 3
@@ -109,6 +109,7 @@ def over_parts(
     if "timestamp" not in events:
         return ()
     start, end = window
+    events = positive(events)
     cuts = [start + i * (end - start) / N_PARTS for i in range(N_PARTS + 1)]
     runs = []
     for i, (low, high) in enumerate(pairwise(cuts), 1):
@@ -120,4 +121,8 @@ def over_parts(
 
 
 def _ndcg(lists: Lists, labels: sp.csr_matrix, k: int) -> np.ndarray:
-    return metrics.ndcg(metrics.hits_of(lists.ranked[:, :k], labels), np.diff(labels.indptr), k)
+    """By some of the labels: what hits one of them is among what hits any, so only hits are looked up again."""
+    hits = lists.hits[:, :k].copy()
+    user, slot = np.nonzero(hits)
+    hits[user, slot] = np.asarray(labels[user, lists.ranked[user, slot]]).ravel() > 0
+    return metrics.ndcg(hits, np.diff(labels.indptr), k)

@@ -20,21 +20,22 @@ class Cost:
     """What an arm took to make; None where nobody measured it.
 
     Args:
-        train_s, score_s: seconds of training, and of scoring `users_scored` users.
-        peak_memory_mib: of the process that scored.
+        train_s, score_s: seconds of training, and of scoring all users.
+        ms_per_user: milliseconds to score a user: CPU time of a version, time by the clock of a release.
+        peak_memory_mib: of the process that trained, or for a release scored.
         model_bytes: on disk.
     """
 
     train_s: float | None = None
     score_s: float | None = None
-    users_scored: int | None = None
+    ms_per_user: float | None = None
     peak_memory_mib: float | None = None
     model_bytes: int | None = None
 
     @property
-    def ms_per_user(self) -> float | None:
-        """Milliseconds to score a user."""
-        return 1000 * self.score_s / self.users_scored if self.score_s and self.users_scored else None
+    def users_per_s(self) -> float | None:
+        """Users scored in a second."""
+        return 1000 / self.ms_per_user if self.ms_per_user else None
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class World:
         if history is not None:
             tables["history"] = history
         _check_columns(tables, items)
-        labels = events[events["weight"] > 0] if "weight" in events else events
+        labels = positive(events)
         all_users = IdMap.from_values(labels["user_id"])
         kept = np.sort(rng.permutation(len(all_users))[:max_users])
         users = IdMap(all_users.ids[kept])
@@ -174,6 +175,11 @@ class World:
         order = np.argsort(is_out, axis=1, kind="stable")[:, :n_slots]
         ranked = np.where(np.take_along_axis(is_out, order, axis=1), -1, best[order])
         return np.pad(ranked, ((0, 0), (0, n_slots - ranked.shape[1])), constant_values=-1)
+
+
+def positive(events: pd.DataFrame) -> pd.DataFrame:
+    """Without rows whose weight is 0 or less, which are no labels."""
+    return events[events["weight"] > 0] if "weight" in events else events
 
 
 def ranks(table: pd.DataFrame) -> FloatArray:

@@ -8,7 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from recsys.cli import cli
+from recsys.config import RulesConfig, load_config
 from recsys.errors import ConfigError, DataError
+from serving.arms import Sides, table_arm, with_ids_like
+from serving.labels import Window, judges
+from serving.report.world import Arm
 
 START, END = "2024-03-20", "2024-04-11"
 
@@ -78,6 +82,20 @@ def test_the_exit_code_follows_the_verdict_and_the_page_is_written(folder: Path)
     }
 
 
+def test_the_same_command_twice_writes_the_same_bytes_but_for_the_date(folder: Path) -> None:
+    """In all four files: the moment of making is the only thing that differs."""
+    written = []
+    for name in ("once", "twice"):
+        arms = str(folder / "bad.parquet"), str(folder / "good.parquet")
+        run(folder, *arms, "--test-start", START, "-o", str(folder / name))
+        made_at = json.loads((folder / name / "report.json").read_text())["made_at"]
+        shown = f"{made_at[:19].replace('T', ' ')} UTC"
+        texts = {path.name: path.read_bytes() for path in (folder / name).iterdir()}
+        assert len(texts) == 4
+        written.append({n: b.replace(made_at.encode(), b"").replace(shown.encode(), b"") for n, b in texts.items()})
+    assert written[0] == written[1]
+
+
 def test_tables_of_unknown_age_need_a_start(folder: Path) -> None:
     good = str(folder / "good.parquet")
     assert isinstance(run(folder, good, good).exception, ConfigError)
@@ -89,6 +107,54 @@ def test_a_table_and_a_model_do_not_mix_and_a_table_without_ranks_is_named(folde
     error = run(folder, str(folder / "flat.parquet"), str(folder / "flat.parquet"), "--test-start", START).exception
     assert isinstance(error, DataError)
     assert "rank" in str(error)
+
+
+def test_a_table_of_another_library_needs_no_ranks_and_may_come_as_csv(folder: Path) -> None:
+    """Scores alone, in any order, ids that look like numbers: the same verdict as with ranks."""
+    good = pd.read_parquet(folder / "good.parquet")
+    scored = good.assign(score=1.0 / good["rank"]).drop(columns="rank").sample(frac=1, random_state=0)
+    scored.to_csv(folder / "scored.csv", index=False)
+    words = ("--test-start", START, "--json")
+    report = json.loads(run(folder, str(folder / "good.parquet"), str(folder / "scored.csv"), *words).stdout)
+    assert report["header"]["a"]["sha256"] == report["header"]["b"]["sha256"]
+    assert report["header"]["b"]["info"]["ranks"].startswith("by score")
+
+
+def test_scores_rank_from_the_highest_ties_by_item_and_no_number_last(tmp_path: Path) -> None:
+    rows = {"user_id": [1, 1, 1, 1, 2], "item_id": [5, 4, 3, 2, 9], "score": ["0.5", "0.5", "0.9", "?", "0.1"]}
+    pd.DataFrame(rows).to_csv(tmp_path / "scored.csv", index=False)
+    table = table_arm(tmp_path / "scored.csv").table
+    assert list(zip(table["item_id"], table["rank"], strict=True)) == [("3", 1), ("4", 2), ("5", 3), ("2", 4), ("9", 1)]
+
+
+def test_tables_get_the_ids_of_the_data_and_versions_keep_theirs() -> None:
+    table = pd.DataFrame({"user_id": ["7", "x"], "item_id": [1, 2], "rank": 1})
+    labels = pd.DataFrame({"user_id": [7], "item_id": ["1"]})
+    window = Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"))
+    typed = with_ids_like(Sides((Arm("A", table), Arm("B", table)), window), labels).arms[1].table
+    assert typed["user_id"].tolist() == [7, -1]  # nobody known
+    assert typed["item_id"].tolist() == ["1", "2"]
+    with pytest.raises(DataError, match="lose digits"):
+        with_ids_like(Sides((Arm("A", table.astype({"item_id": float})), Arm("B", table)), window), labels)
+
+
+def test_what_may_be_a_label_is_counted_and_said(folder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    events, items = shop
+    created = items["item_id"].map(lambda i: pd.Timestamp("2024-04-01" if int(i[1:]) >= 60 else "2023-01-01", tz="UTC"))
+    items.assign(created_at=created).to_parquet(folder / "dated.parquet")
+    config = load_config(folder / "recsys.toml", (f"data.items={folder / 'dated.parquet'}",))
+    window = Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"))
+    found = judges(config, window)
+    before, inside = (events[m] for m in (events["timestamp"] < window.start, events["timestamp"] >= window.start))
+    pairs = set(zip(before["user_id"], before["item_id"], strict=True))
+    is_new = np.array([pair not in pairs for pair in zip(inside["user_id"], inside["item_id"], strict=True)])
+    is_young = inside["item_id"].str[1:].astype(int) >= 60
+    assert len(found.labels) == (is_new & ~is_young).sum() > 0
+    assert f"({(~is_new).sum()} events left out)" in found.filters[1]
+    assert f"({(is_new & is_young).sum()} left out)" in found.filters[2]
+    assert (is_new & is_young).sum() > 0
+    repeats = judges(config.model_copy(update={"rules": RulesConfig(exclude_seen=False)}), window)
+    assert len(repeats.labels) == (~is_young).sum()
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +172,17 @@ def test_two_versions_are_compared_on_their_evaluation_window(trained: Path) -> 
     assert report["verdict"] in {"HOLD", "PROMOTE", "REJECT"}
     assert all(check["status"] != "fail" for check in report["checks"])
     assert report["candidate_recall"]["n"] == report["header"]["users"]
-    assert report["header"]["a"]["cost"]["train_s"] > 0
-    assert report["header"]["a"]["info"]["seed"] == "0"
+    cost = report["header"]["a"]["cost"]
+    assert min(cost[name] for name in ("train_s", "ms_per_user", "peak_memory_mib", "model_bytes")) > 0
+    assert "Scoring (ms a user)" in {row["metric"] for row in report["guardrails"]}
+    info = report["header"]["a"]["info"]
+    assert (info["seed"], info["registry"]) == ("0", "models:/recsys/1")
+    assert info["learned_from"] < info["ranker_from"] < info["latest_training_event"] < info["trained_until"]
+    assert len(report["header"]["settings_sha256"]) == 64
+    assert "labels are events of type purchase" in report["header"]["filters"]
+    shown = [row for sample in report["samples"] for row in sample["b"]]
+    assert all(row["source"] and row["reason"] for row in shown)
+    assert len(shown) > 50
     assert [run["kind"] for run in report["stability"]["runs"]][:2] == ["seed", "window"]
 
 
@@ -117,6 +192,16 @@ def test_a_version_of_other_data_is_trained_again_on_those_of_the_later_one(trai
     assert "trained again on the data of version 2" in report["header"]["a"]["info"]["lists"]
     # the same recipe on the same data with the same seed gives the same lists
     assert report["header"]["a"]["sha256"] == report["header"]["b"]["sha256"]
+
+
+@pytest.mark.slow
+def test_the_champion_stands_beside_two_others_of_its_window_or_the_page_says_why(trained: Path) -> None:
+    """Version 1 is the champion; 2 is of its window, 3 of an earlier one."""
+    beside = json.loads(run(trained, "2", "2", "--json").stdout)
+    assert list(beside["relevance"][0]["beside"]) == ["Popularity", "Champion"]
+    earlier = json.loads(run(trained, "3", "3", "--json").stdout)
+    assert list(earlier["relevance"][0]["beside"]) == ["Popularity"]
+    assert any("The present champion, version 1, was evaluated on another" in told for told in earlier["limits"])
 
 
 @pytest.mark.slow
@@ -159,3 +244,34 @@ def test_promote_and_the_night_go_through_the_report(trained: Path) -> None:
     night = CliRunner().invoke(cli, ["nightly", *words, "--as-of", END, "--train", "always", "--promote"])
     assert night.exit_code == 0, night.output
     assert "stays out: HOLD" in night.stderr  # the champion's recipe on the champion's data
+
+
+@pytest.mark.slow
+def test_items_made_during_the_window_are_in_no_list_and_the_comparison_is_valid(
+    tmp_path: Path,
+    make_shop: Callable[[Path, pd.DataFrame, pd.DataFrame], None],
+    shop: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    """A quarter of the items is made a week before the end, inside the last window, and then sells as ever."""
+    events, items = shop
+    moment = pd.Timestamp("2024-04-04", tz="UTC")
+    is_young = items["item_id"].str[1:].astype(int) % 20 >= 15
+    items = items.assign(created_at=is_young.map({True: moment, False: pd.Timestamp("2023-01-01", tz="UTC")}))
+    young = items["item_id"][is_young]
+    make_shop(tmp_path, events[~events["item_id"].isin(young) | (events["timestamp"] >= moment)], items)
+    done = CliRunner().invoke(cli, ["train", "-c", str(tmp_path / "recsys.toml"), "--as-of", END])
+    assert done.exit_code == 0, done.output
+    report = json.loads(run(tmp_path, "1", "champion", "--json").stdout)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert pd.Timestamp(report["header"]["test_start"]) < moment
+    assert report["verdict"] == "HOLD"
+    assert checks["'1' recommends nothing before it existed"]["status"] == "pass"
+    assert checks["'1' recommends nothing before it existed"]["detail"].startswith(f"{len(young)} items are younger")
+    assert report["candidate_recall"]["n"] == report["header"]["users"]
+    left_out = next(told for told in report["header"]["filters"] if "made in the window" in told)
+    assert "(0 left out)" not in left_out
+    # the night after, they are served
+    model_lists = CliRunner().invoke(cli, ["score", "-c", str(tmp_path / "recsys.toml"), "--as-of", END])
+    assert model_lists.exit_code == 0, model_lists.output
+    table = pd.concat(pd.read_parquet(part) for part in (tmp_path / "out" / "current").glob("part-*.parquet"))
+    assert table["item_id"].isin(young).any()

@@ -52,6 +52,29 @@ def test_short_lists_are_invalid_beyond_a_handful() -> None:
     assert (found.status, found.detail.split(",")[0]) == ("fail", "3 of 200 lists hold fewer than 10 items")
 
 
+@pytest.mark.parametrize(
+    "info, status, told",
+    [
+        ({}, "unknown", "does not say"),
+        (
+            {"trained_until": "2024-03-01", "latest_training_event": "2024-02-29T23:59:59Z"},
+            "pass",
+            "last training event",
+        ),
+        ({"latest_training_event": "2024-03-01T00:00:00Z"}, "fail", "it has seen labels"),
+        ({"trained_until": "2024-03-01", "latest_training_event": "2024-03-01T00:00:01Z"}, "fail", "first test event"),
+        ({"trained_until": "2024-03-02", "latest_training_event": "2024-02-01"}, "fail", "trained until 2024-03-02"),
+    ],
+)
+def test_the_latest_training_event_lies_before_the_first_test_event(
+    info: dict[str, str], status: str, told: str
+) -> None:
+    b = arm("B")
+    found = checks(arm("A"), Arm("B", b.table, "", info))["'B' was trained on nothing from the test window"]
+    assert found.status == status
+    assert told in found.detail
+
+
 def policies(n_a: int, n_b: int) -> pd.DataFrame:
     users = np.arange(n_a + n_b)
     rows = pd.DataFrame({"user_id": users, "item_id": 0, "policy": np.where(users < n_a, "A", "B")})

@@ -152,6 +152,79 @@ def test_scoring_that_hits_whatever_the_labels_are_is_invalid(
     assert "Shuffled labels fall to chance" in failed
 
 
+def test_popularity_and_the_champion_stand_beside_the_arms(world: dict[str, Any]) -> None:
+    a, b, best = arm("A", 0.1, world, 1), arm("B", 0.2, world, 2), arm("champion", 0.5, world, 3)
+    report = judged(a, b, world, champion=best)
+    alone = judged(a, best, world)
+    for row, theirs in zip(report.relevance, alone.relevance, strict=True):
+        assert list(row.beside) == ["Popularity", "Champion"]
+        assert row.beside["Champion"] == theirs.effect.b
+        assert row.beside["Popularity"] == theirs.beside["Popularity"]
+    gini = {row.metric: row for row in report.guardrails}["Exposure Gini"]
+    assert gini.beside["Champion"] == {row.metric: row for row in alone.guardrails}["Exposure Gini"].b
+
+
+def test_the_header_says_how_to_make_the_report_again(world: dict[str, Any]) -> None:
+    a = arm("A", 0.1, world, 1, run_seed="3", artifact_sha256="ab")
+    words = {"command": "recsys compare 1 2", "code_revision": "abc+changes", "filters": ("no repeats",)}
+    header = judged(a, a, world, settings_sha256="cd", **words).header
+    assert {name: getattr(header, name) for name in words} == words
+    assert (header.settings_sha256, header.a.info) == ("cd", {"run_seed": "3", "artifact_sha256": "ab"})
+    assert {"python", "numpy", "scipy", "torch"} <= header.packages.keys()
+
+
+def test_without_filters_the_header_counts_the_labels_that_repeat(world: dict[str, Any]) -> None:
+    a = arm("A", 0.1, world, 1)
+    repeated = world["events"].merge(world["history"][["user_id", "item_id"]].drop_duplicates())
+    assert judged(a, a, world).header.filters == (f"{len(repeated)} labels repeat what their user took before",)
+    assert len(repeated) > 0
+    assert "unknown" in judged(a, a, world, history=None).header.filters[0]
+
+
+@pytest.mark.parametrize("name, column", [("events", "item_id"), ("history", "user_id"), ("items", "title")])
+def test_other_data_have_another_hash(world: dict[str, Any], name: str, column: str) -> None:
+    a = arm("A", 0.1, world, 1)
+    before = judged(a, a, world).header.data_sha256
+    table = world[name].copy()
+    table.loc[0, column] = table[column].iloc[-1] if name != "items" else "Another"
+    after = judged(a, a, world | {name: table}).header.data_sha256
+    assert {key for key in before if before[key] != after[key]} == {"events": {"labels"}}.get(name, {name})
+
+
+def test_a_protected_group_too_small_to_judge_is_named(world: dict[str, Any]) -> None:
+    a, b = arm("A", 0.1, world, 1), arm("B", 0.5, world, 2)
+    told = "history: 0 is protected, but 100 users are too few to judge it."
+    assert told in judged(a, b, world, config=ReportConfig(min_segment_users=150)).limits
+    assert told not in judged(a, b, world).limits
+
+
+def test_a_t_test_that_sign_flips_do_not_bear_out_is_named(world: dict[str, Any]) -> None:
+    """Five equal wins: t is certain, but all signs are equal in 2 of 32 flips."""
+    events = pd.DataFrame({"user_id": range(5), "item_id": 1})
+    items = pd.DataFrame({"item_id": [0, 1], "title": "x"})
+    tables = [
+        pd.DataFrame({"user_id": np.repeat(range(5), 2), "item_id": both * 5, "rank": [1, 2] * 5})
+        for both in ([0, 1], [1, 0])
+    ]
+    report = compare(
+        Arm("A", tables[0]),
+        Arm("B", tables[1]),
+        events,
+        items,
+        ReportConfig(),
+        test_start=START,
+        test_end=END,
+        now=END,
+        k=2,
+    )
+    assert report.relevance[0].effect.p == 0
+    assert report.relevance[0].p_sign_flip == pytest.approx(2 / 32, abs=0.02)
+    assert any("disagree about NDCG@2" in limit for limit in report.limits)
+    assert not any(
+        "disagree" in limit for limit in judged(arm("A", 0.1, world, 1), arm("B", 0.5, world, 2), world).limits
+    )
+
+
 def test_a_model_trained_until_the_window_is_valid(world: dict[str, Any]) -> None:
     a = arm("A", 0.3, world, 1, trained_until="2024-03-01")
     assert judged(a, a, world).verdict == "HOLD"

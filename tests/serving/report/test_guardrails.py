@@ -91,7 +91,7 @@ def test_margins_are_relative_and_never_under_their_floor() -> None:
 
 def test_scoring_cost_is_judged_where_both_arms_know_it() -> None:
     lists = table({1: [1, 2], 2: [1, 3]})
-    slow, quick = (Arm("A", lists, cost=Cost(score_s=s, users_scored=1_000)) for s in (30.0, 3.0))
+    slow, quick = (Arm("A", lists, cost=Cost(ms_per_user=ms)) for ms in (30.0, 3.0))
     assert found(quick, slow)["Scoring (ms a user)"].judged.is_harmed
     assert found(slow, quick)["Scoring (ms a user)"].judged.is_non_inferior
     assert "Scoring (ms a user)" not in found(quick, Arm("B", lists))

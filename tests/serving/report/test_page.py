@@ -10,7 +10,7 @@ import pytest
 from recsys.config import ReportConfig
 from serving.report import page
 from serving.report.compare import compare
-from serving.report.document import Report
+from serving.report.document import SCHEMA, Report
 from serving.report.world import Arm
 
 HOSTILE = [
@@ -126,7 +126,7 @@ def test_json_has_no_nan_and_keeps_the_verdict(report: Report) -> None:
         raise AssertionError(name)
 
     whole = json.loads(report.to_json(), parse_constant=refuse)
-    assert (whole["schema"], whole["verdict"]) == ("recsys.compare/2", report.verdict)
+    assert (whole["schema"], whole["verdict"]) == ("recsys.compare/3", report.verdict)
     assert len(whole["samples"]) == len(report.samples) > 5
 
 
@@ -151,3 +151,43 @@ def test_numbers_say_what_they_are() -> None:
     assert page.number(0.01234, "percent") == "+1.23%"
     assert page.number(12_345.0, "count") == "12,345"
     assert page.number(1e-9, "p") == "&lt;0.0001"
+
+
+def test_hashes_and_moments_are_cut_for_people() -> None:
+    assert page.brief("ab" * 32) == "ab" * 8
+    assert page.brief("2024-03-01 10:00:00+00:00") == "2024-03-01 10:00:00 UTC"
+    assert page.brief("2024-03-01T10:00:00+02:00") == "2024-03-01T10:00:00+02:00"
+    assert page.brief("x" * 200) == "x" * 120 + "…"
+
+
+def test_a_loss_has_a_minus_and_nothing_has_no_sign() -> None:
+    assert page.number(-0.01234, "signed") == "−0.0123"
+    assert page.number(-0.5, "percent") == "−50.00%"
+    assert page.number(-1e-7) == "0.0000"
+
+
+def test_every_figure_says_what_it_shows(report: Report) -> None:
+    text = page.html(report)
+    assert text.count("<figcaption>") == text.count("<figure>") == text.count('<svg role="img"') > 4
+    assert len(text.encode()) < 2_000_000
+
+
+def paths(value: object, at: str = "") -> set[str]:
+    """Where something stands in a JSON value; entries of a list share a place."""
+    if isinstance(value, dict):
+        return {path for key, part in value.items() for path in paths(part, f"{at}.{key}")}
+    if isinstance(value, list):
+        return {path for part in value for path in paths(part, f"{at}[]")} or {f"{at}[]"}
+    return {at}
+
+
+def test_the_json_has_the_shape_that_its_schema_promises(report: Report) -> None:
+    """A place that is gone or named anew needs a new number in SCHEMA; a new place only its line in the file."""
+    found = {
+        path
+        for path in paths(json.loads(report.to_json()))
+        if not path.startswith((".header.config.", ".header.packages.", ".header.a.info."))
+    }
+    stored = (Path(__file__).parent / "schema.txt").read_text().splitlines()
+    assert stored[0] == SCHEMA
+    assert sorted(found) == stored[1:]

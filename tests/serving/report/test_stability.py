@@ -68,6 +68,23 @@ def test_a_gain_of_one_third_of_the_window_holds(shop: tuple[pd.DataFrame, pd.Da
     assert "1 of 3 parts of the window" in report.reason
 
 
+def test_parts_are_judged_by_their_own_labels_and_none_of_weight_0(
+    shop: tuple[pd.DataFrame, pd.DataFrame, Arm, Arm],
+) -> None:
+    """Each part of the window alone gives what its labels alone give; labels of weight 0 change nothing."""
+    events, items, a, b = shop
+    window = {"test_start": START, "test_end": END, "now": END}
+    parts = compare(a, b, events, items, ReportConfig(), **window).stability.of("part")  # type: ignore[arg-type]
+    for number, part in enumerate(parts):
+        alone = on_lists(
+            "seed", "x", (a, b), events.iloc[100 * number : 100 * (number + 1)], items, (START, END), 10, ReportConfig()
+        )
+        assert part.effect == alone.effect
+    more = pd.concat([events.assign(weight=1.0), events.assign(item_id=5, weight=0.0)])
+    again = compare(a, b, more, items, ReportConfig(), **window).stability.of("part")  # type: ignore[arg-type]
+    assert [part.effect for part in again] == [part.effect for part in parts]
+
+
 def test_a_version_waits_for_its_seeds_and_windows(shop: tuple[pd.DataFrame, pd.DataFrame, Arm, Arm]) -> None:
     events, items, a, b = shop
     needs = {"test_start": START, "test_end": END, "now": END, "min_seeds": 2, "min_windows": 2}
