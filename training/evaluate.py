@@ -1,6 +1,6 @@
 """The per-source table on a window of labels: every source and the whole, by segment, with intervals."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,11 @@ from features.candidates import Candidates, gather, source_scores, top_k
 from features.histories import Histories
 from features.snapshot import Snapshot
 from recsys import metrics
+from recsys.calibration import Reliability
 from recsys.ranker import Ranker
 from recsys.text_tower import Progress, unit_rows
 from recsys.types import FloatArray, IntArray
+from training.calibration import measure_reliability
 from training.ranker import chunks
 
 N_SLOTS = 50
@@ -30,12 +32,14 @@ class Evaluation:
         coverage: share of eligible items in anybody's first 10, per source.
         lists: the ranker's first 50 items of each evaluated user: user_pos, item_pos, rank, score.
         n_cold_users: users with a target that had no event before the window.
+        reliability: how far `p` can be relied on; see `training.calibration.measure_reliability`.
     """
 
     per_user: pd.DataFrame
     coverage: dict[str, float]
     lists: pd.DataFrame
     n_cold_users: int
+    reliability: dict[str, Reliability] = field(default_factory=dict)
 
     def table(self, alpha: float = 0.05) -> pd.DataFrame:
         """One row per source: means with half-widths of their intervals."""
@@ -103,7 +107,8 @@ def evaluate(
     n_eligible = max(1, int(snapshot.is_eligible.sum()))
     coverage = {source: float(seen.sum() / n_eligible) for source, seen in shown.items()}
     n_cold = int((np.diff(cold_targets[users].indptr) > 0).sum())
-    return Evaluation(per_user.sort_values(["source", "user_pos"]), coverage, pd.concat(lists), n_cold)
+    reliability = measure_reliability(snapshot, ranker, targets, rng)
+    return Evaluation(per_user.sort_values(["source", "user_pos"]), coverage, pd.concat(lists), n_cold, reliability)
 
 
 def rank_all(
