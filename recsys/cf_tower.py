@@ -66,21 +66,29 @@ class CFTower:
             frozen_vectors: of the untrained encoder, (n_items, dim): what EASE is pulled towards, since they know
                 what the labels do not; `text_vectors` by default.
         """
-        factors = min(config.factors, min(confidence.shape))
-        # implicit threads over users itself; a threaded BLAS below it fights for the same cores
-        with one_blas_thread():
-            als = _als(config, factors, seed)
-            als.fit(confidence, show_progress=False)
-            neighbours = ItemItemRecommender(K=config.neighbours + 1)  # an item's nearest neighbour is itself
-            neighbours.fit(_unit_columns(confidence), show_progress=False)
-        similarity = sp.csr_matrix(neighbours.similarity, dtype=np.float32)
-        similarity.setdiag(0)
-        similarity.eliminate_zeros()
-        is_warm = np.bincount(confidence.indices, minlength=confidence.shape[1]) > 0
-        item_factors = np.array(als.item_factors, dtype=np.float32)
+        frozen = text_vectors if frozen_vectors is None else frozen_vectors
+        factors, similarity = als_factors(confidence, config, seed), neighbour_weights(confidence, config)
+        ease, is_warm = ease_weights(confidence, frozen, config), warm_items(confidence)
+        return cls.joined(config, factors, similarity, ease, is_warm, text_vectors)
+
+    @classmethod
+    def joined(
+        cls,
+        config: CFConfig,
+        factors: FloatArray,
+        similarity: sp.csr_matrix,
+        ease: sp.csr_matrix,
+        is_warm: BoolArray,
+        text_vectors: FloatArray,
+    ) -> "CFTower":
+        """The tower of parts that were fitted apart (`als_factors`, `neighbour_weights`, `ease_weights`, `warm_items`).
+
+        Args:
+            text_vectors: unit vectors of the items, (n_items, dim): what cold items get their factors from.
+        """
+        item_factors = factors.copy()
         text_map = _ridge(text_vectors[is_warm], item_factors[is_warm])
         item_factors[~is_warm] = text_vectors[~is_warm] @ text_map
-        ease = ease_weights(confidence, text_vectors if frozen_vectors is None else frozen_vectors, config)
         return cls(config, item_factors, similarity, ease, is_warm, text_map)
 
     def fold_in(self, confidence: sp.csr_matrix) -> FloatArray:
@@ -166,14 +174,40 @@ class CFTower:
         return cls(config, arrays["item_factors"], similarity, ease, is_warm, arrays["text_map"])
 
 
-def _als(config: CFConfig, factors: int, seed: int) -> AlternatingLeastSquares:
-    return AlternatingLeastSquares(
-        factors=factors,
-        regularization=config.regularization,
-        alpha=config.alpha,
-        iterations=config.iterations,
-        random_state=seed,
-    )
+def als_factors(confidence: sp.csr_matrix, config: CFConfig, seed: int) -> FloatArray:
+    """Item factors of ALS, (n_items, factors) float32; those of items without events mean nothing yet.
+
+    Args:
+        confidence: as in `CFTower.fit`.
+        seed: of the factors' start.
+    """
+    # implicit threads over users itself; a threaded BLAS below it fights for the same cores
+    with one_blas_thread():
+        als = AlternatingLeastSquares(
+            factors=min(config.factors, min(confidence.shape)),
+            regularization=config.regularization,
+            alpha=config.alpha,
+            iterations=config.iterations,
+            random_state=seed,
+        )
+        als.fit(confidence, show_progress=False)
+    return np.array(als.item_factors, dtype=np.float32)
+
+
+def neighbour_weights(confidence: sp.csr_matrix, config: CFConfig) -> sp.csr_matrix:
+    """Cosines of an item with its nearest others, (n_items, n_items) float32."""
+    with one_blas_thread():
+        neighbours = ItemItemRecommender(K=config.neighbours + 1)  # an item's nearest neighbour is itself
+        neighbours.fit(_unit_columns(confidence), show_progress=False)
+    similarity = sp.csr_matrix(neighbours.similarity, dtype=np.float32)
+    similarity.setdiag(0)
+    similarity.eliminate_zeros()
+    return similarity
+
+
+def warm_items(confidence: sp.csr_matrix) -> BoolArray:
+    """True where an item had events, (n_items,)."""
+    return np.asarray(np.bincount(confidence.indices, minlength=confidence.shape[1]) > 0)
 
 
 def ease_weights(confidence: sp.csr_matrix, vectors: FloatArray, config: CFConfig) -> sp.csr_matrix:
