@@ -17,6 +17,7 @@ from recsys.config import Config, json_schema, load_config
 from recsys.errors import ConfigError, RecsysError, as_ours
 from recsys.progress import Log, Reporter
 from recsys.stop import stoppable
+from training.dials import GROUPS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -297,7 +298,7 @@ def evaluate(config: Config, as_of: str | None, log: Log, as_json: bool) -> None
 @click.option("--trials", type=click.IntRange(min=1), default=30, show_default=True, help="In all, earlier calls too.")
 @click.option("--timeout", type=Duration(), default=None, metavar="2h", help="Begin no trial after this time.")
 @click.option(
-    "--only", multiple=True, type=click.Choice(["ease", "ranker", "text", "als", "candidates"]), help="Turn these only."
+    "--only", multiple=True, type=click.Choice(GROUPS), help="Turn the dials of this group only; may be repeated."
 )
 @click.option("--write", "write_to", type=click.Path(path_type=Path), default=None, help="Write the best as TOML.")
 @log_option
@@ -321,7 +322,7 @@ def tune(
     recsys tune --trials 30 --timeout 2h --write better.toml
     """
     from serving.runs import Run, recorded
-    from training.dials import GROUPS, refuse_foreign
+    from training.dials import refuse_foreign
 
     if write_to:
         refuse_foreign(write_to)

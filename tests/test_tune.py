@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
@@ -54,6 +55,10 @@ def searched(config: Config, dataset: Dataset, n: int, groups: tuple[str, ...] =
     return tune(dataset, config, quiet(), Registry(config.mlflow), n_trials=n, groups=groups)
 
 
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 def told(found: Tuning) -> list[tuple[object, ...]]:
     return [(t.number, t.group, t.settings, t.ndcg_10, t.chosen) for t in found.trials]
 
@@ -94,6 +99,11 @@ def test_a_search_that_was_stopped_goes_on_and_ends_like_one_that_was_not(
     with monkeypatch.context() as patch:
         patch.setattr(Workbench, "judge", None)  # nothing is computed for what is there
         assert len(searched(config, dataset, 3).trials) == 3
+    for name in ("ask", "tell"):  # as if killed while a trial waited to begin, and while it ran
+        with monkeypatch.context() as patch:
+            patch.setattr(optuna.Study, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                searched(config, dataset, 5)
     again = searched(config, dataset, 5)
     assert told(again) == told(whole)
     assert (again.best, again.gain) == (whole.best, whole.gain)

@@ -27,7 +27,7 @@ from recsys.progress import Reporter
 from recsys.registry import Registry, RegistryDownError, Run
 from training.dials import GROUPS, MARK, Dial, Settings, free_dials, group_of, toml_lines, value_of, with_settings
 from training.pipeline import cut
-from training.workbench import Judged, Workbench, encoded, without_report
+from training.workbench import Workbench, encoded, without_report
 
 STARTUP = 5  # trials before TPE believes what it has seen
 ALPHA = 0.05
@@ -156,9 +156,9 @@ def tune(
                     progress(len(journal.trials), n_trials)
                     if journal.trials and ends is not None and time.monotonic() >= ends:
                         break
-                    trial, judged = journal.next(bench)
+                    trial = journal.next(bench)
                     log(trial)
-                    reporter.say(_line(trial, journal.trials, judged, n_trials))
+                    reporter.say(_line(trial, journal.trials, n_trials))
                 progress(len(journal.trials), n_trials)
         return journal.outcome(n_trials)
 
@@ -175,8 +175,11 @@ class Journal:
         self._study = optuna.create_study(
             storage=self._storage, study_name="tune", direction="maximize", load_if_exists=True
         )
-        for trial in self._study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING), deepcopy=False):
-            self._study.tell(trial.number, state=TrialState.FAIL)  # whoever began it is dead: the lock is ours
+        # whoever began these is dead: the lock is ours
+        for trial in self._study.get_trials(states=(TrialState.RUNNING,), deepcopy=False):
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        for _ in self._study.get_trials(states=(TrialState.WAITING,), deepcopy=False):
+            self._study.tell(self._study.ask(), state=TrialState.FAIL)  # asking begins one that waits
         self.trials = [self._trial(n, t) for n, t in enumerate(self._done())]
 
     def close(self) -> None:
@@ -184,7 +187,7 @@ class Journal:
         self._storage.remove_session()
         self._storage.engine.dispose()
 
-    def next(self, bench: Workbench) -> tuple[Trial, Judged]:
+    def next(self, bench: Workbench) -> Trial:
         """Makes one trial; what is cut off leaves nothing but a number that is not used again."""
         began, n = time.monotonic(), len(self.trials)
         group = group_of(n, self._groups) if n else "defaults"
@@ -209,7 +212,7 @@ class Journal:
         unfinished.replace(self._users_file(asked.number))
         self._study.tell(asked, judged.value)
         self.trials.append(self._trial(n, self._done()[-1]))
-        return self.trials[-1], judged
+        return self.trials[-1]
 
     @property
     def best(self) -> int:
@@ -221,6 +224,7 @@ class Journal:
         done = self._done()
         default, best = (np.load(self._users_file(done[n].number)) for n in (0, self.best))
         gain = paired_interval(default, best, ALPHA / max(1, len(done) - 1))
+        n_wanted = max(n_wanted, len(done))  # an earlier call may have asked for more
         return Tuning(tuple(self.trials), self.best, gain, len(default), n_wanted, self._folder)
 
     def _done(self) -> list[FrozenTrial]:
@@ -307,11 +311,11 @@ def _log_trial(registry: Registry, parent: Run, trial: Trial, tags: dict[str, st
     parent.log_metrics(numbers, trial.number)
 
 
-def _line(trial: Trial, trials: Sequence[Trial], judged: Judged, n_trials: int) -> str:
+def _line(trial: Trial, trials: Sequence[Trial], n_trials: int) -> str:
     best = max(trials, key=lambda t: (t.ndcg_10, -t.number))
     turned = {k: v for k, v in trial.settings.items() if v != trials[0].settings[k]}
     what = ", ".join(f"{k} {v:g}" for k, v in turned.items()) or "settings as they are"
     return (
-        f"trial {trial.number + 1} of {n_trials} ({trial.group}): {what}: NDCG@10 {trial.ndcg_10:.4f} ({judged.chosen}), "
+        f"trial {trial.number + 1} of {n_trials} ({trial.group}): {what}: NDCG@10 {trial.ndcg_10:.4f} ({trial.chosen}), "
         f"best {best.ndcg_10:.4f}, {trial.seconds:.0f} s"
     )

@@ -49,9 +49,10 @@ class Judged:
 class Workbench:
     """The ranker's window of a data set, ready to judge settings.
 
-    The number is the one that the ranker's guard goes by: NDCG@10 over all users who took something new in the
-    ranker's window, each scored by trees and by the fusion that learned from other users (three folds), of the kind
-    that is better on the mean. What a user took beyond their candidates counts as missed.
+    The number is the one that the ranker's guard goes by: NDCG@10 over all users (or `ranker.max_users` of them) who
+    took something in the ranker's window that could have been recommended, each scored by trees and by a fusion that
+    learned from other users (three folds), of the kind that is better on the mean. What a user took beyond their
+    candidates counts as missed, so settings with other candidates compare.
 
     Args:
         dataset: without the report window; see `without_report`.
@@ -96,7 +97,7 @@ class Workbench:
                 )
             return group, fold, np.diff(targets[users].indptr)
 
-        # the largest thing here by far, so only the last one is kept
+        # the largest thing here by far, so only the last one is kept; dials reach it through these three alone
         return self._once("pairs", (config.text, config.cf, config.candidates), 1, make)
 
     def _snapshot(self, config: Config) -> Snapshot:
