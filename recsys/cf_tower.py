@@ -56,20 +56,8 @@ class CFTower:
                 encoder without the head, since they know what the labels do not.
             seed: of the factors' start.
         """
-        factors = min(config.factors, min(confidence.shape))
-        # implicit threads over users itself; a threaded BLAS below it fights for the same cores
-        with one_blas_thread():
-            als = _als(config, factors, seed)
-            als.fit(confidence, show_progress=False)
-            neighbours = ItemItemRecommender(K=config.neighbours + 1)  # an item's nearest neighbour is itself
-            neighbours.fit(_unit_columns(confidence), show_progress=False)
-        similarity = sp.csr_matrix(neighbours.similarity, dtype=np.float32)
-        similarity.setdiag(0)
-        similarity.eliminate_zeros()
-        is_warm = np.bincount(confidence.indices, minlength=confidence.shape[1]) > 0
-        item_factors = np.array(als.item_factors, dtype=np.float32)
-        item_factors[~is_warm] = 0
-        return cls(config, item_factors, similarity, ease_weights(confidence, text_vectors, config), is_warm)
+        similarity, ease = neighbour_weights(confidence, config), ease_weights(confidence, text_vectors, config)
+        return cls(config, als_factors(confidence, config, seed), similarity, ease, warm_items(confidence))
 
     def with_cold(self, cold: IntArray, loans: Iterable[tuple[IntArray, IntArray, FloatArray]]) -> "CFTower":
         """The tower with new factors and EASE columns for cold items; those they had are gone.
@@ -174,14 +162,42 @@ class CFTower:
         return cls(config, arrays["item_factors"], similarity, ease, is_warm)
 
 
-def _als(config: CFConfig, factors: int, seed: int) -> AlternatingLeastSquares:
-    return AlternatingLeastSquares(
-        factors=factors,
-        regularization=config.regularization,
-        alpha=config.alpha,
-        iterations=config.iterations,
-        random_state=seed,
-    )
+def als_factors(confidence: sp.csr_matrix, config: CFConfig, seed: int) -> FloatArray:
+    """Item factors of ALS, (n_items, factors) float32; zeros for items without events.
+
+    Args:
+        confidence: as in `CFTower.fit`.
+        seed: of the factors' start.
+    """
+    # implicit threads over users itself; a threaded BLAS below it fights for the same cores
+    with one_blas_thread():
+        als = AlternatingLeastSquares(
+            factors=min(config.factors, min(confidence.shape)),
+            regularization=config.regularization,
+            alpha=config.alpha,
+            iterations=config.iterations,
+            random_state=seed,
+        )
+        als.fit(confidence, show_progress=False)
+    item_factors = np.array(als.item_factors, dtype=np.float32)
+    item_factors[~warm_items(confidence)] = 0
+    return item_factors
+
+
+def neighbour_weights(confidence: sp.csr_matrix, config: CFConfig) -> sp.csr_matrix:
+    """Cosines of an item with its nearest others, (n_items, n_items) float32."""
+    with one_blas_thread():
+        neighbours = ItemItemRecommender(K=config.neighbours + 1)  # an item's nearest neighbour is itself
+        neighbours.fit(_unit_columns(confidence), show_progress=False)
+    similarity = sp.csr_matrix(neighbours.similarity, dtype=np.float32)
+    similarity.setdiag(0)
+    similarity.eliminate_zeros()
+    return similarity
+
+
+def warm_items(confidence: sp.csr_matrix) -> BoolArray:
+    """True where an item had events, (n_items,)."""
+    return np.asarray(np.bincount(confidence.indices, minlength=confidence.shape[1]) > 0)
 
 
 def ease_weights(confidence: sp.csr_matrix, vectors: FloatArray, config: CFConfig) -> sp.csr_matrix:

@@ -17,6 +17,7 @@ from recsys.config import Config, json_schema, load_config
 from recsys.errors import ConfigError, RecsysError, as_ours
 from recsys.progress import Log, Reporter
 from recsys.stop import stoppable
+from training.dials import GROUPS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -289,6 +290,57 @@ def evaluate(config: Config, as_of: str | None, log: Log, as_json: bool) -> None
 
     stored = evaluation_of(config, moment(as_of), Reporter(log=log))
     _print_json(stored) if as_json else print_stored_evaluation(stored, Console())
+
+
+@cli.command()
+@with_config
+@as_of_option
+@click.option("--trials", type=click.IntRange(min=1), default=30, show_default=True, help="In all, earlier calls too.")
+@click.option("--timeout", type=Duration(), default=None, metavar="2h", help="Begin no trial after this time.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(GROUPS), help="Turn the dials of this group only; may be repeated."
+)
+@click.option("--write", "write_to", type=click.Path(path_type=Path), default=None, help="Write the best as TOML.")
+@log_option
+@json_option
+def tune(
+    config: Config,
+    as_of: str | None,
+    trials: int,
+    timeout: float | None,
+    only: tuple[str, ...],
+    write_to: Path | None,
+    log: Log,
+    as_json: bool,
+) -> None:
+    r"""Looks for better settings on the ranker's window, and says what they are worth.
+
+    The same command goes on where it was stopped. The report window is never read, so `recsys evaluate` with the
+    settings found stays honest.
+
+    \b
+    recsys tune --trials 30 --timeout 2h --write better.toml
+    """
+    from serving.runs import Run, recorded
+    from training.dials import refuse_foreign
+
+    if write_to:
+        refuse_foreign(write_to)
+    run = Run(config, "tune", moment(as_of), Reporter(log=log))
+    with stoppable(), recorded(run, needs_lock=False):
+        from serving.nightly import load_dataset
+        from training.tune import tune as search
+
+        dataset, _ = load_dataset(config, run.as_of, run.reporter)
+        groups = [group for group in GROUPS if group in (only or GROUPS)]
+        found = search(dataset, config, run.reporter, run.registry, n_trials=trials, timeout_s=timeout, groups=groups)
+        run.facts |= {"trials": len(found.trials), "ndcg_10": found.trials[found.best].ndcg_10}
+        if write_to:
+            found.write(write_to)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        click.echo("\n".join([*found.sentences(), "", *found.toml()]).rstrip())
 
 
 @cli.command()

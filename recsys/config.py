@@ -107,6 +107,7 @@ class RankerConfig(Section):
     learning_rate: float = Field(0.05, gt=0)
     min_rows_per_leaf: int = Field(50, ge=1)
     max_users: int = Field(20_000, ge=1, description="Users sampled for the ranker's training.")
+    calibrate: bool = Field(True, description="Fill `p`, the probability that the user takes the item.")
 
 
 class RulesConfig(Section):

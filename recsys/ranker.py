@@ -10,6 +10,7 @@ import lightgbm as lgb
 import numpy as np
 from scipy.optimize import minimize
 
+from recsys.calibration import Calibration
 from recsys.config import RankerConfig
 from recsys.errors import ModelError
 from recsys.types import FloatArray, IntArray
@@ -84,6 +85,7 @@ class Ranker:
         trees: LightGBM's model as text, or None.
         chosen: "trees" or "fusion".
         guard: NDCG@10 of both on users they did not learn from, for the record.
+        calibration: of the chosen scores to probabilities; None where it is off or there was too little to fit it on.
     """
 
     names: tuple[str, ...]
@@ -91,6 +93,7 @@ class Ranker:
     trees: str | None
     chosen: str
     guard: dict[str, float]
+    calibration: Calibration | None = None
 
     def score(self, features: FloatArray, by: str | None = None) -> FloatArray:
         """Scores of pairs, (n_pairs,) float64, comparable within a user.
@@ -122,12 +125,14 @@ class Ranker:
         return {self.names[i]: float(gain[i] / max(gain.sum(), 1e-12)) for i in order}
 
     def save(self, folder: Path) -> None:
-        """Writes ranker.json and, where there are trees, ranker.txt."""
+        """Writes ranker.json and, where there are trees and a calibration, ranker.txt and calibration.json."""
         fields = {k: list(getattr(self.fusion, k)) for k in ("columns", "weights", "means", "scales")}
         text = {"names": list(self.names), "fusion": fields, "chosen": self.chosen, "guard": self.guard}
         (folder / "ranker.json").write_text(json.dumps(text, indent=2))
         if self.trees is not None:
             (folder / "ranker.txt").write_text(self.trees)
+        if self.calibration is not None:
+            self.calibration.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "Ranker":
@@ -135,7 +140,7 @@ class Ranker:
         text = json.loads((folder / "ranker.json").read_text())
         fusion = LinearFusion(**{k: tuple(v) for k, v in text["fusion"].items()})
         trees = (folder / "ranker.txt").read_text() if (folder / "ranker.txt").exists() else None
-        return cls(tuple(text["names"]), fusion, trees, text["chosen"], text["guard"])
+        return cls(tuple(text["names"]), fusion, trees, text["chosen"], text["guard"], Calibration.load(folder))
 
 
 def fit_trees(

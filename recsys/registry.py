@@ -36,6 +36,7 @@ from recsys.errors import ModelError, RecsysError, ResourceError, public, shown
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 _SHA256 = "bundle_sha256"
 _SQLITE = "sqlite:///"
+_PARENT = "mlflow.parentRunId"  # what MLflow's page nests by
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
 
 
@@ -129,10 +130,13 @@ class Registry:
         self._down: RegistryDownError | None = None
 
     @contextmanager
-    def run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[Run]:
-        """An open run that ends as FINISHED, or as FAILED when the block raises."""
+    def run(
+        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: Run | None = None
+    ) -> Iterator[Run]:
+        """An open run that ends as FINISHED, or as FAILED when the block raises; shown below its parent, if any."""
+        tags = {**tags, _PARENT: parent.id} if parent else dict(tags)
         with self.calls() as client:
-            run_id = client.create_run(self._experiment(client), tags=dict(tags), run_name=name).info.run_id
+            run_id = client.create_run(self._experiment(client), tags=tags, run_name=name).info.run_id
         run = Run(run_id, self)
         try:
             run.log_params(params)

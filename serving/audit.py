@@ -13,7 +13,7 @@ from recsys.errors import AuditError
 from recsys.metrics import gini
 from recsys.types import BoolArray, FloatArray, IntArray
 
-COLUMNS = ("user_id", "item_id", "rank", "score", "source")  # what an audit reads of a table
+COLUMNS = ("user_id", "item_id", "rank", "score", "p", "source")  # what an audit reads of a table
 FALLBACKS = ("recent", "popular")
 MAX_SHORT_SHARE = 0.05  # a user who acted on nearly all items has a reason for a short list; many users have not
 MAX_FLAT_SHARE = 0.5  # the few candidates of a cold user can tie; half of all lists cannot
@@ -158,6 +158,10 @@ class _Lists:
         """A numeric column as float64; nan where null."""
         return np.asarray(self.table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)[self.is_complete]
 
+    def column_is_valid(self, name: str) -> BoolArray:
+        """True where a column is not null: NaN is a value, and a broken one."""
+        return np.asarray(pc.is_valid(self.table[name]).to_numpy(), dtype=np.bool_)[self.is_complete]
+
 
 def _shape(lists: _Lists, context: AuditContext) -> list[Gate]:
     limit = context.config.min_users_covered
@@ -187,12 +191,17 @@ def _scores(lists: _Lists) -> list[Gate]:
     scores = lists.column("score")
     infinite = int((~np.isfinite(scores)).sum())
     rising = int((~lists.starts[1:] & (scores[1:] > scores[:-1] + SLACK)).sum())
+    p, is_said = lists.column("p"), lists.column_is_valid("p")
+    impossible = int((is_said & ~((p >= 0) & (p <= 1))).sum())
+    unruly = int((~lists.starts[1:] & (p[1:] > p[:-1] + SLACK)).sum())
     spread = float(np.ptp(scores)) if len(scores) and not infinite else 0.0
     moves = np.bincount(lists.user[1:], ~lists.starts[1:] & (scores[1:] != scores[:-1]), lists.n_users)
     flat = float((moves[lists.sizes > 1] == 0).mean()) if (lists.sizes > 1).any() else 0.0
     return [
         _gate("scores not finite", infinite, "0", infinite == 0, "a tower gave NaN or infinity: train again"),
         _gate("scores out of order", rising, "0", rising == 0, DEFECT),
+        _gate("p outside 0 to 1", impossible, "0", impossible == 0, "the calibration is broken: train again"),
+        _gate("p out of order", unruly, "0", unruly == 0, DEFECT),
         _gate("spread of scores", spread, "> 0", spread > 0, "all scores are equal: train again"),
         _gate(
             "lists with one score, share", flat, f"<= {MAX_FLAT_SHARE}", flat <= MAX_FLAT_SHARE,

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from features import pairs
+from features.activity import activity
 from features.candidates import gather
 from features.clean import clean_ids, ids_like
 from features.dataset import Dataset
@@ -69,7 +70,8 @@ class Scorer:
         """The recommendation table of users, sorted by user, then rank.
 
         A user without history gets the popular list of the last days. A user gets fewer than k rows only
-        where fewer items may be recommended.
+        where fewer items may be recommended. `p` is null where calibration is off, for users without history (nobody
+        knows whether a stranger takes anything) and for popular items that fill a list up (the ranker never saw them).
 
         Args:
             users: (n,) ascending user positions.
@@ -102,6 +104,10 @@ class Scorer:
         rows = np.searchsorted(keys, user_row * some.n_items + item_pos)
         why = reasons(self.snapshot, self.titles, candidates, table, rows)
         listed = pd.DataFrame({"user_row": user_row, "item_pos": item_pos, "score": values[user_row, slot]})
+        listed["p"] = np.nan
+        if self.ranker.calibration is not None:
+            bounds = candidates.indptr
+            listed["p"] = self.ranker.calibration.probabilities(scores, bounds, some.n_events, activity(some))[rows]
         listed = pd.concat([listed, why], axis=1)
         listed = pd.concat([listed, self._fill(listed, some.n_users, k)], ignore_index=True)
         listed = listed.sort_values("user_row", kind="stable")
@@ -119,7 +125,7 @@ class Scorer:
             floor = mine["score"].min() if len(mine) else 0.0
             columns = {
                 "user_row": row, "item_pos": extra, "score": floor - 1 - np.arange(len(extra)), "source": "popular",
-                "reason": "Popular", "reason_pos": -1,
+                "reason": "Popular", "reason_pos": -1, "p": np.nan,
             }  # fmt: skip
             if not self.snapshot.config.rules.exclude_seen or not len(mine):
                 frames.append(pd.DataFrame(columns))
@@ -134,7 +140,7 @@ class Scorer:
             "item_id": pa.array(self.items.values(listed["item_pos"].to_numpy(dtype=np.int64))),
             "rank": listed["rank"].to_numpy(np.int32),
             "score": listed["score"].to_numpy(np.float32),
-            "p": pa.nulls(n, pa.float32()),
+            "p": pa.array(listed["p"].to_numpy(np.float32), from_pandas=True),
             "source": pa.array(listed["source"].astype(object)),
             "reason": pa.array(listed["reason"].astype(object)),
             "reason_item_id": points,

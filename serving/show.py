@@ -1,6 +1,7 @@
 """A person's look at what the system does: tables on a terminal."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """The per-source table of a fresh evaluation."""
     table = json.loads(evaluation.table().to_json(orient="records"))
     segments = json.loads(evaluation.segments().to_json(orient="index"))
-    print_stored_evaluation({"table": table, "segments": segments, "cold_users": evaluation.n_cold_users}, console)
+    calibration = {name: asdict(found) for name, found in evaluation.reliability.items()}
+    stored = {"table": table, "segments": segments, "cold_users": evaluation.n_cold_users, "calibration": calibration}
+    print_stored_evaluation(stored, console)
 
 
 def print_stored_evaluation(stored: dict[str, Any], console: Console) -> None:
@@ -79,6 +82,18 @@ def print_stored_evaluation(stored: dict[str, Any], console: Console) -> None:
         f"cold Recall@50: only items without events are ranked, {stored.get('cold_users', 0):,} users", highlight=False
     )
     _print_segments(stored["segments"], console)
+    if stored.get("calibration"):
+        console.print(_reliability_line(stored["calibration"]), highlight=False, soft_wrap=True)
+
+
+def _reliability_line(calibration: dict[str, dict[str, Any]]) -> str:
+    """How far `p` can be relied on, in one line; the bins are in the JSON."""
+    parts = [
+        f"{name}: said {found['mean_p']:.4f}, taken {found['base_rate']:.4f}, "
+        f"calibration error {found['error']:.4f}, Brier {found['brier']:.4f}"
+        for name, found in calibration.items()
+    ]
+    return "p of users with a history; " + "; ".join(parts)
 
 
 def _print_segments(segments: dict[str, dict[str, float | None]], console: Console) -> None:
@@ -133,12 +148,13 @@ def _print_user(
     history = events[events["user_id"] == user].sort_values("timestamp", ascending=False)
     had = set(history["item_id"])
     table = Table(title=f"user {plain(user)}: {len(history):,} events", title_justify="left")
-    for heading in ("", "item", "title", "new", "source", "reason"):
+    for heading in ("", "item", "title", "new", "p", "source", "reason"):
         table.add_column(heading)
     last = history.drop_duplicates("item_id").head(5)
     for item, when in zip(last["item_id"], last["timestamp"], strict=True):
-        table.add_row("had", _cell(item), _cell(titles.get(item, "")), "", "", f"{when:%Y-%m-%d}", style="dim")
+        table.add_row("had", _cell(item), _cell(titles.get(item, "")), "", "", "", f"{when:%Y-%m-%d}", style="dim")
     table.add_section()
+    mine = mine.assign(chance=[f"{p:.1%}" if p == p else "" for p in mine["p"].astype(float)])
     for row in mine.sort_values("rank").head(n).itertuples():
         new = "" if row.item_id in had else "new"
         table.add_row(
@@ -146,6 +162,7 @@ def _print_user(
             _cell(row.item_id),
             _cell(titles.get(row.item_id, "")),
             new,
+            str(row.chance),
             _cell(row.source),
             _cell(row.reason or ""),
         )

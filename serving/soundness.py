@@ -28,7 +28,7 @@ def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapsh
     where = f"model version {fetched.version.version} (sha256 {fetched.bundle.sha256})"
     try:
         model = Model.load(fetched.bundle.folder)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ModelError) as error:
         raise ModelError(f"{where}: cannot be loaded: {error}; {REMEDY}") from error
     check_parts(model, where)
     with run.reporter.stage("item vectors") as progress:

@@ -49,6 +49,28 @@ def test_first_night_publishes_k_unsold_items_for_every_user(
     assert table["reason"].str.len().min() > 5
 
 
+def test_p_is_a_probability_that_falls_down_the_list(shop_folder: Path, night: dict[str, object]) -> None:
+    table = lists(shop_folder)
+    assert table["p"].dtype == "float32"
+    assert table["p"].between(0, 1).all()
+    assert table["p"].groupby(table["user_id"]).is_monotonic_decreasing.all()
+    assert table["p"].nunique() > 100
+    evaluation = night["evaluation"]
+    assert isinstance(evaluation, dict)
+    found = evaluation["calibration"]["candidates"]
+    assert found["error"] < found["base_rate"]
+    assert sum(n for n, _, _ in found["bins"]) == found["n"] > 1000
+
+
+def test_without_calibration_p_is_null(shop_folder: Path, night: dict[str, object], tmp_path: Path) -> None:
+    words = ("--set", "ranker.calibrate=false", "--set", f"serving.output={tmp_path}", "--set", "text.epochs=0")
+    uri = f"mlflow.tracking_uri=sqlite:///{tmp_path}/mlflow.db"
+    result = run(shop_folder, "nightly", "--as-of", AS_OF, "--json", *words, "--set", uri)
+    assert result.exit_code == 0, result.output
+    assert pd.read_parquet(tmp_path / "current" / "part-00000.parquet")["p"].isna().all()
+    assert json.loads(result.stdout)["evaluation"]["calibration"] == {}
+
+
 def test_lists_follow_the_planted_taste(shop_folder: Path, night: dict[str, object]) -> None:
     table = lists(shop_folder)
     taste = table["user_id"].str[1:].astype(int) % 4
@@ -119,7 +141,7 @@ def test_people_can_look(shop_folder: Path, night: dict[str, object]) -> None:
         ("similar", ["i00"], "by text"),
         ("status", [], "champion"),
         ("validate", ["--as-of", AS_OF], "120 users"),
-        ("evaluate", ["--as-of", AS_OF], "ranker"),
+        ("evaluate", ["--as-of", AS_OF], "p of users with a history; candidates: said 0."),
         ("gc", [], "nothing to delete"),
     ):
         result = run(shop_folder, command, *words)
@@ -156,6 +178,7 @@ def test_a_user_without_history_gets_the_popular_list_and_an_unavailable_item_is
     table = model.recommend(["u001", "nobody"], k=4)
     assert table["user_id"].tolist() == ["nobody"] * 4 + ["u001"] * 4
     assert set(table.loc[table["user_id"] == "nobody", "source"]) <= {"recent", "popular"}
+    assert table.groupby("user_id")["p"].count().to_dict() == {"nobody": 0, "u001": 4}
     assert "i00" not in set(table["item_id"])
     assert model.similar(["i01"], k=3)["similar_item_id"].str[1:].astype(int).mod(4).eq(1).mean() > 0.5
     reason = model.explain("u001", table.loc[table["user_id"] == "u001", "item_id"].iloc[0])

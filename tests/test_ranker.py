@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.config import RankerConfig
+from recsys.config import RankerConfig, parse_config
 from recsys.errors import ModelError
 from recsys.ranker import LinearFusion, Ranker, fit_trees, refuse_future
-from training.ranker import ndcg_of_pairs
+from training.ranker import FOLDS, cross_validate, ndcg_of_pairs
 
 NAMES = ("good", "noise")
 N_USERS, N_PER_USER = 200, 30
@@ -62,6 +62,23 @@ def test_trees_start_from_the_fusion() -> None:
     assert mean_ndcg(y, indptr, Ranker(NAMES, good, trees, "trees", {}).score(x)) > 0.6
     trees = fit_trees((x, y, indptr), pairs(1), NAMES, wrong, config, seed=0)
     assert mean_ndcg(y, indptr, Ranker(NAMES, wrong, trees, "trees", {}).score(x)) < 0.1  # one tree cannot undo it
+
+
+def test_out_of_fold_scores_know_nothing_of_their_users_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.ranker.pairs.NAMES", NAMES)
+    x, y, indptr = pairs(0)
+    fold = np.arange(N_USERS) % FOLDS
+    n_relevant = np.add.reduceat(y > 0, indptr[:-1])
+    # one tree: how many trees there are is all that a fold's own labels decide
+    data = {"events": "e", "items": "i", "event_weights": {"buy": 1.0}}
+    config = parse_config({"data": data, "ranker": {"trees": 1}})
+    before = cross_validate((x, y, indptr), fold, n_relevant, config, (0, 1))
+    mine = np.repeat(fold == 1, N_PER_USER)
+    turned = np.where(mine, 1 - y, y)
+    after = cross_validate((x, turned, indptr), fold, n_relevant, config, (0, 1))
+    for kind in ("trees", "fusion"):
+        np.testing.assert_array_equal(after.scores[kind][mine], before.scores[kind][mine])
+        assert not np.allclose(after.scores[kind][~mine], before.scores[kind][~mine])
 
 
 def test_save_then_load_scores_the_same(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The per-source table on a window of labels: every source and the whole, by segment, with intervals."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,11 @@ from features.pairs import PairTable
 from features.reasons import reasons
 from features.snapshot import Snapshot
 from recsys import metrics
+from recsys.calibration import Reliability
 from recsys.ranker import Ranker
 from recsys.text_tower import Progress, unit_rows
 from recsys.types import FloatArray, IntArray
+from training.calibration import measure_reliability
 from training.ranker import chunks
 
 N_SLOTS = 50
@@ -38,6 +40,7 @@ class Evaluation:
             of the first 10, null beyond.
         n_cold_users: users with a target that had no event before the window.
         cpu_ms_per_user: CPU time to rank all items for a user as serving does; nan without users.
+        reliability: how far `p` can be relied on; see `training.calibration.measure_reliability`.
     """
 
     per_user: pd.DataFrame
@@ -45,6 +48,7 @@ class Evaluation:
     lists: pd.DataFrame
     n_cold_users: int
     cpu_ms_per_user: float
+    reliability: dict[str, Reliability] = field(default_factory=dict)
 
     def table(self, alpha: float = 0.05) -> pd.DataFrame:
         """One row per source: means with half-widths of their intervals."""
@@ -116,7 +120,9 @@ def evaluate(
     coverage = {source: float(seen.sum() / n_eligible) for source, seen in shown.items()}
     n_cold = int((np.diff(cold_targets[users].indptr) > 0).sum())
     cost = _cpu_ms_per_user(snapshot, ranker, users[: min(N_TIMED, snapshot.config.serving.chunk_users)])
-    return Evaluation(per_user.sort_values(["source", "user_pos"]), coverage, pd.concat(lists), n_cold, cost)
+    reliability = measure_reliability(snapshot, ranker, targets, rng)
+    per_user = per_user.sort_values(["source", "user_pos"])
+    return Evaluation(per_user, coverage, pd.concat(lists), n_cold, cost, reliability)
 
 
 def rank_all(

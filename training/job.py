@@ -5,7 +5,7 @@ import resource
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from features.dataset import Dataset
 from recsys.bundle import seal
 from recsys.config import Config
 from recsys.progress import Reporter
-from recsys.registry import Registry
+from recsys.registry import Registry, Run
 from recsys.types import FloatArray
+from training.calibration import diagram
 from training.evaluate import Evaluation
 from training.pipeline import Trained, train
 
@@ -47,6 +48,7 @@ def train_and_register(dataset: Dataset, config: Config, reporter: Reporter) -> 
         try:
             trained.model.save(folder)
             save_evaluation(trained, dataset, folder / "evaluation")
+            _log_diagram(trained.evaluation, run)
             seal(folder, window | {"code_revision": code_revision(), "config_sha256": config.fingerprint()})
             with reporter.stage("registering the model") as progress:
                 version = registry.register(run, folder, tags)
@@ -99,6 +101,7 @@ def evaluation_summary(trained: Trained, dataset: Dataset) -> dict[str, Any]:
         "guard": trained.model.ranker.guard,
         "chosen": trained.model.ranker.chosen,
         "importance": trained.model.ranker.importance(),
+        "calibration": {name: asdict(found) for name, found in evaluation.reliability.items()},
         "seconds": trained.seconds,
         "cpu_ms_per_user": evaluation.cpu_ms_per_user if len(evaluation.lists) else None,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -131,4 +134,15 @@ def _metrics(evaluation: Evaluation) -> dict[str, float]:
         for name in ("ndcg_10", "recall_20", "candidate_recall", "cold_recall_50", "coverage"):
             cell: FloatArray | float = row[name]
             values[f"{name} {row['source']}"] = float(cell)
+    for where, found in evaluation.reliability.items():
+        for name in ("error", "brier", "log_loss", "base_rate", "mean_p"):
+            values[f"calibration {name} {where}"] = getattr(found, name)
     return values
+
+
+def _log_diagram(evaluation: Evaluation, run: Run) -> None:
+    """The reliability diagram as an artifact of the run; a model's folder holds no pictures."""
+    if evaluation.reliability:
+        with tempfile.TemporaryDirectory(prefix="recsys-diagram-") as folder:
+            diagram(evaluation.reliability).savefig(Path(folder) / "reliability.png", dpi=120)
+            run.log_artifacts(Path(folder), "calibration")

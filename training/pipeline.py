@@ -152,16 +152,21 @@ def fit_towers(
     histories = known_before(dataset, windows, window)
     with stage(f"towers before window {window}" if window < 3 else "towers to serve") as progress:
         progress(0, 2)
-        rng = np.random.default_rng([config.seed, 2])
-        sampler = BatchSampler(histories.renamed(space.row, len(space.texts)), config.text.history_decay)
-        fit_head(space.tower, space.tuned, sampler, config.text, rng)
-        vectors = space.tower.project(space.tuned)[space.row]
+        vectors = fit_vectors(space, histories, config)
         progress(1, 2)
         pooled = unit_rows(space.tuned)[space.row]
         cf = CFTower.fit(histories.confidence(config.cf.half_life_days), pooled, config.cf, config.seed)
         cf = with_cold_items(cf, pooled, space.tokens)
         progress(2, 2)
     return space.tower, snapshot_at(histories, vectors, cf, dataset, config)
+
+
+def fit_vectors(space: TextSpace, histories: Histories, config: Config) -> FloatArray:
+    """Unit vectors of the items by a head fitted on histories, (n_items, dim); the head stays in the space's tower."""
+    rng = np.random.default_rng([config.seed, 2])
+    sampler = BatchSampler(histories.renamed(space.row, len(space.texts)), config.text.history_decay)
+    fit_head(space.tower, space.tuned, sampler, config.text, rng)
+    return space.tower.project(space.tuned)[space.row]
 
 
 def snapshot_at(histories: Histories, vectors: FloatArray, cf: CFTower, dataset: Dataset, config: Config) -> Snapshot:

@@ -1,6 +1,7 @@
 """Trains the ranker on the middle window, from what was known when it began."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,8 +14,10 @@ from recsys.metrics import ndcg
 from recsys.ranker import LinearFusion, Ranker, fit_trees, refuse_future
 from recsys.text_tower import Progress
 from recsys.types import BoolArray, FloatArray, IntArray
+from training.calibration import fit_calibration
 
 FOLDS = 3  # each user's validation scores come from trees that never saw that user's labels
+KINDS = ("trees", "fusion")
 MAX_GAIN = 30  # LambdaMART's labels are small integers
 
 Group = tuple[FloatArray, FloatArray, IntArray]
@@ -37,30 +40,76 @@ def fit_ranker(
         targets: label weight of what each user took in the window, (n_users, n_items).
     """
     targets = snapshot.countable(targets)
-    users = rng.permutation(np.flatnonzero(np.diff(targets.indptr) > 0))[: config.ranker.max_users]
-    users = np.sort(users)
-    group = _pairs_of(snapshot, users, targets, config, progress)
+    users, fold = draw_users(targets, config, rng)
+    group = pairs_of(snapshot, users, targets, config, progress)
     refuse_future(group[0], group[1], pairs.NAMES)
     columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
     fusion = LinearFusion.fit(*group, columns)
-    fold = rng.permutation(len(users)) % FOLDS
-    has_positive = _has_positive(group)
-    if not all(has_positive[fold == f].any() for f in range(FOLDS)):
+    if not can_be_judged(group, fold):
         return Ranker(pairs.NAMES, fusion, None, "fusion", {})
     n_relevant = np.diff(targets[users].indptr)
-    tried = [_try_fold(group, fold == f, n_relevant, config, columns) for f in range(FOLDS)]
-    guard = {
-        name: float(np.mean(np.concatenate([values[name] for values, _ in tried]))) for name in ("trees", "fusion")
-    }
-    n_trees = max(1, round(np.mean([n for _, n in tried])))
-    trees = fit_trees(_informative(group), None, pairs.NAMES, fusion, config.ranker, config.seed, n_trees)
-    return Ranker(pairs.NAMES, fusion, trees, max(guard, key=lambda name: guard[name]), guard)
+    tried = cross_validate(group, fold, n_relevant, config, columns)
+    guard = {name: float(np.mean(values)) for name, values in tried.ndcg.items()}
+    chosen = max(guard, key=lambda name: guard[name])
+    trees = fit_trees(_informative(group), None, pairs.NAMES, fusion, config.ranker, config.seed, tried.n_trees)
+    calibration = None
+    if config.ranker.calibrate:
+        calibration = fit_calibration(snapshot, users, targets, group[2], group[1], tried.scores[chosen])
+    return Ranker(pairs.NAMES, fusion, trees, chosen, guard, calibration)
+
+
+def draw_users(targets: sp.csr_matrix, config: Config, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """Users with a target that the ranker learns from, ascending, and the fold of each, (n_some,) both."""
+    users = np.sort(rng.permutation(np.flatnonzero(np.diff(targets.indptr) > 0))[: config.ranker.max_users])
+    return users, rng.permutation(len(users)) % FOLDS
+
+
+def can_be_judged(group: Group, fold: IntArray) -> bool:
+    """Whether every fold has a user who took one of their candidates."""
+    has_positive = _has_positive(group)
+    return all(has_positive[fold == f].any() for f in range(FOLDS))
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Trees and fusion on users they did not learn from, under the names "trees" and "fusion".
+
+    ndcg: NDCG@10 of each user, (n_users,); scores: of each pair, (n_pairs,); n_trees: what the folds stopped at.
+    """
+
+    ndcg: dict[str, FloatArray]
+    scores: dict[str, FloatArray]
+    n_trees: int
+
+
+def cross_validate(
+    group: Group, fold: IntArray, n_relevant: IntArray, config: Config, columns: tuple[int, ...]
+) -> Tried:
+    """Every user by the models of the other folds.
+
+    Args:
+        group: the pairs of all users.
+        fold: of each user, (n_users,).
+        n_relevant: what each user took, among the pairs or not, (n_users,).
+        columns: what the fusion adds up.
+    """
+    ndcg: dict[str, FloatArray] = {name: np.zeros(len(fold)) for name in KINDS}
+    scores: dict[str, FloatArray] = {name: np.zeros(len(group[1])) for name in KINDS}
+    n_trees = []
+    for f in range(FOLDS):
+        is_valid = fold == f
+        rows = np.repeat(is_valid, np.diff(group[2]))
+        found, n = _try_fold(group, is_valid, n_relevant, config, columns)
+        for name, (values, scored) in found.items():
+            ndcg[name][is_valid], scores[name][rows] = values, scored
+        n_trees.append(n)
+    return Tried(ndcg, scores, max(1, round(np.mean(n_trees))))
 
 
 def _try_fold(
     group: Group, is_valid: BoolArray, n_relevant: IntArray, config: Config, columns: tuple[int, ...]
-) -> tuple[dict[str, FloatArray], int]:
-    """NDCG@10 of each validation user by trees and fusion of the other users, and how many trees it took.
+) -> tuple[dict[str, tuple[FloatArray, FloatArray]], int]:
+    """NDCG@10 and scores of the validation users by trees and fusion of the others, and how many trees it took.
 
     The parts are cut out here, so that one fold's copy of the features is in memory at a time.
     """
@@ -69,11 +118,9 @@ def _try_fold(
     trees = fit_trees(_informative(train), _informative(valid), pairs.NAMES, fusion, config.ranker, config.seed)
     ranker = Ranker(pairs.NAMES, fusion, trees, "trees", {})
     _, labels, indptr = valid
-    values = {
-        name: ndcg_of_pairs(labels, indptr, ranker.score(valid[0], name), n_relevant[is_valid])
-        for name in ("trees", "fusion")
-    }
-    return values, int(ranker.booster.num_trees())
+    scores = {name: ranker.score(valid[0], name) for name in KINDS}
+    found = {name: (ndcg_of_pairs(labels, indptr, s, n_relevant[is_valid]), s) for name, s in scores.items()}
+    return found, int(ranker.booster.num_trees())
 
 
 def chunks(users: IntArray, size: int) -> Iterator[IntArray]:
@@ -82,7 +129,7 @@ def chunks(users: IntArray, size: int) -> Iterator[IntArray]:
         yield users[start : start + size]
 
 
-def _pairs_of(
+def pairs_of(
     snapshot: Snapshot, users: IntArray, targets: sp.csr_matrix, config: Config, progress: Progress | None
 ) -> Group:
     """Features, integer gains and group bounds of some users' candidates."""

@@ -14,6 +14,7 @@ from recsys.metrics import hits_of, ndcg
 from recsys.text_tower import Progress
 from recsys.types import BoolArray, FloatArray
 
+RECENCY = ("half_life_days", "history_decay")  # settings of [cf] that are learned
 NEVER = 100_000.0  # days
 HALF_LIVES = (NEVER, 730.0, 180.0, 60.0, 20.0, 7.0)  # the slowest first: it wins where nothing speaks against it
 DECAYS = (1.0, 0.95, 0.9, 0.8, 0.6)
@@ -63,7 +64,7 @@ def learn_recency(
         if progress:
             progress(done + 1, len(HALF_LIVES))
     half_life, decay = _slowest_of_the_best(values)
-    return {"half_life_days": half_life, "history_decay": decay}
+    return dict(zip(RECENCY, (half_life, decay), strict=True))
 
 
 def _slowest_of_the_best(values: dict[tuple[float, float], FloatArray]) -> tuple[float, float]:

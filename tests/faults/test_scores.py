@@ -90,6 +90,39 @@ def test_broken_weights_of_the_fusion_are_refused(yesterday: Shop, value: float)
 
 
 @fault(20)
+def test_a_broken_calibration_is_refused_by_name(yesterday: Shop) -> None:
+    def change(folder: Path) -> None:
+        content = json.loads((folder / "calibration.json").read_text())
+        content["pair"]["weights"][0] = float("nan")
+        (folder / "calibration.json").write_text(json.dumps(content))
+
+    register_changed(yesterday, change)
+    ended = yesterday.tonight()
+    assert ended.code == 6, ended.err
+    assert "version 2 (sha256 " in ended.err
+    assert "calibration.json: pair.weights[0] is 'nan', not a finite number" in ended.err
+    yesterday.assert_yesterday_served()
+
+
+@fault(20)
+@pytest.mark.parametrize("p", ["1.5", "numpy.nan"])
+def test_an_impossible_p_is_refused_by_the_audit(yesterday: Shop, p: str) -> None:
+    first = f"""
+import numpy, pyarrow as pa, serving.batch
+real = serving.batch.Scorer.score
+def spoiled(self, users, k, progress=None):
+    table = real(self, users, k, progress)
+    broken = pa.array(numpy.full(len(table), {p}, numpy.float32))
+    return table.set_column(table.schema.get_field_index("p"), "p", broken)
+serving.batch.Scorer.score = spoiled
+"""
+    ended = yesterday.tonight(first=first)
+    assert ended.code == 4, ended.err
+    assert "p outside 0 to 1" in ended.err
+    yesterday.assert_yesterday_served()
+
+
+@fault(20)
 @pytest.mark.parametrize(
     ("scores", "code", "message"),
     [

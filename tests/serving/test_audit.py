@@ -18,6 +18,7 @@ def table(**columns: object) -> pa.Table:
         "item_id": (user + np.tile([0, 1], 10)) % 12,
         "rank": np.tile([1, 2], 10),
         "score": np.tile([2.0, 1.0], 10),
+        "p": pa.array([0.2, None] * 10, pa.float32()),
         "source": ["text"] * 20,
     }
     return pa.table(base | columns)
@@ -54,6 +55,10 @@ def test_sound_lists_pass() -> None:
         ({"item_id": pa.array([None] + [0] * 19)}, "rows without an id"),
         ({"user_id": np.repeat([0, 1], 10)}, "longest list"),
         ({"item_id": np.zeros(20, int)}, "exposure Gini"),
+        ({"p": np.tile([1.1, 0.5], 10)}, "p outside 0 to 1"),
+        ({"p": np.tile([0.5, -0.1], 10)}, "p outside 0 to 1"),
+        ({"p": pa.array([np.nan] * 20, from_pandas=False)}, "p outside 0 to 1"),
+        ({"p": np.tile([0.1, 0.2], 10)}, "p out of order"),
     ],
 )
 def test_a_broken_list_fails_the_gate_made_for_it(columns: dict[str, object], gate: str) -> None:
@@ -149,6 +154,7 @@ def test_a_million_rows_take_seconds() -> None:
             "item_id": (user * 7 + np.tile(np.arange(k), n_users)) % 5000,
             "rank": np.tile(np.arange(1, k + 1), n_users),
             "score": np.tile(np.arange(k, 0, -1.0), n_users),
+            "p": pa.nulls(n_users * k, pa.float32()),
             "source": pa.array(["text"]).take(pa.array(np.zeros(n_users * k, int))),
         }
     )

@@ -1,0 +1,141 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from features.activity import activity
+from features.histories import DAY_US, Histories
+from recsys.calibration import FILE, Calibration, Logistic, Reliability
+from recsys.errors import ModelError
+
+N_USERS, N_PER_USER = 400, 25
+INDPTR = np.arange(0, N_USERS * N_PER_USER + 1, N_PER_USER)
+
+
+def planted(seed: int) -> tuple[np.ndarray, ...]:
+    """Scores, labels of users who take something, events, activity and who is active; chances are planted.
+
+    A score is the log of the chance of its item, plus a level of the user that means nothing.
+    """
+    rng = np.random.default_rng(seed)
+    chance = rng.dirichlet(np.full(N_PER_USER, 0.3), N_USERS)
+    scores = np.log(np.maximum(chance, 1e-9)) + rng.normal(size=(N_USERS, 1))
+    taken = rng.random(chance.shape) < chance
+    n_events = rng.integers(1, 40, N_USERS)
+    known = np.stack([np.log1p(rng.integers(1, 40, 5000)), np.log1p(rng.integers(0, 90, 5000))], axis=1)
+    active = rng.random(5000) < expit(known[:, 0] - known[:, 1])
+    return scores.ravel(), taken.ravel(), n_events, known, active
+
+
+def fitted(seed: int = 0) -> Calibration:
+    scores, taken, n_events, known, active = planted(seed)
+    return Calibration.fit(scores, taken, INDPTR, n_events, known, active)
+
+
+def test_p_is_the_share_of_the_softmax_times_the_chance_that_the_user_comes() -> None:
+    # log-odds of the pair are the log of the softmax; the user's are 0 whatever the activity
+    made = Calibration(Logistic(0.0, (1.0, 0.0)), Logistic(0.0, (0.0, 0.0)))
+    p = made.probabilities(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 3]), np.array([1, 1]), np.zeros((2, 2)))
+    # softmax: 1/4, 3/4 and 1; odds of 1/4 are a chance of 1/5; each halved
+    np.testing.assert_allclose(p, [0.1, 3 / 14, 0.25])
+
+
+def test_planted_chances_come_back() -> None:
+    made = fitted()
+    scores, taken, n_events, known, active = planted(1)
+    given = made.probabilities(scores, INDPTR, n_events, np.full((N_USERS, 2), [50.0, 0.0]))  # who surely comes
+    assert Reliability.measure(given, taken).error < 0.01 < 0.02 < taken.mean()
+    comes = expit(made.user.odds(known))
+    assert Reliability.measure(comes, active).error < 0.03  # 500 users a bin: .016 by chance
+    np.testing.assert_allclose(made.user.weights, [1, -1], atol=0.15)
+
+
+def test_p_rises_with_the_score_within_a_user_and_is_a_probability() -> None:
+    made = fitted()
+    scores, _, n_events, known, _ = planted(2)
+    p = made.probabilities(scores, INDPTR, n_events, known[:N_USERS])
+    assert ((p >= 0) & (p <= 1)).all()
+    for user in range(N_USERS):
+        mine = slice(INDPTR[user], INDPTR[user + 1])
+        assert (np.diff(p[mine][np.argsort(scores[mine])]) >= 0).all()
+    far = made.probabilities(1e6 * scores, INDPTR, n_events, known[:N_USERS])
+    assert ((far >= 0) & (far <= 1)).all()
+
+
+def test_scores_that_say_the_opposite_give_a_flat_p_and_never_a_falling_one() -> None:
+    scores, taken, n_events, known, active = planted(0)
+    made = Calibration.fit(-scores, taken, INDPTR, n_events, known, active)
+    assert made.pair.weights[0] == 0
+
+
+def test_permuting_users_permutes_p_and_a_level_per_user_changes_nothing() -> None:
+    made = fitted()
+    scores, _, n_events, known, _ = planted(2)
+    p = made.probabilities(scores, INDPTR, n_events, known[:N_USERS]).reshape(N_USERS, -1)
+    order = np.random.default_rng(0).permutation(N_USERS)
+    moved = scores.reshape(N_USERS, -1)[order] + np.linspace(0, 9, N_USERS)[:, None]
+    again = made.probabilities(moved.ravel(), INDPTR, n_events[order], known[:N_USERS][order])
+    np.testing.assert_allclose(again.reshape(N_USERS, -1), p[order], rtol=1e-9)
+
+
+def test_a_stranger_has_no_p_and_a_user_without_candidates_no_pair() -> None:
+    made = fitted()
+    p = made.probabilities(
+        np.zeros(3), np.array([0, 0, 1, 3]), np.ones(3, int), np.array([[1, 1], [np.nan, np.nan], [1, 1]])
+    )
+    assert np.isnan(p).tolist() == [True, False, False]
+    assert made.probabilities(np.zeros(0), np.zeros(2, int), np.ones(1, int), np.ones((1, 2))).shape == (0,)
+
+
+def test_where_everybody_comes_the_chance_stays_below_one() -> None:
+    odds = Logistic.fit(np.ones((50, 2)), np.ones(50, dtype=bool)).odds(np.ones((1, 2)))
+    np.testing.assert_allclose(expit(odds), 50.5 / 51, rtol=1e-3)
+
+
+def test_activity_counts_events_and_days_since_the_last_and_knows_no_stranger() -> None:
+    day = np.array([1, 4, 9]) * DAY_US
+    histories = Histories.build(
+        np.array([0, 0, 2]), np.array([0, 1, 0]), day, np.ones(3, np.float32), n_users=3, n_items=2, as_of=10 * DAY_US
+    )
+    expected = np.log1p(np.array([[2, 6], [np.nan, np.nan], [1, 1]]))
+    np.testing.assert_allclose(activity(histories), expected)
+
+
+def test_reliability_is_that_worked_out_by_hand() -> None:
+    p = np.array([0.1, 0.2, 0.3, 0.8])
+    found = Reliability.measure(p, np.array([False, False, True, True]), n_bins=2)
+    # bins: (.1, .2) said .15, taken 0; (.3, .8) said .55, taken 1
+    np.testing.assert_allclose(found.bins, [(2, 0.15, 0.0), (2, 0.55, 1.0)])
+    assert found.error == pytest.approx((0.15 + 0.45) / 2)
+    assert found.brier == pytest.approx((0.01 + 0.04 + 0.49 + 0.04) / 4)
+    assert found.log_loss == pytest.approx(-np.log([0.9, 0.8, 0.3, 0.8]).mean())
+    np.testing.assert_allclose([found.base_rate, found.mean_p], [0.5, 0.35])
+
+
+def test_save_then_load_says_the_same(tmp_path: Path) -> None:
+    assert Calibration.load(tmp_path) is None
+    made = fitted()
+    made.save(tmp_path)
+    assert Calibration.load(tmp_path) == made
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "words"),
+    [
+        ("pair", "intercept", float("nan"), r"calibration.json: pair.intercept is 'nan', not a finite number"),
+        ("user", "weights", [0.5, float("inf")], r"user.weights\[1\] is 'inf'"),
+        ("pair", "weights", [-0.5, 0.1], r"pair.weights\[0\] is -0.5, so p would fall"),
+        ("pair", "weights", [0.5], "pair.weights holds 1 numbers, expected 2"),
+        ("user", "intercept", "a lot", "user.intercept is 'a lot'"),
+        ("user", "weights", None, "user is not there whole"),
+    ],
+)
+def test_broken_values_are_refused_by_name(tmp_path: Path, part: str, key: str, value: object, words: str) -> None:
+    fitted().save(tmp_path)
+    content = json.loads((tmp_path / FILE).read_text())
+    content[part][key] = value
+    (tmp_path / FILE).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=words):
+        Calibration.load(tmp_path)

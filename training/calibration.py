@@ -1,0 +1,108 @@
+"""Fits the map from scores to probabilities on out-of-fold scores, and measures it on the report window."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from features import pairs
+from features.activity import activity
+from features.candidates import gather
+from features.snapshot import Snapshot
+from recsys.calibration import Calibration, Reliability
+from recsys.ranker import Ranker
+from recsys.types import BoolArray, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_USERS = 4000  # drawn for the report; scoring them costs seconds
+TOP = 10  # slots that most people see
+
+
+def fit_calibration(
+    snapshot: Snapshot,
+    users: IntArray,
+    targets: sp.csr_matrix,
+    indptr: IntArray,
+    gains: FloatArray,
+    scores: FloatArray,
+) -> Calibration:
+    """The calibration of a ranker.
+
+    Args:
+        snapshot: the world when the window began.
+        users: who the ranker learns from, (n_some,).
+        targets: what users took in the window and could have been recommended, (n_users, n_items).
+        indptr, gains: their pairs, as the ranker learns from them.
+        scores: of these pairs, each by a ranker that learned from other users. Only how many trees there are was
+            chosen on them.
+    """
+    known, active = activity(snapshot.histories), np.diff(targets.indptr) > 0
+    is_known = snapshot.histories.n_events > 0
+    return Calibration.fit(
+        scores, gains > 0, indptr, snapshot.histories.n_events[users], known[is_known], active[is_known]
+    )
+
+
+def measure_reliability(
+    snapshot: Snapshot, ranker: Ranker, targets: sp.csr_matrix, rng: np.random.Generator
+) -> dict[str, Reliability]:
+    """How far `p` can be relied on in a window: of all candidates ("candidates"), and of the first 10 ("top 10").
+
+    Users are drawn from all who had a history when the window began, as a night would score them, whether they took
+    something in it or not. Empty where the ranker has no calibration or there is nobody to draw.
+
+    Args:
+        snapshot: the world when the window began.
+        targets: what users took in the window and could have been recommended, (n_users, n_items).
+    """
+    users = rng.permutation(np.flatnonzero(snapshot.histories.n_events))[:MAX_USERS]
+    if ranker.calibration is None or not len(users):
+        return {}
+    p, taken, top = [], [], []
+    size = snapshot.config.serving.chunk_users
+    for start in range(0, len(users), size):
+        chunk = np.sort(users[start : start + size])
+        some = snapshot.histories.of_users(chunk)
+        candidates = gather(snapshot, some)
+        scores = ranker.score(pairs.build(snapshot, some, candidates).features)
+        p.append(ranker.calibration.probabilities(scores, candidates.indptr, some.n_events, activity(some)))
+        taken.append(np.asarray(targets[chunk][candidates.user_row, candidates.item_pos]).ravel() > 0)
+        top.append(_is_top(scores, candidates.indptr))
+    said, happened, shown = np.concatenate(p), np.concatenate(taken), np.concatenate(top)
+    if not len(said):
+        return {}
+    return {
+        "candidates": Reliability.measure(said, happened),
+        f"top {TOP}": Reliability.measure(said[shown], happened[shown]),
+    }
+
+
+def diagram(reliability: dict[str, Reliability]) -> "Figure":
+    """Rate against p, bin by bin, on logarithmic axes; on the diagonal p is what happens."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    lowest = 1.0
+    for name, found in reliability.items():
+        _, p, rate = np.array(found.bins).T
+        lowest = min([lowest, *p[p > 0], *rate[rate > 0]])
+        axes.plot(p, rate, "o-", label=f"{name}: error {found.error:.2g}, base rate {found.base_rate:.2g}")
+    axes.plot([lowest, 1], [lowest, 1], color="grey", linestyle="--", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("p said")
+    axes.set_ylabel("share taken")
+    axes.legend()
+    return figure
+
+
+def _is_top(scores: FloatArray, indptr: IntArray) -> BoolArray:
+    """True for the pairs in the first slots of their user, ties by item position, (n_pairs,)."""
+    user = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    order = np.lexsort((np.arange(len(scores)), -scores, user))
+    is_top = np.zeros(len(scores), dtype=bool)
+    is_top[order[np.arange(len(scores)) - indptr[user] < TOP]] = True
+    return is_top
