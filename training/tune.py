@@ -316,6 +316,6 @@ def _line(trial: Trial, trials: Sequence[Trial], n_trials: int) -> str:
     turned = {k: v for k, v in trial.settings.items() if v != trials[0].settings[k]}
     what = ", ".join(f"{k} {v:g}" for k, v in turned.items()) or "settings as they are"
     return (
-        f"trial {trial.number + 1} of {n_trials} ({trial.group}): {what}: NDCG@10 {trial.ndcg_10:.4f} ({trial.chosen}), "
+        f"trial {trial.number} ({trial.group}), {len(trials)} of {n_trials} done: {what}: NDCG@10 {trial.ndcg_10:.4f} ({trial.chosen}), "
         f"best {best.ndcg_10:.4f}, {trial.seconds:.0f} s"
     )
