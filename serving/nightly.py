@@ -17,6 +17,7 @@ from recsys.progress import Reporter
 from recsys.registry import Registry, RegistryDownError
 from serving import releases
 from serving.batch import Released, model_cache, publish_lists
+from serving.explained import explainer
 from serving.promotion import promoted_or_not
 from serving.publish import ReleaseStore
 from serving.runs import Run
@@ -94,7 +95,7 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
     is_due = when == "always" or (when == "due" and _is_due(run))
     run.facts["trained"] = is_due
     if is_due:
-        version = train_and_register(dataset, config, reporter).version
+        version = train_and_register(dataset, config, reporter, explainer(dataset)).version
         if promote:
             reporter.say(promoted_or_not(config, version, reporter))
     released = publish_lists(dataset, run, move_current=move_current)

@@ -16,6 +16,7 @@ from features.ingest import load_tables
 from recsys.config import Config, parse_config
 from recsys.progress import Reporter
 from recsys.registry import Fetched
+from serving.explained import explainer
 from serving.score import Scorer, Stamp
 from training.job import code_revision, evaluated_lists, evaluation_summary
 from training.model import Model
@@ -68,7 +69,7 @@ def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Rep
     table, about = folder / f"{key}.parquet", folder / f"{key}.json"
     if not about.exists():
         reporter.say(f"training again before {as_of:%Y-%m-%d %H:%M}, seed {config.seed}")
-        trained = train(dataset, config, reporter.stage)
+        trained = train(dataset, config, reporter.stage, explain=explainer(dataset))
         folder.mkdir(parents=True, exist_ok=True)
         evaluated_lists(trained, dataset).to_parquet(table, index=False)
         users = dataset.users.values(trained.evaluation.per_user["user_pos"].unique())

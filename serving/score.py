@@ -11,6 +11,7 @@ from features import pairs
 from features.activity import activity
 from features.candidates import gather
 from features.clean import clean_ids, ids_like
+from features.cold_order import score_pairs
 from features.dataset import Dataset
 from features.snapshot import Snapshot
 from recsys.errors import DataError, ModelError, shown
@@ -95,7 +96,7 @@ class Scorer:
         some = self.snapshot.histories.of_users(users)
         candidates = gather(self.snapshot, some)
         table = pairs.build(self.snapshot, some, candidates)
-        scores = self.ranker.score(table.features)
+        scores = score_pairs(self.ranker, table)
         refuse_broken(scores)
         items, values = rank_pairs(candidates, scores, k)
         user_row, slot = np.nonzero(items >= 0)

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from features import pairs
 from features.activity import activity
 from features.candidates import gather
+from features.cold_order import score_pairs
 from features.snapshot import Snapshot
 from recsys.calibration import Calibration, Reliability
 from recsys.ranker import Ranker
@@ -66,7 +67,7 @@ def measure_reliability(
         chunk = np.sort(users[start : start + size])
         some = snapshot.histories.of_users(chunk)
         candidates = gather(snapshot, some)
-        scores = ranker.score(pairs.build(snapshot, some, candidates).features)
+        scores = score_pairs(ranker, pairs.build(snapshot, some, candidates))
         p.append(ranker.calibration.probabilities(scores, candidates.indptr, some.n_events, activity(some)))
         taken.append(np.asarray(targets[chunk][candidates.user_row, candidates.item_pos]).ravel() > 0)
         top.append(_is_top(scores, candidates.indptr))

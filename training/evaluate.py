@@ -1,6 +1,7 @@
 """The per-source table on a window of labels: every source and the whole, by segment, with intervals."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,9 +10,9 @@ import scipy.sparse as sp
 
 from features import pairs
 from features.candidates import Candidates, gather, source_scores, top_k
+from features.cold_order import score_pairs
 from features.histories import Histories
 from features.pairs import PairTable
-from features.reasons import reasons
 from features.snapshot import Snapshot
 from recsys import metrics
 from recsys.calibration import Reliability
@@ -25,6 +26,8 @@ N_SLOTS = 50
 N_EXPLAINED = 10  # places that say why: as many as a report shows
 N_TIMED = 500  # users whose ranking is timed, at most
 N_TIMINGS = 3  # the quickest counts: another process can only slow one down
+# source and reason of some pairs (rows of the candidates); who serves lists knows how, see `serving.explained`
+Explain = Callable[[Snapshot, Candidates, PairTable, IntArray], pd.DataFrame]
 SEGMENTS = ("0", "1-4", "5-19", "20+")
 SOURCES = ("popular", "popular 7d", "repeat", "frozen text", "text", "als", "item-item", "ease", "fusion", "ranker")
 
@@ -37,7 +40,7 @@ class Evaluation:
         per_user: one row per (source, user): user_pos, segment, ndcg_10, recall_20, candidate_recall, cold_recall_50.
         coverage: share of eligible items in anybody's first 10, per source.
         lists: the ranker's first 50 items of each evaluated user: user_pos, item_pos, rank, score; source and reason
-            of the first 10, null beyond.
+            of the first 10, null beyond and where nobody explains.
         n_cold_users: users with a target that had no event before the window.
         cpu_ms_per_user: CPU time to rank all items for a user as serving does; nan without users.
         reliability: how far `p` can be relied on; see `training.calibration.measure_reliability`.
@@ -77,11 +80,11 @@ def evaluate(
     frozen_vectors: FloatArray,
     ranker: Ranker,
     targets: sp.csr_matrix,
-    titles: pd.Series,
     *,
     max_users: int,
     rng: np.random.Generator,
     progress: Progress | None = None,
+    explain: Explain | None = None,
 ) -> Evaluation:
     """Scores every source on what users took after the snapshot's moment.
 
@@ -91,8 +94,8 @@ def evaluate(
         snapshot: the world when the window began.
         frozen_vectors: unit vectors of the items by the untrained encoder, (n_items, dim).
         targets: what each user took in the window, (n_users, n_items).
-        titles: of the items, for the reasons, (n_items,) str.
         max_users: a larger number of users is sampled.
+        explain: says why an item is in a list; without it lists say nothing.
     """
     targets = snapshot.countable(targets)
     users = np.sort(rng.permutation(np.flatnonzero(np.diff(targets.indptr) > 0))[:max_users])
@@ -109,8 +112,8 @@ def evaluate(
         frames += _frames(chunk, some, ranked, cold, candidates, targets[chunk], cold_targets[chunk])
         for source, items in ranked.items():
             shown[source][items[:, :10][items[:, :10] >= 0]] = True
-        why = _reasons(snapshot, titles, candidates, table, ranked["ranker"][:, :N_EXPLAINED])
-        lists.append(_list_frame(chunk, ranked["ranker"], scores, why))
+        listed = _list_frame(chunk, ranked["ranker"], scores)
+        lists.append(listed if explain is None else _explained(listed, chunk, candidates, snapshot, table, explain))
         if progress:
             progress(min(len(users), (done + 1) * len(chunk)), len(users))
     per_user = pd.concat(frames, ignore_index=True)
@@ -145,7 +148,7 @@ def rank_all(
     table = pairs.build(snapshot, some, candidates)
     best_scores: FloatArray = np.empty(0)
     for name, by in (("fusion", "fusion"), ("ranker", None)):
-        ranked[name], best_scores = rank_pairs(candidates, ranker.score(table.features, by), N_SLOTS)
+        ranked[name], best_scores = rank_pairs(candidates, score_pairs(ranker, table, by), N_SLOTS)
     return {source: ranked[source] for source in SOURCES if source in ranked}, best_scores, candidates, table
 
 
@@ -203,25 +206,33 @@ def _cpu_ms_per_user(snapshot: Snapshot, ranker: Ranker, users: IntArray) -> flo
     for _ in range(N_TIMINGS if len(users) else 0):
         began = time.process_time()
         candidates = gather(snapshot, some)
-        scores = ranker.score(pairs.build(snapshot, some, candidates).features)
+        scores = score_pairs(ranker, pairs.build(snapshot, some, candidates))
         rank_pairs(candidates, scores, N_SLOTS)
         spent.append(1000 * (time.process_time() - began) / len(users))
     return min(spent, default=float("nan"))
 
 
-def _reasons(
-    snapshot: Snapshot, titles: pd.Series, candidates: Candidates, table: PairTable, items: IntArray
+def _explained(
+    listed: pd.DataFrame,
+    users: IntArray,
+    candidates: Candidates,
+    snapshot: Snapshot,
+    table: PairTable,
+    explain: Explain,
 ) -> pd.DataFrame:
-    """Why each listed item is there: columns user_row, slot, source, reason."""
-    row, slot = np.nonzero(items >= 0)
+    """Lists of a chunk of users with source and reason in the first places."""
+    first = np.flatnonzero(listed["rank"] <= N_EXPLAINED)
     n_items = snapshot.histories.n_items
-    keys = candidates.user_row * n_items + candidates.item_pos
-    found = reasons(snapshot, titles, candidates, table, np.searchsorted(keys, row * n_items + items[row, slot]))
-    return found[["source", "reason"]].assign(user_row=row, slot=slot)
+    keys = np.searchsorted(users, listed["user_pos"].iloc[first]) * n_items + listed["item_pos"].iloc[first].to_numpy()
+    rows = np.searchsorted(candidates.user_row * n_items + candidates.item_pos, keys)
+    why = explain(snapshot, candidates, table, rows)
+    said = {name: np.full(len(listed), None, dtype=object) for name in ("source", "reason")}
+    for name, texts in said.items():
+        texts[first] = why[name].to_numpy(dtype=object)
+    return listed.assign(**said)
 
 
-def _list_frame(users: IntArray, items: IntArray, scores: FloatArray, why: pd.DataFrame) -> pd.DataFrame:
+def _list_frame(users: IntArray, items: IntArray, scores: FloatArray) -> pd.DataFrame:
     row, slot = np.nonzero(items >= 0)
     columns = {"user_pos": users[row], "item_pos": items[row, slot], "rank": slot + 1, "score": scores[row, slot]}
-    explained = pd.DataFrame(columns | {"user_row": row, "slot": slot}).merge(why, how="left", on=["user_row", "slot"])
-    return explained.drop(columns=["user_row", "slot"])
+    return pd.DataFrame(columns).assign(source=None, reason=None)

@@ -18,7 +18,7 @@ from recsys.progress import Reporter
 from recsys.registry import Registry, Run
 from recsys.types import FloatArray
 from training.calibration import diagram
-from training.evaluate import Evaluation
+from training.evaluate import Evaluation, Explain
 from training.pipeline import Trained, train
 
 
@@ -30,10 +30,15 @@ class Registered:
     trained: Trained
 
 
-def train_and_register(dataset: Dataset, config: Config, reporter: Reporter) -> Registered:
+def train_and_register(
+    dataset: Dataset, config: Config, reporter: Reporter, explain: Explain | None = None
+) -> Registered:
     """Trains on a data set, logs to MLflow and registers the bundle as `challenger`.
 
     The first version becomes `champion` too.
+
+    Args:
+        explain: says why an item is in an evaluated list, for the A/B report.
     """
     registry = Registry(config.mlflow)
     window = {"data_until": dataset.as_of.isoformat(), "data_sha256": dataset.sha256}
@@ -41,7 +46,9 @@ def train_and_register(dataset: Dataset, config: Config, reporter: Reporter) -> 
     with registry.run(f"train {dataset.as_of:%Y-%m-%d}", config.model_dump(mode="json"), tags) as run:
         run.log_dataset("events", dataset.sha256, len(dataset.user_pos), "events", "training")
         work = Path(config.text.cache).parent / "checkpoints"
-        trained = train(dataset, config, reporter.stage, lambda values, step: run.log_metrics(values, step), work)
+        trained = train(
+            dataset, config, reporter.stage, lambda values, step: run.log_metrics(values, step), work, explain
+        )
         run.log_metrics(_metrics(trained.evaluation) | {f"seconds {k}": v for k, v in trained.seconds.items()})
         run.log_metrics({f"guard ndcg_10 {k}": v for k, v in trained.model.ranker.guard.items()})
         folder = Path(tempfile.mkdtemp(prefix="recsys-bundle-"))

@@ -28,7 +28,7 @@ from recsys.config import Config
 from recsys.split import Windows, split_by_column, split_by_time
 from recsys.text_tower import Progress, TextTower, unit_rows
 from recsys.types import FloatArray, IntArray
-from training.evaluate import Evaluation, evaluate
+from training.evaluate import Evaluation, Explain, evaluate
 from training.model import Model, distinct_texts, histories_of, pooled_vectors
 from training.ranker import fit_ranker
 from training.recency import learn_recency
@@ -65,13 +65,21 @@ class TextSpace:
         return self.tower.tokenize([self.texts[row] for row in self.row[items]])
 
 
-def train(dataset: Dataset, config: Config, stage: Stage, log: Log | None = None, work: Path | None = None) -> Trained:
+def train(
+    dataset: Dataset,
+    config: Config,
+    stage: Stage,
+    log: Log | None = None,
+    work: Path | None = None,
+    explain: Explain | None = None,
+) -> Trained:
     """Fits, evaluates and refits on everything before the data set's `as_of`.
 
     Args:
         stage: opens a named progress bar; yields a callback (done, total).
         log: receives metrics per training step.
         work: folder for the encoder's checkpoint, so that a run cut off goes on where it was.
+        explain: says why an item is in an evaluated list.
     """
     clock: dict[str, float] = {}
     windows = cut(dataset, config)
@@ -92,8 +100,8 @@ def train(dataset: Dataset, config: Config, stage: Stage, log: Log | None = None
             "evaluation",
             lambda: evaluate(
                 late[1], frozen, ranker, targets_of(dataset, windows, 2),
-                dataset.catalogue["title"].fillna("").astype(str),
                 max_users=config.report.max_users, rng=np.random.default_rng([config.seed, 4]), progress=progress,
+                explain=explain,
             ),
         )  # fmt: skip
     tower, final = _timed(clock, "towers to serve", lambda: fit_towers(dataset, windows, 3, space, config, stage))

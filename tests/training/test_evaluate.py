@@ -1,0 +1,43 @@
+"""The evaluation of a trained shop."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.candidates import Candidates
+from features.dataset import Dataset
+from features.pairs import PairTable
+from features.snapshot import Snapshot
+from recsys.config import load_config
+from recsys.progress import Reporter
+from recsys.types import IntArray
+from training.evaluate import N_EXPLAINED
+from training.pipeline import train
+
+pytestmark = pytest.mark.slow
+
+
+def test_reasons_are_those_of_the_listed_pairs_and_end_after_the_first_places(
+    shop_folder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    """An explainer that names the pair it was asked about."""
+
+    def explain(snapshot: Snapshot, candidates: Candidates, table: PairTable, rows: IntArray) -> pd.DataFrame:
+        assert len(table.user_row) == len(candidates.item_pos)
+        return pd.DataFrame({"source": candidates.item_pos[rows], "reason": candidates.user_row[rows]})
+
+    dataset = Dataset.from_frames(*shop)
+    config = load_config(
+        shop_folder / "recsys.toml", ("text.epochs=0", "text.head_steps=5", "serving.chunk_users=1000")
+    )
+    evaluation = train(dataset, config, Reporter().stage, explain=explain).evaluation
+    lists = evaluation.lists
+    is_first = lists["rank"] <= N_EXPLAINED
+    assert 0 < is_first.sum() < len(lists)
+    np.testing.assert_array_equal(lists["source"][is_first], lists["item_pos"][is_first])
+    row_of = {user: row for row, user in enumerate(lists["user_pos"].unique())}
+    np.testing.assert_array_equal(lists["reason"][is_first], lists["user_pos"][is_first].map(row_of))
+    assert lists.loc[~is_first, ["source", "reason"]].isna().all(axis=None)
+    assert 0 < evaluation.cpu_ms_per_user < 1_000
