@@ -23,7 +23,7 @@ from recsys.metrics import Interval
 from recsys.progress import Reporter
 from recsys.registry import Registry
 from training.dials import DIALS, GROUPS, free_dials, refuse_foreign, value_of, with_settings
-from training.pipeline import cut, fit_towers, targets_of
+from training.pipeline import cut, fit_towers, recency, targets_of
 from training.ranker import fit_ranker
 from training.tune import Trial, Tuning, _locked, tune
 from training.workbench import Judged, Workbench, encoded, without_report
@@ -157,9 +157,10 @@ def test_the_number_is_that_of_the_rankers_guard(config: Config, tmp_path: Path)
     dataset = data_of(config)
     windows = cut(dataset, config)
     space = encoded(dataset, windows, config, quiet().stage, tmp_path)
-    _, snapshot = fit_towers(dataset, windows, 1, space, config, quiet().stage)
+    learned = recency(dataset, windows, space, config)
+    _, snapshot = fit_towers(dataset, windows, 1, space, learned, quiet().stage)
     rng = np.random.default_rng([config.seed, 3])
-    ranker = fit_ranker(snapshot, targets_of(dataset, windows, 1), config, rng)
+    ranker = fit_ranker(snapshot, targets_of(dataset, windows, 1), learned, rng)
     judged = bench_of(config, dataset, tmp_path).judge(config)
     assert judged.chosen == ranker.chosen
     assert judged.value == pytest.approx(ranker.guard[ranker.chosen])
@@ -228,13 +229,18 @@ def test_a_second_search_of_the_same_is_refused_with_the_pid_of_the_first(tmp_pa
 
 
 def test_dials_are_settings_with_room_on_both_sides_and_one_set_beyond_is_left_alone() -> None:
-    config = parse_config({"data": DATA, "cf": {"half_life_days": 10_000.0}})
+    config = parse_config({"data": DATA, "cf": {"half_life_days": 10_000.0, "learn_recency": False}})
     free, fixed = free_dials(config)
     assert [dial.name for dial in fixed] == ["cf.half_life_days"]
     assert {*free, *fixed} == {*DIALS}
     for dial in free:
         assert dial.low < value_of(config, dial.name) < dial.high
         assert value_of(with_settings(config, {dial.name: dial.low}), dial.name) == dial.low
+
+
+def test_what_training_learns_by_itself_is_no_dial() -> None:
+    free, fixed = free_dials(parse_config({"data": DATA}))
+    assert {d.name for d in DIALS} - {d.name for d in (*free, *fixed)} == {"cf.half_life_days", "cf.history_decay"}
 
 
 def outcome(low: float) -> Tuning:
