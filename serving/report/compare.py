@@ -276,7 +276,7 @@ def _doubts(primary: Relevance, grouped: tuple[Segment, ...], config: ReportConf
     told = [
         f"{segment.kind}: {segment.name} is protected, but {segment.n:,} users are too few to judge it."
         for segment in grouped
-        if segment.is_protected and segment.effect is None
+        if segment.is_protected and segment.n > 0 and segment.effect is None
     ]
     if (primary.effect.p < config.alpha) != (primary.p_sign_flip < config.alpha):
         told.append(

@@ -18,7 +18,7 @@ from serving.report.stability import Run
 from serving.report.statistics import Effect
 
 if TYPE_CHECKING:
-    from serving.report.document import Report
+    from serving.report.document import ArmHeader, Report
 
 MAX_SHOWN = 120
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -82,6 +82,11 @@ def _short(value: object) -> str:
     return text[:MAX_SHOWN] + "…" * (len(text) > MAX_SHOWN)
 
 
+def _arm_name(arm: "ArmHeader") -> str:
+    """Name and version; a version that was asked for by its number is its own name."""
+    return _short(arm.name) if arm.version in ("", arm.name) else f"{_short(arm.name)} {_short(arm.version)}"
+
+
 def _run_name(run: Run) -> str:
     return run.name if run.kind in run.name else f"{run.kind}: {run.name}"
 
@@ -132,6 +137,7 @@ def _environment(is_html: bool) -> Environment:
     environment.filters["short"] = _short
     environment.filters["brief"] = brief
     environment.filters["run_name"] = _run_name
+    environment.filters["arm_name"] = _arm_name
     return environment
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -191,3 +192,10 @@ def test_the_json_has_the_shape_that_its_schema_promises(report: Report) -> None
     stored = (Path(__file__).parent / "schema.txt").read_text().splitlines()
     assert stored[0] == SCHEMA
     assert sorted(found) == stored[1:]
+
+
+def test_an_arm_asked_for_by_its_number_is_named_once(report: Report) -> None:
+    twice = replace(report, header=replace(report.header, a=replace(report.header.a, name="1", version="1")))
+    assert "A: 1 · B: " in page.html(twice)
+    assert "A: 1 · B: " in page.markdown(twice)
+    assert "A: &lt;b&gt;A&lt;/b&gt; 1 · B: " in page.html(report)
