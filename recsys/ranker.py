@@ -68,8 +68,11 @@ class LinearFusion:
 
     def score(self, features: FloatArray) -> FloatArray:
         """(n_pairs,) float64; higher is better."""
-        x = np.nan_to_num((features[:, list(self.columns)] - np.array(self.means)) / np.array(self.scales))
-        return np.asarray(x @ np.array(self.weights))
+        x = features[:, list(self.columns)]
+        x -= np.array(self.means, dtype=x.dtype)
+        x /= np.array(self.scales, dtype=x.dtype)
+        x[np.isnan(x)] = 0
+        return np.asarray(x @ np.array(self.weights, dtype=x.dtype), dtype=np.float64)
 
 
 @dataclass(frozen=True)
