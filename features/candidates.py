@@ -64,8 +64,8 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
     # a zero of a sparse source means "never heard of it", not a low score
     floors = {"text": snapshot.text_search.floor, "cf": snapshot.cf_search.floor} | dict.fromkeys(SPARSE, 0.0)
     lists = {}
-    for name, values in (listings | sparse_scores(snapshot, some)).items():
-        listings[name] = values
+    listings |= sparse_scores(snapshot, some)
+    for name, values in listings.items():
         _bar(snapshot, some, values, _lowest(values.dtype))
         lists[name] = top_k(_rows(values, known), limits.per_source, floors[name])
     lists["new"] = _new(snapshot, _rows(listings["text"], known), limits.new)
@@ -83,8 +83,10 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
     indptr = np.searchsorted(pair_keys, np.arange(some.n_users + 1) * some.n_items)
     user_row = np.repeat(np.arange(some.n_users), np.diff(indptr))
     item_pos = pair_keys - user_row * some.n_items
-    scores = {name: score_values(listings[name].ravel()[pair_keys]) for name in SCORED if name != "text"}
+    scores = {name: score_values(values.ravel()[pair_keys]) for name, values in listings.items() if name != "text"}
     ranks = _ranks(listed, pair_keys, is_candidate)
+    for name in set(SCORED) - {*listings}:
+        scores[name], ranks[name] = np.zeros(len(pair_keys), np.float32), np.full(len(pair_keys), np.nan, np.float32)
     return Candidates(user_row, item_pos, scores, ranks, text_users, some.n_users)
 
 
@@ -98,13 +100,16 @@ def source_scores(snapshot: Snapshot, some: Histories) -> dict[str, FloatArray]:
 
 
 def sparse_scores(snapshot: Snapshot, some: Histories) -> dict[str, FloatArray]:
-    """Scores of all items by the sources that know few of them, (n_users, n_items) float32; 0 where unknown."""
+    """Scores of all items by the sources that know few of them, (n_users, n_items) float32; 0 where unknown.
+
+    Without "repeat" where seen items are excluded: all of it would be barred.
+    """
     decay = snapshot.config.cf.history_decay
     recent = some.decayed(decay, FAINT)
     return {
         "item_item": snapshot.cf.neighbour_scores(recent).toarray(),
         "ease": snapshot.cf.ease_scores(recent).toarray(),
-        "repeat": some.decayed(decay).toarray(),
+        **({} if snapshot.config.rules.exclude_seen else {"repeat": some.decayed(decay).toarray()}),
     }
 
 

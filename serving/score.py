@@ -99,7 +99,7 @@ class Scorer:
         some = self.snapshot.histories.of_users(users)
         candidates = gather(self.snapshot, some)
         table = pairs.build(self.snapshot, some, candidates)
-        scores = self.ranker.score(table.features)
+        scores = self.ranker.score(table.features, bounds=candidates.indptr)
         refuse_broken(scores)
         items, values = rank_pairs(candidates, scores, k)
         user_row, slot = np.nonzero(items >= 0)

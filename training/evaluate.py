@@ -126,7 +126,8 @@ def rank_all(
     table = pairs.build(snapshot, some, candidates)
     best_scores: FloatArray = np.empty(0)
     for name, by in (("fusion", "fusion"), ("ranker", None)):
-        ranked[name], best_scores = rank_pairs(candidates, ranker.score(table.features, by), N_SLOTS)
+        scored = ranker.score(table.features, by, candidates.indptr)
+        ranked[name], best_scores = rank_pairs(candidates, scored, N_SLOTS)
     return {source: ranked[source] for source in SOURCES if source in ranked}, best_scores, candidates
 
 
