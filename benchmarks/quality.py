@@ -277,16 +277,19 @@ def without_text(snapshot: Snapshot, config: Config) -> Snapshot:
 
 
 def system(world: World, config: Config, judge: Judge, seed: int, window: int = 2) -> dict[str, IntArray]:
-    """Lists of the whole and its parts, trained with one seed, for the users of a judge of a window."""
+    """Lists of the whole and its parts, trained with one seed, for the users of a judge of a window.
+
+    The whole without text is trained with seed 0 only: it is there to say what text is worth, not to be chosen.
+    """
     config = recency(world.dataset, world.windows, world.space, config.model_copy(update={"seed": seed}))
     early = fit_towers(world.dataset, world.windows, 1, world.space, config, silent)[1]
     late = fit_towers(world.dataset, world.windows, window, world.space, config, silent)[1]
     early, late = (replace(s, config=config) for s in (early, replace(late, is_eligible=judge.allowed)))
     found: dict[str, IntArray] = {}
-    for suffix, (before, after) in {
-        "": (early, late),
-        ", no text": tuple(without_text(s, config) for s in (early, late)),
-    }.items():
+    worlds = {"": (early, late)}
+    if seed == 0:
+        worlds[", no text"] = without_text(early, config), without_text(late, config)
+    for suffix, (before, after) in worlds.items():
         ranker = fit_ranker(
             before, targets_of(world.dataset, world.windows, 1), config, np.random.default_rng([seed, 3])
         )
@@ -306,7 +309,8 @@ def systems(world: World, config: Config, judge: Judge, seeds: int, window: int 
         runs = [system(world, config, judge, seed, window) for seed in range(seeds)]
     each = {"seconds": spent["seconds"] / seeds, "MiB": spent["MiB"]}
     return [
-        {"source": label, "settings": "defaults", "lists": [run[label] for run in runs], **each} for label in runs[0]
+        {"source": label, "settings": "defaults", "lists": [run[label] for run in runs if label in run], **each}
+        for label in runs[0]
     ]
 
 

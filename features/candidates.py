@@ -3,18 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from features.histories import Histories
 from features.snapshot import Snapshot
+from recsys.nearest import score_values
 from recsys.types import BoolArray, FloatArray, IntArray
 
 SCORED = ("text", "cf", "item_item", "ease", "repeat")  # sources with a score for every (user, item)
-DENSE = ("text", "cf")  # these know something of every item
+SPARSE = ("item_item", "ease", "repeat")  # of these, the ones that never heard of most items
 LISTED = ("recent", "popular", "all_time", "new")  # sources that only list items
 BLOCKS_PER_ITEM = 8  # of `top_k`: fewer leave more to sort, more cost time to partition
 MOST_LEFT = 4
+FAINT = 0.03  # what counts less than this share of the newest moment calls no neighbours: half of their cost
+
+Scores = FloatArray | IntArray
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,9 @@ class Candidates:
     Args:
         user_row: row in the chunk of users, (n_pairs,).
         item_pos: (n_pairs,).
-        scores: per scored source, (n_pairs,) float32.
+        scores: per scored source but text, (n_pairs,) float32: `features.pairs` has the text vectors at hand anyway.
         ranks: per source, place in its own list from 0, nan where it did not list the item, (n_pairs,) float32.
+        text_users: vector of each user, (n_users, dim); zero for an empty history.
         n_users: users in the chunk, some of whom may have no pair.
     """
 
@@ -33,6 +39,7 @@ class Candidates:
     item_pos: IntArray
     scores: dict[str, FloatArray]
     ranks: dict[str, FloatArray]
+    text_users: FloatArray
     n_users: int
 
     @cached_property
@@ -49,14 +56,19 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
         some: the histories of the chunk, users renumbered from 0 (`Histories.of_users`).
     """
     limits = snapshot.config.candidates
-    scores = source_scores(snapshot, some)
-    for values in scores.values():
-        _bar(snapshot, some, values, -np.inf)
     known = np.flatnonzero(some.n_events)  # where nothing is known of a user, only popularity speaks
+    text_users = snapshot.text_users(some)
+    listings: dict[str, FloatArray | IntArray] = {
+        "text": snapshot.text_search.scores(text_users), "cf": snapshot.cf_search.scores(snapshot.cf_users(some)),
+    }  # fmt: skip
     # a zero of a sparse source means "never heard of it", not a low score
-    floors = {name: -np.inf if name in DENSE else 0.0 for name in SCORED}
-    lists = {name: top_k(_rows(scores[name], known), limits.per_source, floors[name]) for name in SCORED}
-    lists["new"] = _new(snapshot, _rows(scores["text"], known), limits.new)
+    floors = {"text": snapshot.text_search.floor, "cf": snapshot.cf_search.floor} | dict.fromkeys(SPARSE, 0.0)
+    lists = {}
+    listings |= sparse_scores(snapshot, some)
+    for name, values in listings.items():
+        _bar(snapshot, some, values, _lowest(values.dtype))
+        lists[name] = top_k(_rows(values, known), limits.per_source, floors[name])
+    lists["new"] = _new(snapshot, _rows(listings["text"], known), limits.new)
     keys = {name: (known[:, None] * some.n_items + items, items >= 0) for name, items in lists.items()}
     everybody = np.arange(some.n_users)[:, None] * some.n_items
     for name, items in snapshot.popular.items():
@@ -70,28 +82,43 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
     pair_keys = np.flatnonzero(is_candidate)  # several times faster than nonzero of two axes
     indptr = np.searchsorted(pair_keys, np.arange(some.n_users + 1) * some.n_items)
     user_row = np.repeat(np.arange(some.n_users), np.diff(indptr))
-    pair_scores = {name: scores[name].ravel()[pair_keys] for name in SCORED}
+    item_pos = pair_keys - user_row * some.n_items
+    scores = {name: score_values(values.ravel()[pair_keys]) for name, values in listings.items() if name != "text"}
     ranks = _ranks(listed, pair_keys, is_candidate)
-    return Candidates(user_row, pair_keys - user_row * some.n_items, pair_scores, ranks, some.n_users)
+    for name in set(SCORED) - {*listings}:
+        scores[name], ranks[name] = np.zeros(len(pair_keys), np.float32), np.full(len(pair_keys), np.nan, np.float32)
+    return Candidates(user_row, item_pos, scores, ranks, text_users, some.n_users)
 
 
 def source_scores(snapshot: Snapshot, some: Histories) -> dict[str, FloatArray]:
-    """Scores of all items for a chunk of users by each scored source, (n_users, n_items) float32."""
-    decayed = some.decayed(snapshot.config.cf.history_decay)
+    """Scores of all items for a chunk of users by each scored source, exact, (n_users, n_items) float32."""
     return {
         "text": snapshot.text_users(some) @ snapshot.text_vectors.T,
         "cf": snapshot.cf_users(some) @ snapshot.cf.item_factors.T,
-        "item_item": snapshot.cf.neighbour_scores(decayed).toarray(),
-        "ease": snapshot.cf.ease_scores(decayed).toarray(),
-        "repeat": decayed.toarray(),
+        **sparse_scores(snapshot, some),
     }
 
 
-def top_k(scores: FloatArray, k: int, above: float = -np.inf) -> IntArray:
+def sparse_scores(snapshot: Snapshot, some: Histories) -> dict[str, FloatArray]:
+    """Scores of all items by the sources that know few of them, (n_users, n_items) float32; 0 where unknown.
+
+    Without "repeat" where seen items are excluded: all of it would be barred.
+    """
+    decay = snapshot.config.cf.history_decay
+    recent = some.decayed(decay, FAINT)
+    return {
+        "item_item": snapshot.cf.neighbour_scores(recent).toarray(),
+        "ease": snapshot.cf.ease_scores(recent).toarray(),
+        **({} if snapshot.config.rules.exclude_seen else {"repeat": some.decayed(decay).toarray()}),
+    }
+
+
+def top_k(scores: FloatArray | IntArray, k: int, above: float | None = None) -> IntArray:
     """Positions of the k highest scores a row, best first, ties by position; -1 where fewer are `above`.
 
-    NaN and infinity never rank. The k-th largest of the maxima of k or more disjoint blocks is at most the k-th largest score: only what reaches
-    it is sorted. Thirty times faster than a partition of whole rows of 20,000.
+    NaN and infinity never rank, nor does the least integer. The k-th largest of the maxima of k or more disjoint blocks
+    is at most the k-th largest score: only what reaches it is sorted. Thirty times faster than a partition of whole
+    rows of 20,000.
 
     >>> top_k(np.array([[1.0, 3.0, 3.0, -np.inf]]), k=4)
     array([[ 1,  2,  0, -1]])
@@ -103,10 +130,13 @@ def top_k(scores: FloatArray, k: int, above: float = -np.inf) -> IntArray:
     n_blocks = min(n_columns, BLOCKS_PER_ITEM * k)
     blocks, rest = np.split(scores, [n_columns // n_blocks * n_blocks], axis=1)
     maxima = blocks.reshape(n_rows, -1, n_blocks).max(axis=1)
-    if not (maxima < np.inf).all() or (rest == np.inf).any():
+    is_float = np.issubdtype(scores.dtype, np.floating)
+    if is_float and (not (maxima < np.inf).all() or (rest == np.inf).any()):
         return top_k(np.where(np.isfinite(scores), scores, -np.inf), k, above)
     least = np.partition(maxima, n_blocks - k, axis=1)[:, n_blocks - k]
-    least = np.maximum(least, np.nextafter(scores.dtype.type(above), scores.dtype.type(np.inf)))
+    bound = _lowest(scores.dtype) if above is None else above
+    kind = scores.dtype.type
+    least = np.maximum(least, np.nextafter(kind(bound), kind(np.inf)) if is_float else int(bound) + 1)
     is_left = scores >= least[:, None]
     bounds = np.arange(n_rows + 1) * n_columns
     left = np.flatnonzero(is_left)
@@ -120,30 +150,39 @@ def top_k(scores: FloatArray, k: int, above: float = -np.inf) -> IntArray:
     row = np.repeat(np.arange(n_rows), np.diff(starts))
     slot = np.arange(len(left)) - starts[row]
     shape = n_rows, max(k, int(np.diff(starts).max()))
-    column, negated = np.full(shape, -1, dtype=np.int64), np.full(shape, np.inf, dtype=scores.dtype)
+    column, negated = (
+        np.full(shape, -1, dtype=np.int64),
+        np.full(shape, np.inf, dtype=scores.dtype if is_float else np.float32),
+    )
     column[row, slot] = left - row * n_columns
-    negated[row, slot] = -scores.ravel()[left]
+    negated[row, slot] = -scores.ravel()[left].astype(negated.dtype)
     order = np.argsort(negated, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(column, order, axis=1)
 
 
-def _rows(scores: FloatArray, rows: IntArray) -> FloatArray:
+def _rows(scores: Scores, rows: IntArray) -> Scores:
     """Some rows, ascending; without a copy where they are all."""
     return scores if len(rows) == len(scores) else scores[rows]
 
 
-def _bar(snapshot: Snapshot, some: Histories, values: FloatArray | BoolArray, mark: float) -> None:
+def _bar(snapshot: Snapshot, some: Histories, values: Scores | BoolArray, mark: float) -> None:
     """Writes a mark, in place, where an item may not be recommended to a user; (n_users, n_items)."""
-    values[:, ~snapshot.is_eligible] = mark
+    if not snapshot.is_eligible.all():
+        values[:, ~snapshot.is_eligible] = mark
     if snapshot.config.rules.exclude_seen:
         values[some.user_pos, some.item_pos] = mark
 
 
-def _new(snapshot: Snapshot, text_scores: FloatArray, n: int) -> IntArray:
+def _lowest(kind: np.dtype[Any]) -> float:
+    """What never ranks, in scores of a type."""
+    return np.iinfo(kind).min if np.issubdtype(kind, np.integer) else -np.inf
+
+
+def _new(snapshot: Snapshot, text_scores: Scores, n: int) -> IntArray:
     new = np.flatnonzero(snapshot.is_new)
     if not len(new) or not n:
         return np.full((len(text_scores), 1), -1)
-    best = top_k(text_scores[:, new], n)
+    best = top_k(text_scores[:, new], n, snapshot.text_search.floor)
     return np.where(best >= 0, new[np.maximum(best, 0)], -1)
 
 

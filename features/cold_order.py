@@ -6,6 +6,7 @@ where; what they borrowed from items with like texts says which (features.cold_i
 
 import numpy as np
 
+from features.candidates import Candidates
 from features.pairs import PairTable
 from recsys.ranker import Ranker
 from recsys.types import FloatArray
@@ -13,13 +14,13 @@ from recsys.types import FloatArray
 CF_WEIGHT = 0.5  # of the ALS score beside EASE's, both standardised; docs/experiments.md
 
 
-def score_pairs(ranker: Ranker, table: PairTable, by: str | None = None) -> FloatArray:
+def score_pairs(ranker: Ranker, candidates: Candidates, table: PairTable, by: str | None = None) -> FloatArray:
     """The ranker's scores of candidates, cold items in order, (n_pairs,) float64, comparable within a user.
 
     Args:
         by: "trees" or "fusion" to overrule the ranker's choice.
     """
-    return in_cold_order(ranker.score(table.features, by), table)
+    return in_cold_order(ranker.score(table.features, by, candidates.indptr), table)
 
 
 def in_cold_order(scores: FloatArray, table: PairTable) -> FloatArray:

@@ -95,11 +95,16 @@ class Histories:
         """The same events over other item positions, such as rows of distinct texts."""
         return replace(self, item_pos=item_pos[self.item_pos], n_items=n_items)
 
-    def decayed(self, decay: float) -> sp.csr_matrix:
-        """Weight of each item by how many steps ago it was taken, (n_users, n_items) float32; repeats add up."""
-        mass = self.weight * np.power(float(decay), self.step)
+    def decayed(self, decay: float, faint: float = 0.0) -> sp.csr_matrix:
+        """Weight of each item by how many steps ago it was taken, (n_users, n_items) float32; repeats add up.
+
+        Args:
+            faint: events that have decayed to this share of a newest one or less are left out.
+        """
+        share = np.power(float(decay), self.step)
+        mass = self.weight * share
         # decay**step underflows for very long histories; such a weight is noise, and zeros must not be stored
-        keep = mass > 1e-6
+        keep = (mass > 1e-6) & (share > faint)
         return self._matrix(mass[keep], keep)
 
     def confidence(self, half_life_days: float) -> sp.csr_matrix:

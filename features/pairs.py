@@ -1,6 +1,7 @@
 """Features of a (user, item) pair, from what was known at the snapshot's moment."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from recsys.types import FloatArray, IntArray
 
 N_RECENT = 20  # items of the history compared by text with each candidate
 NOTHING = -2.0  # below any cosine
+ROWS_AT_ONCE = 1024
 _PAIR_NAMES = (
     "text_max", "text_mean", "text_last", "times_taken", "days_since_taken", "interval_share",
     "count_1d", "count_7d", "count_30d", "count_all", "trend", "age_days",
@@ -60,14 +62,14 @@ class PairTable:
 def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTable:
     """The feature table of a chunk of users; columns are `NAMES`."""
     user, item, facts = candidates.user_row, candidates.item_pos, snapshot.facts
-    columns: dict[str, FloatArray] = {}
-    for source in SCORED:
-        columns[f"{source}_score"] = candidates.scores[source]
-        columns[f"{source}_z"] = standardised(candidates.scores[source], candidates)
-    columns |= {f"{source}_rank": rank for source, rank in candidates.ranks.items()}
+    sizes = np.diff(candidates.indptr)
+    columns: dict[str, FloatArray] = {f"{source}_rank": rank for source, rank in candidates.ranks.items()}
     columns |= _own_past(some, user, item)
     recent = some.recent(N_RECENT)
-    likeness = _text_likeness(snapshot.text_vectors, recent, candidates)
+    products, likeness = _text_products(snapshot.text_vectors, candidates.text_users[:, None], recent, candidates)
+    for source, scores in (candidates.scores | {"text": products[0]}).items():
+        columns[f"{source}_score"] = scores
+        columns[f"{source}_z"] = standardised(scores, candidates)
     taken = np.flatnonzero(columns["times_taken"] > 0)
     likeness[:, taken] = np.where(
         recent.T[:, user[taken]] == item[taken], NOTHING, likeness[:, taken]
@@ -76,51 +78,73 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
         np.where(values > NOTHING, values, np.nan) for values in (likeness.max(axis=0), likeness[0])
     )
     columns["text_mean"] = _mean_likeness(likeness)
-    for name, counts in facts.log_counts.items():
-        columns[f"count_{name}"] = counts[item]
-    columns["trend"] = facts.trend[item]
-    columns["age_days"] = facts.age_days[item]
-    columns["price"] = facts.price[item]
-    columns["price_ratio"] = columns["price"] / _mean_price(some, facts.price)[user]
+    columns |= dict(zip(facts.columns, facts.table[item].T, strict=True))
+    columns["price_ratio"] = columns["price"] / np.repeat(_mean_price(some, facts.price), sizes)
     columns["category_share"] = _share(some, facts.category, user, item)
     columns["brand_share"] = _share(some, facts.brand, user, item)
-    columns["user_events"] = np.log1p(some.n_events)[user]
-    columns["user_items"] = np.log1p(np.diff(some.counts().indptr))[user]
-    columns["user_days_since_last"] = _days_since_last(some)[user]
-    return PairTable(np.stack([columns[n].astype(np.float32) for n in NAMES], axis=1), likeness, recent, user)
+    columns["user_events"] = np.repeat(np.log1p(some.n_events), sizes)
+    columns["user_items"] = np.repeat(np.log1p(np.diff(some.counts().indptr)), sizes)
+    columns["user_days_since_last"] = np.repeat(_days_since_last(some), sizes)
+    return PairTable(_table(columns), likeness, recent, user)
+
+
+def _table(columns: dict[str, FloatArray]) -> FloatArray:
+    """Columns side by side in the order of `NAMES`, (n_pairs, len(NAMES)) float32; rows at a time, for the cache."""
+    n = len(columns[NAMES[0]])
+    table = np.empty((n, len(NAMES)), dtype=np.float32)
+    for start in range(0, n, ROWS_AT_ONCE):
+        for index, name in enumerate(NAMES):
+            table[start : start + ROWS_AT_ONCE, index] = columns[name][start : start + ROWS_AT_ONCE]
+    return table
 
 
 def standardised(scores: FloatArray, candidates: Candidates) -> FloatArray:
     """Scores less their mean over the user's candidates, divided by their deviation; 0 where all are equal."""
-    user, n = candidates.user_row, candidates.n_users
-    size = np.maximum(np.bincount(user, minlength=n), 1)
-    centred = scores - (np.bincount(user, scores, minlength=n) / size)[user]
-    deviation = np.sqrt(np.bincount(user, centred**2, minlength=n) / size)
-    return np.asarray(centred / np.where(deviation > 1e-9, deviation, 1.0)[user], dtype=np.float32)
+    sizes = np.diff(candidates.indptr)
+    some = sizes > 0
+    sizes, starts = sizes[some], candidates.indptr[:-1][some]
+    if not len(sizes):
+        return np.zeros(0, dtype=np.float32)
+    centred = scores - np.repeat((np.add.reduceat(scores, starts, dtype=np.float64) / sizes).astype(np.float32), sizes)
+    deviation = np.sqrt(np.add.reduceat(centred * centred, starts, dtype=np.float64) / sizes)
+    scale = np.where(deviation > 1e-9, deviation, 1.0).astype(np.float32)
+    return np.asarray(centred / np.repeat(scale, sizes), dtype=np.float32)
 
 
-def _text_likeness(vectors: FloatArray, recent: IntArray, candidates: Candidates) -> FloatArray:
-    """Cosine of each recent item with each candidate, (N_RECENT, n_pairs); `NOTHING` in an empty slot.
+def _text_products(
+    vectors: FloatArray, users: FloatArray, recent: IntArray, candidates: Candidates
+) -> tuple[FloatArray, FloatArray]:
+    """Dot products of candidates with vectors of their user, and with the user's recent items.
 
-    User by user: the vectors of one user's candidates fit the processor's cache, those of a chunk do not.
+    User by user: the vectors of one user's candidates fit the processor's cache, those of a chunk do not; and they are
+    fetched once for all products.
+
+    Args:
+        vectors: of the items, (n_items, dim).
+        users: any number of vectors a user, (n_users, n_vectors, dim).
+        recent: (n_users, n_recent), -1 marks an empty slot; these come last.
+
+    Returns:
+        (n_vectors, n_pairs) float32 products with the user's vectors, and (n_recent, n_pairs) with the recent items,
+        `NOTHING` in an empty slot.
     """
-    item, bounds = candidates.item_pos, candidates.indptr
-    likeness = np.full((recent.shape[1], len(item)), NOTHING, dtype=np.float32)
-    n_recent = (recent >= 0).sum(axis=1)
+    item, bounds, n_vectors = candidates.item_pos, candidates.indptr.tolist(), users.shape[1]
+    out = np.full((n_vectors + recent.shape[1], len(item)), NOTHING, dtype=np.float32)
+    n_known = (n_vectors + (recent >= 0).sum(axis=1)).tolist()
     room = np.empty((np.diff(bounds).max(initial=0), vectors.shape[1]), dtype=vectors.dtype)
     with one_blas_thread():
-        for row in np.flatnonzero(n_recent):
-            start, stop = bounds[row], bounds[row + 1]
+        for row, (start, stop) in enumerate(pairwise(bounds)):
             wanted = np.take(vectors, item[start:stop], axis=0, out=room[: stop - start], mode="clip")
-            likeness[: n_recent[row], start:stop] = vectors[recent[row, : n_recent[row]]] @ wanted.T
-    return likeness
+            known = np.concatenate([users[row], vectors[recent[row, : n_known[row] - n_vectors]]])
+            out[: n_known[row], start:stop] = (wanted @ known.T).T  # a quarter faster than known @ wanted.T
+    return out[:n_vectors], out[n_vectors:]
 
 
 def _mean_likeness(likeness: FloatArray) -> FloatArray:
     """Mean over the recent items that there are, (n_pairs,); nan where there is none."""
-    is_there = likeness > NOTHING
-    n = is_there.sum(axis=0)
-    return np.where(n > 0, np.where(is_there, likeness, 0).sum(axis=0) / np.maximum(n, 1), np.nan)
+    n_there = (likeness > NOTHING).sum(axis=0, dtype=np.float32)
+    total = likeness.sum(axis=0) - NOTHING * (len(likeness) - n_there)
+    return np.where(n_there > 0, total / np.maximum(n_there, 1), np.nan)
 
 
 def _own_past(some: Histories, user: IntArray, item: IntArray) -> dict[str, FloatArray]:

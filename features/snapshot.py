@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from features.histories import DAY_US, Histories
 from recsys.cf_tower import CFTower
 from recsys.config import Config
+from recsys.nearest import DenseSearch
 from recsys.text_tower import unit_rows
 from recsys.types import BoolArray, FloatArray, IntArray
 
@@ -46,6 +47,17 @@ class ItemFacts:
     def exists(self) -> BoolArray:
         """False where an item was created at or after the moment, (n_items,); an item without a time exists."""
         return ~(self.age_days <= 0)
+
+    @cached_property
+    def columns(self) -> dict[str, FloatArray]:
+        """What the ranker sees of an item, by feature."""
+        counts = {f"count_{name}": values for name, values in self.log_counts.items()}
+        return counts | {"trend": self.trend, "age_days": self.age_days, "price": self.price}
+
+    @cached_property
+    def table(self) -> FloatArray:
+        """The same side by side, (n_items, n_columns) float32: one look at the memory per pair, not one per feature."""
+        return np.stack(list(self.columns.values()), axis=1).astype(np.float32)
 
     @classmethod
     def build(cls, histories: Histories, catalogue: pd.DataFrame) -> "ItemFacts":
@@ -135,6 +147,16 @@ class Snapshot:
         targets = sp.csr_matrix(targets @ sp.diags(self.facts.exists.astype(np.float32)))
         targets.eliminate_zeros()
         return targets
+
+    @cached_property
+    def text_search(self) -> DenseSearch:
+        """Over the text vectors."""
+        return DenseSearch.over(self.text_vectors)
+
+    @cached_property
+    def cf_search(self) -> DenseSearch:
+        """Over the CF factors."""
+        return DenseSearch.over(self.cf.item_factors)
 
     @cached_property
     def is_new(self) -> BoolArray:

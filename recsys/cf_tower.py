@@ -97,26 +97,30 @@ class CFTower:
         is_known = self.is_warm[sorted_by_user.indices]  # others have factors from their text, which no user made
         bounds = np.concatenate([[0], np.cumsum(is_known)])[sorted_by_user.indptr]
         items, weights = sorted_by_user.indices[is_known], self.config.alpha * sorted_by_user.data[is_known]
-        gram, inverse = self._gram
+        gram, inverse, rotated = self._roots
+        is_short = np.diff(bounds) <= len(gram) // 2
         with one_blas_thread():
             for row in np.flatnonzero(np.diff(bounds)):
                 at = slice(bounds[row], bounds[row + 1])
-                y, c = self.item_factors[items[at]], weights[at].astype(np.float32)
-                if len(c) > len(gram) // 2:
+                c = weights[at].astype(np.float32)
+                if not is_short[row]:
+                    y = self.item_factors[items[at]]
                     out[row] = posv(gram + (y.T * (c - 1)) @ y, c @ y)[1]
                     continue
-                w = y @ inverse.T
-                small = (c - 1)[:, None] * (w @ w.T)
-                small[np.diag_indices_from(small)] += 1
-                out[row] = (gesv(small, c)[2] @ w) @ inverse
+                w = rotated[items[at]]
+                small = (w @ w.T) * (c - 1)[:, None]
+                small.flat[:: len(c) + 1] += 1
+                out[row] = gesv(small, c)[2] @ w
+            out[is_short] = out[is_short] @ inverse
         return out
 
     @cached_property
-    def _gram(self) -> tuple[FloatArray, FloatArray]:
-        """Y'Y + regularisation over all items that users made, and the inverse of its lower triangular root."""
+    def _roots(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Y'Y + regularisation over all items that users made, the inverse of its lower triangular root, and W."""
         y = self.item_factors[self.is_warm].astype(np.float64)
         gram = y.T @ y + self.config.regularization * np.eye(y.shape[1])
-        return gram.astype(np.float32), np.linalg.inv(np.linalg.cholesky(gram)).astype(np.float32)
+        inverse = np.linalg.inv(np.linalg.cholesky(gram)).astype(np.float32)
+        return gram.astype(np.float32), inverse, self.item_factors @ inverse.T
 
     def neighbour_scores(self, decayed: sp.csr_matrix) -> sp.csr_matrix:
         """Summed similarity of each item to a user's decayed history, (n_users, n_items) float32."""

@@ -15,6 +15,7 @@ from recsys.config import RankerConfig
 from recsys.errors import ModelError
 from recsys.types import FloatArray, IntArray
 
+REFINED = 150  # pairs of each user that the trees see when lists are made: what is further down stays there
 FUTURE_AUC = 0.995  # no honest single feature sorts tomorrow's purchases this well
 
 
@@ -69,8 +70,11 @@ class LinearFusion:
 
     def score(self, features: FloatArray) -> FloatArray:
         """(n_pairs,) float64; higher is better."""
-        x = np.nan_to_num((features[:, list(self.columns)] - np.array(self.means)) / np.array(self.scales))
-        return np.asarray(x @ np.array(self.weights))
+        x = features[:, list(self.columns)]
+        x -= np.array(self.means, dtype=x.dtype)
+        x /= np.array(self.scales, dtype=x.dtype)
+        x[np.isnan(x)] = 0
+        return np.asarray(x @ np.array(self.weights, dtype=x.dtype), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -95,19 +99,28 @@ class Ranker:
     guard: dict[str, float]
     calibration: Calibration | None = None
 
-    def score(self, features: FloatArray, by: str | None = None) -> FloatArray:
+    def score(self, features: FloatArray, by: str | None = None, bounds: IntArray | None = None) -> FloatArray:
         """Scores of pairs, (n_pairs,) float64, comparable within a user.
 
         Args:
             features: (n_pairs, len(names)).
             by: "trees" or "fusion" to overrule the choice.
+            bounds: where each user's pairs start, (n_users + 1,); then the trees see only the `REFINED` pairs of each
+                user that the fusion puts first, and the others count like the worst of these.
         """
         if features.shape[1] != len(self.names):
             raise ModelError(f"ranker: got {features.shape[1]} features, was trained on {len(self.names)}; train again")
         if (by or self.chosen) == "fusion" or self.trees is None:
             return self.fusion.score(features)
-        # chunks of users are scored side by side already
-        return np.asarray(self.fusion.score(features) + self.booster.predict(features, num_threads=1))
+        fused = self.fusion.score(features)
+        first = np.arange(len(fused)) if bounds is None else _first_of_each(fused, bounds, REFINED)
+        added = self.booster.predict(features[first], num_threads=1)  # chunks of users are scored side by side already
+        if bounds is None or len(first) == len(fused):
+            return np.asarray(fused + added)
+        starts = np.searchsorted(first, bounds[:-1])[np.diff(bounds) > 0]
+        least = np.repeat(np.minimum.reduceat(added, starts), np.diff(bounds)[np.diff(bounds) > 0])
+        least[first] = added
+        return np.asarray(fused + least)
 
     @property
     def booster(self) -> Any:
@@ -141,6 +154,16 @@ class Ranker:
         fusion = LinearFusion(**{k: tuple(v) for k, v in text["fusion"].items()})
         trees = (folder / "ranker.txt").read_text() if (folder / "ranker.txt").exists() else None
         return cls(tuple(text["names"]), fusion, trees, text["chosen"], text["guard"], Calibration.load(folder))
+
+
+def _first_of_each(scores: FloatArray, bounds: IntArray, n: int) -> IntArray:
+    """Ascending positions of each user's n highest scores, all that tie with the last of them included."""
+    sizes = np.diff(bounds)
+    user = np.repeat(np.arange(len(sizes)), sizes)
+    padded = np.full((len(sizes), max(n, int(sizes.max(initial=0)))), -np.inf)
+    padded[user, np.arange(len(scores)) - bounds[user]] = scores
+    least = np.partition(padded, padded.shape[1] - n, axis=1)[:, padded.shape[1] - n]
+    return np.flatnonzero(~(scores < least[user]))
 
 
 def fit_trees(

@@ -7,15 +7,15 @@ from features.dataset import Dataset
 from features.pairs import PairTable
 from features.snapshot import Snapshot
 from recsys.types import IntArray
-from serving.reasons import reasons
+from serving.reasons import quoted, reasons
 from training.evaluate import Explain
 
 
 def explainer(dataset: Dataset) -> Explain:
     """What says, for items of a data set, why they are listed: the sentences that a release would carry."""
-    titles = dataset.catalogue["title"].fillna("").astype(str)
+    quotes = quoted(dataset.catalogue["title"].fillna("").astype(str))
 
     def explain(snapshot: Snapshot, candidates: Candidates, table: PairTable, rows: IntArray) -> pd.DataFrame:
-        return reasons(snapshot, titles, candidates, table, rows)
+        return reasons(quotes, candidates, table, rows)
 
     return explain

@@ -2,67 +2,79 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.candidates import Candidates
-from features.pairs import PairTable
-from features.snapshot import Snapshot
+from features.pairs import NAMES, PairTable
 from recsys.types import IntArray
 
 MAX_TITLE = 80
+SOURCES = ("repeat", "both", "text", "cf", "new", "recent", "popular")
+POINTING = ("both", "text", "new")
+OPENINGS = pa.array(
+    [
+        "", "Close to ", "Its text is close to ", "Taken by people with a history like yours",
+        "New, and its text is close to ", "Popular in the last 7 days", "Popular",
+        "Fits the little we know of you", "Popular in the last 30 days",
+    ]
+)  # fmt: skip
+CLOSINGS = pa.array(["", " in its text, and taken by people with a similar history", *[""] * 6])
 STRONG = 20  # a place among a source's first items makes it a source of the entry
 
 
-def sources(candidates: Candidates, rows: IntArray) -> np.ndarray:
-    """The source that put each pair in, (n,) strings.
+def sources(candidates: Candidates, table: PairTable, rows: IntArray) -> IntArray:
+    """The source that put each pair in, (n,) positions in `SOURCES`.
 
     `repeat` (taken before), `both` (text and behaviour), `text`, `cf`, `new`, `recent` (popular this week),
-    `popular` (this month, or of all time).
+    `popular` (this month, or of all time). What nobody took yet has no behaviour but what it borrowed by its text: it
+    is `text` or `new`.
     """
     ranks = {name: np.nan_to_num(rank[rows], nan=np.inf) for name, rank in candidates.ranks.items()}
     behaviour = np.minimum.reduce([ranks["cf"], ranks["item_item"], ranks["ease"]])
+    is_cold = table.features[rows, NAMES.index("count_all")] == 0
+    behaviour = np.where(is_cold, np.inf, behaviour)
     conditions = [
         np.isfinite(ranks["repeat"]),
         (ranks["text"] < STRONG) & (behaviour < STRONG),
         np.isfinite(ranks["text"]) & (ranks["text"] <= behaviour),
         np.isfinite(behaviour),
-        np.isfinite(ranks["new"]),
+        np.isfinite(ranks["new"]) | is_cold,
         np.isfinite(ranks["recent"]),
     ]
-    return np.select(conditions, ["repeat", "both", "text", "cf", "new", "recent"], "popular")
+    return np.select(conditions, range(len(conditions)), SOURCES.index("popular"))
 
 
-def reasons(
-    snapshot: Snapshot, titles: pd.Series, candidates: Candidates, table: PairTable, rows: IntArray
-) -> pd.DataFrame:
-    """Columns source, reason and reason_pos (item position, -1 for none), one row per pair in `rows`."""
-    source = sources(candidates, rows)
+def quoted(titles: pd.Series) -> pa.Array:
+    """Titles as sentences quote them, (n_items,); made once for all users."""
+    short = titles.str.slice(0, MAX_TITLE).replace("", "an untitled item")
+    return pa.array("“" + short + "”", pa.string())
+
+
+def reasons(quotes: pa.Array, candidates: Candidates, table: PairTable, rows: IntArray) -> pd.DataFrame:
+    """Columns source, reason and reason_pos (item position, -1 for none), one row per pair in `rows`.
+
+    Args:
+        quotes: see `quoted`.
+    """
+    source = sources(candidates, table, rows)
+    is_pointing = np.isin(source, [SOURCES.index(name) for name in POINTING])
     # only text points to an item: what behaviour rests on is the whole history
-    nearest = np.where(np.isin(source, ["repeat", "recent", "popular", "cf"]), -1, table.nearest(rows))
-    near_title = titles.iloc[np.maximum(nearest, 0)].reset_index(drop=True)
-    near_title = near_title.str.slice(0, MAX_TITLE).replace("", "an untitled item")
-    quoted = "“" + near_title + "”"
-    taken = np.flatnonzero(source == "repeat")
+    nearest = np.where(is_pointing, table.nearest(rows), -1)
+    opening = source.copy()
+    opening[is_pointing & (nearest < 0)] = len(SOURCES)
+    opening[(source == SOURCES.index("popular")) & np.isfinite(candidates.ranks["popular"][rows])] = len(SOURCES) + 1
+    quote = quotes.take(pa.array(nearest, mask=nearest < 0)).fill_null("")
+    closing = pa.array(np.where(nearest >= 0, source, len(SOURCES)))
+    sentence = pc.binary_join_element_wise(OPENINGS.take(pa.array(opening)), quote, CLOSINGS.take(closing), "")
+    sentence = sentence.to_pandas()
+    taken = np.flatnonzero(source == SOURCES.index("repeat"))
     times, days = (
         np.nan_to_num(table.column(name)[rows[taken]]).astype(int) for name in ("times_taken", "days_since_taken")
     )
-    again = np.full(len(rows), "", dtype=object)
-    again[taken] = [_again(t, d) for t, d in zip(times, days, strict=True)]
-    sentences = {
-        "repeat": pd.Series(again, dtype="str"),
-        "both": "Close to " + quoted + " in its text, and taken by people with a similar history",
-        "text": "Its text is close to " + quoted,
-        "new": "New, and its text is close to " + quoted,
-    }
-    is_monthly = np.isfinite(candidates.ranks["popular"][rows])
-    listed = np.where(is_monthly, "Popular in the last 30 days", "Popular")
-    sentence = pd.Series(np.where(source == "recent", "Popular in the last 7 days", listed), dtype="str")
-    for name, values in sentences.items():
-        chosen = (source == name) & ((nearest >= 0) | (name == "repeat"))
-        sentence = sentence.mask(pd.Series(chosen), values)
-    sentence = sentence.mask(pd.Series(source == "cf"), "Taken by people with a history like yours")
-    no_history = (nearest < 0) & np.isin(source, ["both", "text", "new"])
-    sentence = sentence.mask(pd.Series(no_history), "Fits the little we know of you")
-    return pd.DataFrame({"source": source, "reason": sentence, "reason_pos": nearest})
+    sentence.iloc[taken] = [_again(t, d) for t, d in zip(times, days, strict=True)]
+    names = pa.array(SOURCES).take(pa.array(source)).to_pandas()
+    return pd.DataFrame({"source": names, "reason": sentence, "reason_pos": nearest})
 
 
 def _again(times: int, days: int) -> str:

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from recsys.ranker import Ranker
 from recsys.schema import recommendation_schema
 from recsys.text_tower import Progress
 from recsys.types import FloatArray, IntArray
-from serving.reasons import reasons
+from serving.reasons import quoted, reasons
 from training.evaluate import rank_pairs
 from training.ranker import chunks
 
@@ -67,6 +68,11 @@ class Scorer:
         """Of the tables that `score` returns."""
         return recommendation_schema(_arrow_type(self.users), _arrow_type(self.items))
 
+    @cached_property
+    def quotes(self) -> pa.Array:
+        """Titles as the reasons quote them."""
+        return quoted(self.titles)
+
     def score(self, users: IntArray, k: int, progress: Progress | None = None) -> pa.Table:
         """The recommendation table of users, sorted by user, then rank.
 
@@ -96,14 +102,14 @@ class Scorer:
         some = self.snapshot.histories.of_users(users)
         candidates = gather(self.snapshot, some)
         table = pairs.build(self.snapshot, some, candidates)
-        scores = score_pairs(self.ranker, table)
+        scores = score_pairs(self.ranker, candidates, table)
         refuse_broken(scores)
         items, values = rank_pairs(candidates, scores, k)
         user_row, slot = np.nonzero(items >= 0)
         item_pos = items[user_row, slot]
         keys = candidates.user_row * some.n_items + candidates.item_pos
         rows = np.searchsorted(keys, user_row * some.n_items + item_pos)
-        why = reasons(self.snapshot, self.titles, candidates, table, rows)
+        why = reasons(self.quotes, candidates, table, rows)
         listed = pd.DataFrame({"user_row": user_row, "item_pos": item_pos, "score": values[user_row, slot]})
         listed["p"] = np.nan
         if self.ranker.calibration is not None:
@@ -142,8 +148,8 @@ class Scorer:
             "rank": listed["rank"].to_numpy(np.int32),
             "score": listed["score"].to_numpy(np.float32),
             "p": pa.array(listed["p"].to_numpy(np.float32), from_pandas=True),
-            "source": pa.array(listed["source"].astype(object)),
-            "reason": pa.array(listed["reason"].astype(object)),
+            "source": pa.array(listed["source"], from_pandas=True),
+            "reason": pa.array(listed["reason"], from_pandas=True),
             "reason_item_id": points,
             "run_id": pa.repeat(self.stamp.run_id, n),
             "model_version": pa.repeat(self.stamp.model_version, n),

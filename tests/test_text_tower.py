@@ -61,7 +61,11 @@ def test_sentence_transformers_opens_the_saved_tower(tower: TextTower, tmp_path:
     assert (np.asarray(theirs) * tower.encode(TEXTS)).sum(1).min() > 0.999
 
 
-def test_gradient_caching_gives_the_gradient_of_the_plain_way(tower: TextTower) -> None:
+@pytest.mark.parametrize("tokens_in_one_pass", [0, 1000])
+def test_gradient_caching_gives_the_gradient_of_the_plain_way(
+    tower: TextTower, tokens_in_one_pass: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.text_tower._TOKENS_IN_ONE_PASS", tokens_in_one_pass)
     parameters = tower.trainable(frozen_layers=0)
     tokens = tower.tokenize(["green tea", "bike chain saddle", "oil paint canvas brush"])
 
@@ -73,7 +77,7 @@ def test_gradient_caching_gives_the_gradient_of_the_plain_way(tower: TextTower) 
     for p in [*parameters, *tower.head.parameters()]:
         p.grad = None
     with tower._autocast():
-        pooled = torch.cat([tower._pool([t]) for t in tokens]).float()
+        pooled = torch.cat([tower._pool([t], tower.encoder) for t in tokens]).float()
     plain = loss_of(tower.head(pooled))
     plain.backward()  # type: ignore[no-untyped-call]
     theirs = [p.grad for p in [*parameters, *tower.head.parameters()] if p.grad is not None]

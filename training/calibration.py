@@ -67,7 +67,7 @@ def measure_reliability(
         chunk = np.sort(users[start : start + size])
         some = snapshot.histories.of_users(chunk)
         candidates = gather(snapshot, some)
-        scores = score_pairs(ranker, pairs.build(snapshot, some, candidates))
+        scores = score_pairs(ranker, candidates, pairs.build(snapshot, some, candidates))
         p.append(ranker.calibration.probabilities(scores, candidates.indptr, some.n_events, activity(some)))
         taken.append(np.asarray(targets[chunk][candidates.user_row, candidates.item_pos]).ravel() > 0)
         top.append(_is_top(scores, candidates.indptr))

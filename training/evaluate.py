@@ -148,7 +148,7 @@ def rank_all(
     table = pairs.build(snapshot, some, candidates)
     best_scores: FloatArray = np.empty(0)
     for name, by in (("fusion", "fusion"), ("ranker", None)):
-        ranked[name], best_scores = rank_pairs(candidates, score_pairs(ranker, table, by), N_SLOTS)
+        ranked[name], best_scores = rank_pairs(candidates, score_pairs(ranker, candidates, table, by), N_SLOTS)
     return {source: ranked[source] for source in SOURCES if source in ranked}, best_scores, candidates, table
 
 
@@ -206,7 +206,7 @@ def _cpu_ms_per_user(snapshot: Snapshot, ranker: Ranker, users: IntArray) -> flo
     for _ in range(N_TIMINGS if len(users) else 0):
         began = time.process_time()
         candidates = gather(snapshot, some)
-        scores = score_pairs(ranker, pairs.build(snapshot, some, candidates))
+        scores = score_pairs(ranker, candidates, pairs.build(snapshot, some, candidates))
         rank_pairs(candidates, scores, N_SLOTS)
         spent.append(1000 * (time.process_time() - began) / len(users))
     return min(spent, default=float("nan"))

@@ -135,7 +135,7 @@ def test_broken_scores_of_the_ranker_are_refused(yesterday: Shop, scores: str, c
     first = f"""
 import numpy
 from recsys.ranker import Ranker
-Ranker.score = lambda self, features, by=None: numpy.full(len(features), {scores})
+Ranker.score = lambda self, features, by=None, bounds=None: numpy.full(len(features), {scores})
 """
     ended = yesterday.tonight(first=first)
     assert ended.code == code, ended.err
@@ -173,7 +173,7 @@ def test_ties_go_to_the_smaller_item_id(yesterday: Shop) -> None:
     first = """
 import numpy
 from recsys.ranker import Ranker
-Ranker.score = lambda self, features, by=None: numpy.arange(len(features)) // 2.0
+Ranker.score = lambda self, features, by=None, bounds=None: numpy.arange(len(features)) // 2.0
 """
     ended = yesterday.tonight("--set", "serving.audit.min_overlap=0", first=first)
     assert ended.code == 0, ended.err
