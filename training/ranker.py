@@ -118,7 +118,7 @@ def _try_fold(
     trees = fit_trees(_informative(train), _informative(valid), pairs.NAMES, fusion, config.ranker, config.seed)
     ranker = Ranker(pairs.NAMES, fusion, trees, "trees", {})
     _, labels, indptr = valid
-    scores = {name: ranker.score(valid[0], name) for name in KINDS}
+    scores = {name: ranker.score(valid[0], name, valid[2]) for name in KINDS}
     found = {name: (ndcg_of_pairs(labels, indptr, s, n_relevant[is_valid]), s) for name, s in scores.items()}
     return found, int(ranker.booster.num_trees())
 
