@@ -124,5 +124,6 @@ def _ndcg(lists: Lists, labels: sp.csr_matrix, k: int) -> np.ndarray:
     """By some of the labels: what hits one of them is among what hits any, so only hits are looked up again."""
     hits = lists.hits[:, :k].copy()
     user, slot = np.nonzero(hits)
-    hits[user, slot] = np.asarray(labels[user, lists.ranked[user, slot]]).ravel() > 0
+    if len(user):  # scipy cannot look up nothing
+        hits[user, slot] = np.asarray(labels[user, lists.ranked[user, slot]]).ravel() > 0
     return metrics.ndcg(hits, np.diff(labels.indptr), k)

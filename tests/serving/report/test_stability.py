@@ -105,3 +105,10 @@ def test_lists_made_another_way_are_judged_by_their_own_labels(
     found = on_lists("seed", "seed 1", (a, b), events, items, (START, END), 10, ReportConfig())
     whole = compare(a, b, events, items, ReportConfig(), test_start=START, test_end=END, now=END).relevance[0].effect
     assert found.effect == whole
+
+
+def test_lists_that_hit_nothing_have_parts_too(shop: tuple[pd.DataFrame, pd.DataFrame, Arm, Arm]) -> None:
+    events, items, a, _ = shop
+    missed = Arm("A", a.table[a.table["item_id"] != 0].assign(rank=lambda t: t.groupby("user_id").cumcount() + 1))
+    report = compare(missed, missed, events, items, ReportConfig(), test_start=START, test_end=END, now=END)
+    assert [part.effect.a for part in report.stability.of("part")] == [0, 0, 0]
