@@ -15,6 +15,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from features.terms import term_vectors
 from recsys.cf_tower import CFTower
+from recsys.errors import ModelError
 from recsys.types import FloatArray, IntArray
 
 RIDGE = 3.0  # of 1 and 10 the first loses on online-retail, the second on movies; docs/experiments.md
@@ -31,9 +32,15 @@ def with_cold_items(cf: CFTower, vectors: FloatArray, tokens_of: Tokenizer) -> C
         vectors: unit vectors of the encoder without the head, (n_items, dim).
         tokens_of: from item positions to token ids.
 
+    Raises:
+        ModelError: vectors that are no numbers, which an encoder with broken weights makes.
+
     Source: Gantner et al., Learning attribute-to-feature mappings for cold-start recommendations, ICDM 2010.
         Differs: kernel ridge regression, and EASE's columns beside the factors.
     """
+    n_broken = int((~np.isfinite(vectors)).sum())
+    if n_broken:
+        raise ModelError(f"text tower: item vectors hold {n_broken:,} numbers that are NaN or infinite; train again")
     lenders = np.flatnonzero((np.diff(cf.ease.indptr) > 0) & cf.is_warm)
     cold = np.flatnonzero(~cf.is_warm)
     if not len(lenders) or not len(cold):

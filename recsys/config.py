@@ -70,6 +70,9 @@ class TextConfig(Section):
     cache: str = Field(".recsys/cache", description="Folder of item vectors, by hash of text and encoder.")
 
 
+RECENCY = ("half_life_days", "history_decay")  # settings of [cf] that `learn_recency` chooses
+
+
 class CFConfig(Section):
     """The collaborative-filtering tower: implicit ALS, item-item and EASE."""
 

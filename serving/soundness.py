@@ -32,7 +32,10 @@ def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapsh
         raise ModelError(f"{where}: cannot be loaded: {error}; {REMEDY}") from error
     check_parts(model, where)
     with run.reporter.stage("item vectors") as progress:
-        snapshot = model.snapshot(dataset, run.config, progress)
+        try:
+            snapshot = model.snapshot(dataset, run.config, progress)
+        except ModelError as error:
+            raise ModelError(f"{where}: {error}; {REMEDY}") from error
     check_finite("text tower: item vectors", snapshot.text_vectors, where)
     check_finite("CF tower: item factors", snapshot.cf.item_factors, where)
     if dataset.catalogue["title"].nunique() > 1:  # items without a word between them may share one vector

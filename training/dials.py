@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recsys.config import Config, parse_config
+from recsys.config import RECENCY, Config, parse_config
 from recsys.errors import ConfigError
-from training.recency import RECENCY
 
 MARK = "# found by recsys tune"  # first line of the files it writes
 

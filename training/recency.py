@@ -9,12 +9,11 @@ import scipy.sparse as sp
 from features.candidates import top_k
 from features.histories import Histories
 from recsys.cf_tower import ease_weights
-from recsys.config import Config
+from recsys.config import RECENCY, Config
 from recsys.metrics import hits_of, ndcg
 from recsys.text_tower import Progress
 from recsys.types import BoolArray, FloatArray
 
-RECENCY = ("half_life_days", "history_decay")  # settings of [cf] that are learned
 NEVER = 100_000.0  # days
 HALF_LIVES = (NEVER, 730.0, 180.0, 60.0, 20.0, 7.0)  # the slowest first: it wins where nothing speaks against it
 DECAYS = (1.0, 0.95, 0.9, 0.8, 0.6)

@@ -15,7 +15,7 @@ from features.dataset import Dataset
 from features.snapshot import ItemFacts, Snapshot
 from recsys.bundle import load_arrays, save_arrays
 from recsys.cf_tower import CFTower, als_factors, ease_weights, neighbour_weights, warm_items
-from recsys.config import Config
+from recsys.config import RECENCY, Config
 from recsys.errors import DataError
 from recsys.ids import IdMap
 from recsys.split import Windows
@@ -23,7 +23,6 @@ from recsys.text_tower import unit_rows
 from recsys.types import FloatArray, IntArray
 from training.pipeline import Stage, TextSpace, fit_text, fit_vectors, known_before, recency, targets_of
 from training.ranker import Group, can_be_judged, cross_validate, draw_users, pairs_of
-from training.recency import RECENCY
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ from features.cold_items import RIDGE, with_cold_items
 from features.terms import term_vectors
 from recsys.cf_tower import CFTower
 from recsys.config import CFConfig
+from recsys.errors import ModelError
 from recsys.types import IntArray
 
 TEA, BIKE = 7, 8
@@ -69,3 +70,10 @@ def test_nothing_cold_changes_nothing() -> None:
     before = tower(6)
     lent = with_cold_items(before, VECTORS[:6], tokens)
     np.testing.assert_array_equal(lent.ease.toarray(), before.ease.toarray())
+
+
+def test_vectors_that_are_no_numbers_are_refused_by_name() -> None:
+    broken = VECTORS.copy()
+    broken[3, 1] = np.nan
+    with pytest.raises(ModelError, match="text tower: item vectors hold 1 numbers that are NaN"):
+        with_cold_items(tower(), broken, tokens)
