@@ -2,15 +2,12 @@
 
 import numpy as np
 
-from features.histories import DAY_US, Histories
+from features.histories import Histories
 from recsys.types import FloatArray
 
 
 def activity(histories: Histories) -> FloatArray:
     """log(1 + events) and log(1 + days since the last one) of each user, (n_users, 2); nan without an event."""
-    last = np.zeros(histories.n_users, dtype=np.int64)
-    np.maximum.at(last, histories.user_pos, histories.timestamp)
-    days = (histories.as_of - last) / DAY_US
-    columns = np.stack([np.log1p(histories.n_events), np.log1p(days)], axis=1)
+    columns = np.stack([np.log1p(histories.n_events), np.log1p(histories.days_since_last())], axis=1)
     columns[histories.n_events == 0] = np.nan
     return columns

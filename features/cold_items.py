@@ -7,7 +7,7 @@ A cold item's factors and its column of EASE weights are those of the lenders, s
 regression). The encoder as it came says more here than the tuned head, which knows what sold.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,7 +19,7 @@ from recsys.errors import ModelError
 from recsys.types import FloatArray, IntArray
 
 RIDGE = 3.0  # of 1 and 10 the first loses on online-retail, the second on movies; docs/experiments.md
-COLD_AT_ONCE = 4096  # bounds memory
+COLD_AT_ONCE = 4096  # bounds memory: their shares of all lenders are made, lent and dropped together
 
 Tokenizer = Callable[[IntArray], Sequence[Sequence[int]]]
 
@@ -50,12 +50,14 @@ def with_cold_items(cf: CFTower, vectors: FloatArray, tokens_of: Tokenizer) -> C
     likeness = _likeness(vectors[lenders], vectors[lenders], lending, lending)
     likeness[np.diag_indices_from(likeness)] += RIDGE
     factor = cho_factor(likeness, overwrite_a=True, check_finite=False)
-    blocks = []
-    for start in range(0, len(cold), COLD_AT_ONCE):
-        some = slice(start, start + COLD_AT_ONCE)
-        shares = cho_solve(factor, _likeness(vectors[lenders], vectors[cold[some]], lending, borrowing[some]))
-        blocks.append((lenders, cold[some], shares.astype(np.float32)))
-    return cf.with_cold(cold, blocks)
+
+    def loans() -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
+        for start in range(0, len(cold), COLD_AT_ONCE):
+            some = slice(start, start + COLD_AT_ONCE)
+            likeness = _likeness(vectors[lenders], vectors[cold[some]], lending, borrowing[some])
+            yield lenders, cold[some], cho_solve(factor, likeness).astype(np.float32)
+
+    return cf.with_cold(cold, loans())
 
 
 def _likeness(a: FloatArray, b: FloatArray, terms_a: sp.csr_matrix, terms_b: sp.csr_matrix) -> FloatArray:

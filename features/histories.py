@@ -117,6 +117,12 @@ class Histories:
         """How often each user took each item, (n_users, n_items) float32."""
         return self._matrix(np.ones(len(self.item_pos), dtype=np.float32), slice(None))
 
+    def days_since_last(self) -> FloatArray:
+        """Days since the newest event of each user, (n_users,) float64; nan without an event."""
+        last = np.zeros(self.n_users, dtype=np.int64)
+        np.maximum.at(last, self.user_pos, self.timestamp)
+        return np.where(last > 0, (self.as_of - last) / DAY_US, np.nan)
+
     def new_only(self, targets: sp.csr_matrix) -> sp.csr_matrix:
         """Targets, (n_users, n_items), without what a user took before."""
         left = sp.csr_matrix(targets - targets.multiply(self.counts() > 0))

@@ -84,7 +84,7 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
     columns["brand_share"] = _share(some, facts.brand, user, item)
     columns["user_events"] = np.repeat(np.log1p(some.n_events), sizes)
     columns["user_items"] = np.repeat(np.log1p(np.diff(some.counts().indptr)), sizes)
-    columns["user_days_since_last"] = np.repeat(_days_since_last(some), sizes)
+    columns["user_days_since_last"] = np.repeat(some.days_since_last(), sizes)
     return PairTable(_table(columns), likeness, recent, user)
 
 
@@ -186,9 +186,3 @@ def _mean_price(some: Histories, price: FloatArray) -> FloatArray:
     total = np.bincount(some.user_pos[known], paid[known], minlength=some.n_users)
     n = np.bincount(some.user_pos[known], minlength=some.n_users)
     return np.where(n > 0, total / np.maximum(n, 1), np.nan)
-
-
-def _days_since_last(some: Histories) -> FloatArray:
-    last = np.zeros(some.n_users, dtype=np.int64)
-    np.maximum.at(last, some.user_pos, some.timestamp)
-    return np.where(last > 0, (some.as_of - last) / DAY_US, np.nan)

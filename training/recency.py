@@ -13,6 +13,7 @@ from recsys.config import RECENCY, Config
 from recsys.metrics import hits_of, ndcg
 from recsys.text_tower import Progress
 from recsys.types import BoolArray, FloatArray
+from training.ranker import chunks
 
 NEVER = 100_000.0  # days
 HALF_LIVES = (NEVER, 730.0, 180.0, 60.0, 20.0, 7.0)  # the slowest first: it wins where nothing speaks against it
@@ -21,6 +22,7 @@ FEW_ITEMS = 2000  # EASE over the most taken items takes a second, not a minute,
 FIT_USERS = 100_000
 JUDGES = 2000
 K = 10
+CHUNK = 256
 
 
 def learn_recency(
@@ -86,8 +88,7 @@ def _quality(
 ) -> FloatArray:
     """NDCG@10 of each judge by EASE alone, (n_users,)."""
     values = []
-    for start in range(0, some.n_users, 256):
-        users = np.arange(start, min(start + 256, some.n_users))
+    for users in chunks(np.arange(some.n_users), CHUNK):
         chunk = some.of_users(users)
         scores = (chunk.decayed(decay) @ weights).toarray()
         scores[:, ~available] = -np.inf
