@@ -360,9 +360,7 @@ def cold_table(table: Table, quick: bool, seeds: int) -> tuple[list[Row], Judge,
 
 def without_items(dataset: Dataset, hidden: BoolArray) -> Dataset:
     """The data set without the events of some items, (n_items,); the items stay in the catalogue."""
-    keep = ~hidden[dataset.item_pos]
-    fields = ("user_pos", "item_pos", "timestamp", "weight")
-    return replace(dataset, **{name: getattr(dataset, name)[keep] for name in fields})
+    return dataset.with_events(dataset.events()[~hidden[dataset.item_pos]])
 
 
 def summary(rows: list[Row], judge: Judge, counts: FloatArray, by: str) -> list[Row]:

@@ -8,7 +8,7 @@ each row and writes benchmarks/speed.json. Data come from benchmarks/shop.py. Th
 import argparse
 import json
 import os
-import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -152,16 +152,51 @@ def scoring(size: Row) -> Row:
 
 
 def memory(size: Row) -> Row:
-    """Peak memory of reading and scoring ten times as many users, each size in a process of its own."""
-    peaks = {}
-    for users in (size["users"] // 10, size["users"]):
-        words = ["--peak", str(users), "--items", str(size["items"])]
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.speed", *words], check=True, capture_output=True, text=True
+    """Whole nights without training over ten times as many users each: peak memory, seconds, and how both grow.
+
+    A model learned from `learners` users scores shops of the same items, `recsys score` in a process of its own: tables
+    of 50 events a user are read and checked, users scored, lists audited and published.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "learned"
+        Shop(size["learners"], size["items"], size["learners"] * 50).write(home)
+        shared = ["--set", f"mlflow.tracking_uri=sqlite:///{home}/mlflow.db", "--set", f"text.cache={home}/cache/texts"]
+        cheap = ["--set", "text.epochs=0", "--set", "ranker.max_users=2000", *shared]
+        _recsys("train", home, "2025-01-01", cheap)
+        grown = []
+        for users in (size["users"] // 100, size["users"] // 10, size["users"]):
+            shop = Path(folder) / str(users)
+            began = time.perf_counter()
+            Shop(users, size["items"], users * 50).write(shop)
+            made = time.perf_counter() - began
+            grown.append({"users": users, "made_s": made, **_recsys("score", shop, "2025-01-01", shared)})
+            print("memory", json.dumps(grown[-1]), flush=True)
+            shutil.rmtree(shop)
+    ratio = grown[-1]["peak_mib"] / grown[-2]["peak_mib"]
+    return {"items": size["items"], "learners": size["learners"], "grown": grown, "times_the_memory": ratio}
+
+
+def _recsys(command: str, shop: Path, as_of: str, settings: list[str]) -> Row:
+    """Runs a command on a shop; its seconds, peak memory and the seconds of its stages."""
+    words = [command, "-c", str(shop / "recsys.toml"), "--as-of", as_of, "--json", *settings]
+    began = time.perf_counter()
+    with (shop / "said").open("w+") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from recsys.cli import main; main()", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=said,
         )
-        peaks[str(users)] = int(done.stdout.split()[-1])
-    small, large = peaks.values()
-    return {"peak_mib": peaks, "times_the_memory": large / small}
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        if process.returncode:
+            raise SystemExit(f"recsys {command} ended with {process.returncode}: {said.read()[-2000:]}")
+    (run,) = sorted((shop / "out" / "runs").glob("*.json"))[-1:]
+    stages = json.loads(run.read_text())["stages"]
+    return {
+        "seconds": time.perf_counter() - began, "cpu_s": used.ru_utime + used.ru_stime,
+        "peak_mib": used.ru_maxrss // 1024, "stages": stages,
+    }  # fmt: skip
 
 
 def nights(size: Row) -> Row:
@@ -169,20 +204,11 @@ def nights(size: Row) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         shop = Shop(size["users"], size["items"], size["users"] * 50)
         shop.write(Path(folder))
-        first = _night(Path(folder), "2025-01-01")
+        first = _recsys("nightly", Path(folder), "2025-01-01", [])
         shop.write_day_after(Path(folder), changed=0.01, active=0.05)
-        second = _night(Path(folder), "2025-01-02")
-    return {"first_s": first, "second_s": second, "share": second / first, "users": size["users"]}
-
-
-def _night(folder: Path, as_of: str) -> float:
-    words = ["nightly", "-c", str(folder / "recsys.toml"), "--as-of", as_of, "--json"]
-    began = time.perf_counter()
-    program = "from recsys.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"night {as_of} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return time.perf_counter() - began
+        second = _recsys("nightly", Path(folder), "2025-01-02", [])
+    sizes = {name: size[name] for name in ("users", "items")}
+    return {**sizes, "first": first, "second": second, "share": second["seconds"] / first["seconds"]}
 
 
 def shop_scorer(folder: Path, size: Row) -> Scorer:
@@ -211,15 +237,6 @@ def word_vectors(dataset: Dataset, config: Config) -> FloatArray:
     return unit_rows(rows)
 
 
-def peak(users: int, items: int) -> int:
-    """MiB at the most while a shop is read and scored."""
-    with tempfile.TemporaryDirectory() as folder:
-        scorer = shop_scorer(Path(folder), {"users": users, "items": items})
-        for number, start in enumerate(range(0, users, 50_000)):
-            write_part(Path(folder), number, scorer.score(np.arange(start, min(start + 50_000, users)), 20))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
 SHORTER_LISTS = ["candidates.per_source=50", "candidates.popular=32"]  # about 245 a user, 190 at the least
 ROWS: dict[str, tuple[Callable[[Row], Row], Row, Row]] = {
     "training": (training, {"steps": 15}, {"steps": 2}),
@@ -230,7 +247,11 @@ ROWS: dict[str, tuple[Callable[[Row], Row], Row, Row]] = {
         {"users": 4_000, "items": 20_000, "settings": SHORTER_LISTS},
     ),
     "scoring_defaults": (scoring, {"users": 100_000, "items": 20_000}, {"users": 4_000, "items": 20_000}),
-    "memory": (memory, {"users": 1_000_000, "items": 20_000}, {"users": 20_000, "items": 2_000}),
+    "memory": (
+        memory,
+        {"users": 1_000_000, "items": 20_000, "learners": 5_000},
+        {"users": 100_000, "items": 2_000, "learners": 2_000},
+    ),
     "nights": (nights, {"users": 10_000, "items": 20_000}, {"users": 2_000, "items": 1_000}),
 }
 
@@ -244,12 +265,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--users", type=int, help="instead of the row's own number")
     parser.add_argument("--items", type=int, help="instead of the row's own number")
-    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
-    if args.peak:
-        print(peak(args.peak, args.items))
-        return
     torch.set_num_threads(args.threads)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])  # our scoring takes what cores it may
     given = {name: getattr(args, name) for name in ("users", "items") if getattr(args, name)}

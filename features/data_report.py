@@ -3,12 +3,14 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from recsys.errors import shown
+from recsys.types import IntArray
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class DataReport:
         events_per_user, events_per_item: median, p90 and max.
         items_with: share of items where a text column is not empty.
         text_lengths: median and p90 of the lengths of non-empty titles and descriptions, in characters.
-        null_shares: share of nulls by column of the events, where there are any.
+        null_shares: share of nulls by column of the good event rows, repeated ones too, where there are any.
     """
 
     n_events_read: int
@@ -74,10 +76,9 @@ class DataReport:
         console.print(table)
 
 
-def per_id(ids: pd.Series) -> dict[str, float]:
-    """Median, p90 and max of the rows per id."""
-    counts = ids.value_counts()
-    return {"median": float(counts.median()), "p90": float(counts.quantile(0.9)), "max": float(counts.max())}
+def per_id(counts: IntArray) -> dict[str, float]:
+    """Median, p90 and max of the rows per id, (n_ids,) counts."""
+    return {"median": float(np.median(counts)), "p90": float(np.quantile(counts, 0.9)), "max": float(counts.max())}
 
 
 def lengths_of(texts: pd.Series) -> dict[str, float]:

@@ -1,32 +1,34 @@
 """A data set as arrays: what every later stage sees."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from features.events import EVENT
 from features.ingest import Tables, clean_tables
+from features.spool import Records, Spool
 from recsys.config import DataConfig
-from recsys.errors import DataError, shown
 from recsys.ids import IdMap
-from recsys.schema import EVENTS, nearest, require_columns
+from recsys.schema import EVENTS, require_columns
 from recsys.types import BoolArray, FloatArray, IntArray
-
-SPLITS = {"train": 0, "valid": 1, "test": 2}
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Positive events and the catalogue, as of a moment.
 
+    Scoring reads the events of some users at a time; training asks for the arrays of all, which are then kept.
+
     Args:
         users, items: outside ids of the positions; items are all rows of the items table.
         catalogue: one row per item position, in the contract's columns.
-        user_pos, item_pos: (n_events,) int32, ordered by time, then user, then item.
-        timestamp: (n_events,) int64 microseconds UTC, all before `as_of`.
-        weight: (n_events,) float32, label weight of the type times the row's own weight.
-        split: (n_events,) int8 0 train, 1 valid, 2 test, where a column says so.
-        price: (n_events,) float32 price of one as paid, nan where not given; None without such a column.
+        records: events by user, time and item, of `features.events.EVENT`; those that are no labels or not before
+            `as_of` do not count.
+        bounds: where the records of each user start, (n_users + 1,).
+        has_split, has_price: whether the events had such a column.
         available: True where the item may be recommended, (n_items,).
         as_of: the moment of knowledge.
         sha256: of the tables it came from.
@@ -35,12 +37,10 @@ class Dataset:
     users: IdMap
     items: IdMap
     catalogue: pd.DataFrame
-    user_pos: IntArray
-    item_pos: IntArray
-    timestamp: IntArray
-    weight: FloatArray
-    split: IntArray | None
-    price: FloatArray | None
+    records: Spool
+    bounds: IntArray
+    has_split: bool
+    has_price: bool
     available: BoolArray
     as_of: pd.Timestamp
     sha256: str
@@ -72,63 +72,100 @@ class Dataset:
         weights = event_weights or {str(t): 1.0 for t in events["event_type"].dropna().unique()}
         config = DataConfig(events="frame", items="frame", event_weights=weights, timezone="UTC")
         tables = clean_tables(events, items, config, as_of, users)
-        return cls.from_tables(tables, config, as_of or tables.events["timestamp"].max() + pd.Timedelta("1us"))
+        newest = pd.Timestamp(tables.log.newest, unit="us", tz="UTC")
+        return cls.from_tables(tables, config, as_of or newest + pd.Timedelta("1us"))
 
     @classmethod
     def from_tables(cls, tables: Tables, config: DataConfig, as_of: pd.Timestamp) -> "Dataset":
         """A data set from checked tables; event types without a weight are left out.
 
-        Raises:
-            DataError: the split column is missing or holds something else than train, valid and test.
+        Args:
+            config: the tables were read with.
         """
-        weight = tables.events["event_type"].map(config.event_weights).to_numpy(dtype=np.float32, na_value=0)
-        if "weight" in tables.events:
-            weight = weight * tables.events["weight"].to_numpy(dtype=np.float32)
-        events, weight = tables.events[weight > 0], weight[weight > 0]
-        users, items = IdMap.from_values(events["user_id"]), IdMap.from_values(tables.items["item_id"])
-        user_pos, item_pos = users.positions(events["user_id"]), items.positions(events["item_id"])
-        timestamp = events["timestamp"].astype("int64").to_numpy()
-        order = np.lexsort((item_pos, user_pos, timestamp))
-        split = _split_codes(events, config.split_column) if config.split_column else None
-        price = events["price"].to_numpy(dtype=np.float32) if "price" in events else None
-        n_items = len(items)
-        available = (
-            tables.items["available"].to_numpy(dtype=bool) if "available" in tables.items else np.ones(n_items, bool)
-        )
+        log, items = tables.log, tables.items
+        available = items["available"].to_numpy(dtype=bool) if "available" in items else np.ones(len(items), bool)
         return cls(
-            users, items, tables.items,
-            user_pos[order].astype(np.int32), item_pos[order].astype(np.int32), timestamp[order], weight[order],
-            None if split is None else split[order], None if price is None else price[order],
-            available, as_of, tables.sha256,
+            log.users, log.items, items, log.records, log.bounds[: len(log.users) + 1],
+            bool(config.split_column), "price" in log.optional, available, as_of, tables.sha256,
         )  # fmt: skip
+
+    @property
+    def user_pos(self) -> IntArray:
+        """(n_events,) int32, ascending."""
+        return self._columns["user"]
+
+    @property
+    def item_pos(self) -> IntArray:
+        """(n_events,) int32; a user's events are ordered by time, then item."""
+        return self._columns["item"]
+
+    @property
+    def timestamp(self) -> IntArray:
+        """(n_events,) int64 microseconds UTC, all before `as_of`."""
+        return self._columns["timestamp"]
+
+    @property
+    def weight(self) -> FloatArray:
+        """(n_events,) float32, label weight of the type times the row's own weight."""
+        return self._columns["weight"]
+
+    @property
+    def split(self) -> IntArray | None:
+        """(n_events,) int8 0 train, 1 valid, 2 test; None where no column says so."""
+        return self._columns["split"] if self.has_split else None
+
+    @property
+    def price(self) -> FloatArray | None:
+        """(n_events,) float32 price of one as paid, nan where not given; None without such a column."""
+        return self._columns["price"] if self.has_price else None
+
+    def blocks(self) -> Iterator[Records]:
+        """The events that count, some at a time."""
+        for block in self.records.blocks():
+            yield block[self.counts(block)]
+
+    def counts(self, records: Records) -> BoolArray:
+        """Which records are labels before `as_of`, (n_records,)."""
+        return np.asarray((records["weight"] > 0) & (records["timestamp"] < _microseconds(self.as_of)))
+
+    def n_before(self, moment: pd.Timestamp) -> int:
+        """How many events lie before a moment."""
+        return sum(int((block["timestamp"] < _microseconds(moment)).sum()) for block in self.blocks())
+
+    @cached_property
+    def newest(self) -> pd.Timestamp:
+        """When the last event was."""
+        newest = max(int(block["timestamp"].max(initial=0)) for block in self.blocks())
+        return pd.Timestamp(newest, unit="us", tz="UTC")
 
     def before(self, moment: pd.Timestamp) -> "Dataset":
         """The same with only the events before a moment; users, items and `sha256` stay as they are."""
-        n = int(np.searchsorted(self.timestamp, -(-moment.value // 1000)))
+        return replace(self, as_of=min(self.as_of, moment))
+
+    def events(self) -> Records:
+        """All events that count; a copy."""
+        return np.concatenate([np.empty(0, EVENT), *self.blocks()])
+
+    def with_events(self, records: Records, users: IdMap | None = None) -> "Dataset":
+        """The same with other events, of `features.events.EVENT` in any order; `users` where their positions changed."""
+        users = users or self.users
+        records = records[np.lexsort([records[name] for name in ("item", "timestamp", "user")])]
+        kept = Spool(EVENT)
+        kept.add(records)
         return replace(
-            self,
-            user_pos=self.user_pos[:n],
-            item_pos=self.item_pos[:n],
-            timestamp=self.timestamp[:n],
-            weight=self.weight[:n],
-            split=None if self.split is None else self.split[:n],
-            price=None if self.price is None else self.price[:n],
-            as_of=min(self.as_of, moment),
+            self, users=users, records=kept, bounds=np.searchsorted(records["user"], np.arange(len(users) + 1))
         )
 
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        names = ["user", "item", "timestamp", "weight", *["split"] * self.has_split, *["price"] * self.has_price]
+        parts: dict[str, list[np.ndarray]] = {name: [np.empty(0, EVENT[name])] for name in names}
+        for block in self.blocks():
+            for name in names:
+                parts[name].append(block[name].copy())  # a view would keep the whole block
+        return {name: np.concatenate(parts.pop(name)) for name in names}
 
-def _split_codes(events: pd.DataFrame, column: str) -> IntArray:
-    if column not in events:
-        near = nearest(column, map(str, events.columns))
-        raise DataError(
-            f"events: no column {shown(column)}, which data.split_column names; "
-            + (f"did you mean {near}?" if near else "take the setting out, or add the column")
-        )
-    codes = events[column].map(SPLITS)
-    if codes.isna().any():
-        wrong = events.loc[codes.isna(), column]
-        raise DataError(
-            f"events: {column} holds {shown(wrong.iloc[0])} in {len(wrong):,} rows; expected train, valid or test; "
-            "mend the export, or take data.split_column out"
-        )
-    return codes.to_numpy(dtype=np.int8)
+
+def _microseconds(moment: pd.Timestamp) -> int:
+    """The first microsecond that is not before a moment."""
+    return -(-moment.value // 1000)

@@ -1,11 +1,15 @@
 """What each user did before a moment, as sparse matrices and recent lists."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
 
+from features.dataset import Dataset
+from features.events import records_of
+from features.spool import Records
 from recsys.types import BoolArray, FloatArray, IntArray
 
 DAY_US = 86_400_000_000
@@ -19,7 +23,6 @@ class Histories:
         user_pos, item_pos: (n_events,) positions.
         timestamp: (n_events,) int64 microseconds, UTC, all before `as_of`.
         weight: (n_events,) float32 label weight.
-        step: (n_events,) int64; the user's newest moment is 0, the one before it 1, ...
         n_users, n_items: sizes of the position spaces.
         as_of: int64 microseconds, UTC.
     """
@@ -28,7 +31,6 @@ class Histories:
     item_pos: IntArray
     timestamp: IntArray
     weight: FloatArray
-    step: IntArray
     n_users: int
     n_items: int
     as_of: int
@@ -46,17 +48,27 @@ class Histories:
         as_of: int,
         known: BoolArray | None = None,
     ) -> "Histories":
-        """Sorts events and numbers the steps; `known` picks the events that count, all by default."""
+        """Sorts events; `known` picks the events that count, all before `as_of` by default."""
         keep = timestamp < as_of if known is None else known
         user, item, time, mass = user_pos[keep], item_pos[keep], timestamp[keep], weight[keep]
-        order = np.lexsort((item, time, user))
-        user, item, time, mass = user[order], item[order], time[order], mass[order]
-        new_moment = np.ones(len(user), dtype=bool)
-        new_moment[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+        same = user[1:] == user[:-1]
+        rises = (user[1:] > user[:-1]) | same & (
+            (time[1:] > time[:-1]) | (time[1:] == time[:-1]) & (item[1:] >= item[:-1])
+        )
+        if not rises.all():
+            order = np.lexsort((item, time, user))
+            user, item, time, mass = user[order], item[order], time[order], mass[order]
+        return cls(user, item, time, mass, n_users, n_items, as_of)
+
+    @cached_property
+    def step(self) -> IntArray:
+        """How many of the user's distinct moments are newer than the event's, (n_events,) int64."""
+        new_moment = np.ones(len(self.user_pos), dtype=bool)
+        new_moment[1:] = (self.user_pos[1:] != self.user_pos[:-1]) | (self.timestamp[1:] != self.timestamp[:-1])
         moment = np.cumsum(new_moment)
-        last = np.zeros(n_users, dtype=np.int64)
-        last[user] = moment  # the user's last event wins, since events are in time order
-        return cls(user, item, time, mass, last[user] - moment, n_users, n_items, as_of)
+        last = np.zeros(self.n_users, dtype=np.int64)
+        last[self.user_pos] = moment  # the user's last event wins, since events are in time order
+        return last[self.user_pos] - moment
 
     @cached_property
     def indptr(self) -> IntArray:
@@ -69,20 +81,29 @@ class Histories:
         return np.diff(self.indptr)
 
     def of_users(self, users: IntArray) -> "Histories":
-        """The histories of some users, who are renumbered 0..n-1 in the order given."""
-        counts = self.n_events[users]
-        starts = np.repeat(self.indptr[users] - np.cumsum(counts) + counts, counts)
+        """The histories of some users, who are renumbered 0..n-1 in the order given; strangers, from n_users, have none."""
+        is_known = users < self.n_users
+        at = np.where(is_known, users, 0)
+        counts = np.where(is_known, self.n_events[at] if self.n_users else 0, 0)
+        starts = np.repeat(self.indptr[at] - np.cumsum(counts) + counts, counts)
         rows = starts + np.arange(counts.sum())
         return Histories(
             np.repeat(np.arange(len(users)), counts),
             self.item_pos[rows],
             self.timestamp[rows],
             self.weight[rows],
-            self.step[rows],
             len(users),
             self.n_items,
             self.as_of,
         )
+
+    def blocks(self) -> Iterator["Histories"]:
+        """The events in parts, here one; see `StoredHistories`."""
+        yield self
+
+    def loaded(self) -> "Histories":
+        """All in memory, as they are."""
+        return self
 
     def before(self, moment: int) -> "Histories":
         """What was known at an earlier moment, int64 microseconds."""
@@ -152,3 +173,58 @@ class Histories:
     def _matrix(self, mass: FloatArray, keep: BoolArray | slice) -> sp.csr_matrix:
         data = (mass.astype(np.float32), (self.user_pos[keep], self.item_pos[keep]))
         return sp.csr_matrix(data, shape=(self.n_users, self.n_items))
+
+
+@dataclass(frozen=True)
+class StoredHistories:
+    """Histories of any number of users that stay where they are stored; only those asked for are read.
+
+    Args:
+        dataset: whose events count.
+    """
+
+    dataset: Dataset
+
+    @property
+    def n_users(self) -> int:
+        """Size of the space of user positions."""
+        return len(self.dataset.users)
+
+    @property
+    def n_items(self) -> int:
+        """Size of the space of item positions."""
+        return len(self.dataset.items)
+
+    @property
+    def as_of(self) -> int:
+        """int64 microseconds, UTC."""
+        return int(self.dataset.as_of.value // 1000)
+
+    def of_users(self, users: IntArray) -> Histories:
+        """As `Histories.of_users`."""
+        known = np.unique(users[users < self.n_users])
+        records = records_of(known, self.dataset.records, self.dataset.bounds)
+        some = self._histories(records[self.dataset.counts(records)])
+        user_pos = np.searchsorted(known, some.user_pos)
+        renumbered = replace(some, user_pos=user_pos, n_users=len(known))
+        return renumbered.of_users(np.where(users < self.n_users, np.searchsorted(known, users), len(known)))
+
+    def blocks(self) -> Iterator[Histories]:
+        """The events in parts that fit memory; a user's may be in two of them."""
+        for records in self.dataset.blocks():
+            yield self._histories(records)
+
+    def loaded(self) -> Histories:
+        """All in memory."""
+        data = self.dataset
+        return self._of(data.user_pos, data.item_pos, data.timestamp, data.weight)
+
+    def _histories(self, records: Records) -> Histories:
+        return self._of(*(records[name] for name in ("user", "item", "timestamp", "weight")))
+
+    def _of(self, user: IntArray, item: IntArray, timestamp: IntArray, weight: FloatArray) -> Histories:
+        return Histories(user, item, timestamp, weight, self.n_users, self.n_items, self.as_of)
+
+
+Past = Histories | StoredHistories
+"""What is known of users, in memory or not."""

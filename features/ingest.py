@@ -1,7 +1,10 @@
 """The door: reads the tables, checks every row, quarantines the bad ones, and says what it saw."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -19,11 +22,13 @@ from features.clean import (
     utc_times,
 )
 from features.data_report import DataReport, lengths_of, per_id
+from features.events import EventLog, EventWriter
 from features.quarantine import PLACES, Checked, Refused, place_of, with_places
-from features.read import read_table
+from features.read import read_chunks, read_table
 from recsys.config import DataConfig
 from recsys.errors import DataError, shown
-from recsys.schema import EVENTS, ITEMS, USERS, require_columns
+from recsys.ids import IdMap
+from recsys.schema import EVENTS, ITEMS, USERS, TableSchema, require_columns
 from recsys.types import IntArray
 
 __all__ = ["DataReport", "Tables", "clean_tables", "load_tables"]
@@ -37,32 +42,42 @@ class Tables:
     """Clean tables in the contract's columns.
 
     Args:
-        events: ordered by time, user, item, type; labels and other types alike.
+        log: the events, labels and other types alike.
         items, users: ordered by id; users is None where there is no such table.
         quarantine: refused rows as table, file, row (from 0 in its file), column, value, reason.
         report: what was seen.
         sha256: of events, items and users; the same rows in any order give the same.
+        split_column: of the events, where one says which window they belong to.
     """
 
-    events: pd.DataFrame
+    log: EventLog
     items: pd.DataFrame
     quarantine: pd.DataFrame
     report: DataReport
     sha256: str
     users: pd.DataFrame | None = None
+    split_column: str | None = None
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """All events as a frame, by time, user, item and type; see `EventLog.frame`."""
+        return self.log.frame(split_column=self.split_column)
+
+    def events_of(self, user: object) -> pd.DataFrame:
+        """A user's events as a frame, by time."""
+        return self.log.frame([user], self.split_column)
 
 
 def load_tables(config: DataConfig, as_of: pd.Timestamp | None = None) -> Tables:
-    """Reads and checks the tables; nothing at or after `as_of` is kept.
+    """Reads and checks the tables; nothing at or after `as_of` is kept. Events are read in chunks: they may outgrow memory.
 
     Raises:
         DataError: a file is missing or broken, a column is missing, times carry no zone, or more than
             `max_bad_share` of a table's rows are bad.
     """
-    events = read_table(config.events, EVENTS, config)
     items = read_table(config.items, ITEMS, config)
     users = read_table(config.users, USERS, config) if config.users else None
-    return clean_tables(events, items, config, as_of, users)
+    return _checked(read_chunks(config.events, EVENTS, config), items, config, as_of, users)
 
 
 def clean_tables(
@@ -73,32 +88,76 @@ def clean_tables(
     users: pd.DataFrame | None = None,
 ) -> Tables:
     """Checks frames in the contract's columns; see `load_tables`. The inputs are not changed."""
+    return _checked([events], items, config, as_of, users)
+
+
+def _checked(
+    chunks: Iterable[pd.DataFrame],
+    items: pd.DataFrame,
+    config: DataConfig,
+    as_of: pd.Timestamp | None,
+    users: pd.DataFrame | None,
+) -> Tables:
     now = LATEST if as_of is None else as_of
-    for frame, schema in ((events, EVENTS), (items, ITEMS), *([] if users is None else [(users, USERS)])):
+    for frame, schema in ((items, ITEMS), *([] if users is None else [(users, USERS)])):
         require_columns(schema, map(str, frame.columns), place_of(frame, schema.name))
-        if not len(frame):
-            raise DataError(f"data.{schema.name}: the table has no rows; check the export that writes it")
+        _require_rows(len(frame), schema)
     items_seen = _clean_items(items, config)
     users_seen = None if users is None else _clean_once(with_places(users), "users", "user_id")
-    events_seen = _clean_events(events, items_seen.kept["item_id"], config, now)
-    seen = [s for s in (items_seen, users_seen, events_seen) if s is not None]
-    for checked in seen:
+    events_seen = _Events.read(chunks, items_seen.kept, config, now)
+    seen = [items_seen, *([] if users_seen is None else [users_seen])]
+    for checked in (*seen, events_seen.checked):
         checked.refuse_too_many(config.max_bad_share)
-    catalogue = items_seen.kept
-    if "created_at" in catalogue:
-        catalogue = catalogue[~(catalogue["created_at"] >= now)].reset_index(drop=True)
-    kept = events_seen.kept[events_seen.kept["item_id"].isin(catalogue["item_id"])]
-    sorted_events = _once_in_order(kept)
-    quarantine = pd.concat([s.quarantine for s in seen], ignore_index=True)
-    report = _report(
-        sorted_events, catalogue, config, now, quarantine,
-        n_events_read=len(events), n_items_read=len(items), n_duplicate_items=items_seen.n_duplicates,
-        n_after_as_of=events_seen.n_later + len(events_seen.kept) - len(kept),
-        n_duplicates=len(kept) - len(sorted_events),
-    )  # fmt: skip
+    quarantine = pd.concat([s.quarantine for s in (*seen, events_seen.checked)], ignore_index=True)
+    log = events_seen.writer.finish()
+    catalogue = events_seen.catalogue
+    report = _report(log, catalogue, config, now, quarantine, events_seen, items_seen)
     known_users = None if users_seen is None else users_seen.kept
-    sha256 = _fingerprint(sorted_events, catalogue, *([] if known_users is None else [known_users]))
-    return Tables(sorted_events, catalogue, quarantine, report, sha256, known_users)
+    sha256 = _fingerprint(log.sha256, catalogue, *([] if known_users is None else [known_users]))
+    return Tables(log, catalogue, quarantine, report, sha256, known_users, config.split_column)
+
+
+def _require_rows(n_rows: int, schema: TableSchema) -> None:
+    if not n_rows:
+        raise DataError(f"data.{schema.name}: the table has no rows; check the export that writes it")
+
+
+@dataclass
+class _Events:
+    """The events while they are read, chunk by chunk.
+
+    catalogue: items that had entered it before as-of; n_nulls: of the good rows, by column; n_good: these rows.
+    """
+
+    catalogue: pd.DataFrame
+    writer: EventWriter
+    checked: Checked
+    n_nulls: Counter[str]
+    n_good: int
+
+    @classmethod
+    def read(
+        cls, chunks: Iterable[pd.DataFrame], items: pd.DataFrame, config: DataConfig, now: pd.Timestamp
+    ) -> "_Events":
+        """All chunks, checked against all items; what names an item of later is later too."""
+        is_there = ~(items["created_at"] >= now) if "created_at" in items else np.ones(len(items), dtype=bool)
+        catalogue = items[is_there].reset_index(drop=True)
+        known = IdMap.from_values(items["item_id"])
+        writer = EventWriter(IdMap.from_values(catalogue["item_id"]), config.event_weights, config.split_column)
+        refused, n_rows, n_later, n_good = [], 0, 0, 0
+        n_nulls: Counter[str] = Counter()
+        for chunk in chunks:
+            require_columns(EVENTS, map(str, chunk.columns), place_of(chunk, "events"))
+            seen = _clean_events(chunk, known, config, now)
+            kept = seen.kept[writer.items.positions(seen.kept["item_id"]) >= 0]
+            writer.add(kept, _row_hashes(kept[sorted(kept.columns)]))
+            refused.append(seen.quarantine)
+            n_rows, n_good = n_rows + seen.n_rows, n_good + len(kept)
+            n_later += seen.n_later + len(seen.kept) - len(kept)
+            n_nulls.update({str(c): int(n) for c, n in kept.isna().sum().items()})
+        _require_rows(n_rows, EVENTS)
+        checked = Checked("events", kept[:0], pd.concat(refused, ignore_index=True), n_rows, n_later=n_later)
+        return cls(catalogue, writer, checked, n_nulls, n_good)
 
 
 def _clean_once(raw: pd.DataFrame, table: str, key: str, refused: Refused | None = None) -> Checked:
@@ -132,7 +191,7 @@ def _clean_items(items: pd.DataFrame, config: DataConfig) -> Checked:
     return _clean_once(clean, "items", "item_id", refused)
 
 
-def _clean_events(events: pd.DataFrame, known: pd.Series, config: DataConfig, now: pd.Timestamp) -> Checked:
+def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: pd.Timestamp) -> Checked:
     """Good rows before `now`; rows of the future are counted and not even checked."""
     raw = with_places(events)
     place = place_of(raw, "events")
@@ -142,8 +201,8 @@ def _clean_events(events: pd.DataFrame, known: pd.Series, config: DataConfig, no
     raw, times = raw[~is_later].reset_index(drop=True), times[~is_later].reset_index(drop=True)
     clean = raw.assign(timestamp=times, user_id=clean_ids(raw["user_id"], place))
     ids = clean_ids(raw["item_id"], place)
-    as_text = pd.api.types.is_integer_dtype(ids.dtype) != pd.api.types.is_integer_dtype(known.dtype)
-    is_known = ids.astype("str").isin(known.astype("str")) if as_text else ids.isin(known)
+    as_text = pd.api.types.is_integer_dtype(ids.dtype) != pd.api.types.is_integer_dtype(known.ids.dtype)
+    is_known = ids.astype("str").isin(known.ids.astype("str")) if as_text else ids.isin(known.ids)
     refused = Refused("events", raw)
     refused.add("user_id", is_bad_id(clean["user_id"]), "null, blank or overlong id")
     refused.add("item_id", is_bad_id(ids), "null, blank or overlong id")
@@ -160,17 +219,9 @@ def _clean_events(events: pd.DataFrame, known: pd.Series, config: DataConfig, no
         clean[column] = clean_numbers(raw[column])
     kept = clean[~refused.mask].drop(columns=PLACES)
     kept["user_id"] = settled_ids(kept["user_id"])
-    kept["item_id"] = settled_ids(ids[~refused.mask]).astype(known.dtype)
+    kept["item_id"] = settled_ids(ids[~refused.mask]).astype(known.ids.dtype)
     kept["event_type"] = kept["event_type"].astype("str").fillna("")
     return Checked("events", kept, refused.rows(), n_rows, n_later=int(is_later.sum()))
-
-
-def _once_in_order(events: pd.DataFrame) -> pd.DataFrame:
-    """Events by time, user, item and type, repeats left out; what stays does not depend on the order."""
-    ranks = [pd.factorize(events[c], sort=True)[0] for c in ("event_type", "item_id", "user_id")]
-    order = np.lexsort([_row_hashes(events), *ranks, events["timestamp"].astype("int64").to_numpy()])
-    keys = ["user_id", "item_id", "event_type", "timestamp", "basket_id", "session_id"]
-    return events.iloc[order].drop_duplicates([c for c in keys if c in events], ignore_index=True)
 
 
 def _row_hashes(frame: pd.DataFrame) -> IntArray:
@@ -180,8 +231,8 @@ def _row_hashes(frame: pd.DataFrame) -> IntArray:
     return pd.util.hash_pandas_object(flat, index=False).to_numpy()
 
 
-def _fingerprint(*frames: pd.DataFrame) -> str:
-    digest = hashlib.sha256()
+def _fingerprint(events_sha256: str, *frames: pd.DataFrame) -> str:
+    digest = hashlib.sha256(events_sha256.encode())
     for frame in frames:
         frame = frame[sorted(frame.columns)]
         digest.update(repr(list(frame.columns)).encode())
@@ -190,34 +241,36 @@ def _fingerprint(*frames: pd.DataFrame) -> str:
 
 
 def _report(
-    events: pd.DataFrame,
+    log: EventLog,
     items: pd.DataFrame,
     config: DataConfig,
     now: pd.Timestamp,
     quarantine: pd.DataFrame,
-    **counts: int,
+    events: _Events,
+    items_seen: Checked,
 ) -> DataReport:
-    types = events["event_type"].value_counts().to_dict()
-    labels = {str(k): int(v) for k, v in types.items() if k in config.event_weights}
+    by_count = np.argsort(-log.per_type, kind="stable")
+    types = {log.types[code]: int(log.per_type[code]) for code in by_count if log.per_type[code]}
+    labels = {k: v for k, v in types.items() if k in config.event_weights}
     if not labels:
         raise DataError(
-            f"events: none of {len(events):,} rows before {now:%Y-%m-%d %H:%M} has an event type that is a label "
+            f"events: none of {len(log):,} rows before {now:%Y-%m-%d %H:%M} has an event type that is a label "
             f"({', '.join(map(shown, config.event_weights))}); found {', '.join(map(shown, types)) or 'none'}; "
             "mend data.event_weights or --as-of"
         )
-    newest = events["timestamp"].max()
+    first, newest = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (log.first, log.newest))
     until = min(now, pd.Timestamp.now(tz="UTC"))
-    nulls = events.isna().mean()
     return DataReport(
-        **counts,
-        n_events=len(events), n_items=len(items), n_users=int(events["user_id"].nunique()),
+        n_events_read=events.checked.n_rows, n_items_read=items_seen.n_rows, n_duplicate_items=items_seen.n_duplicates,
+        n_after_as_of=events.checked.n_later, n_duplicates=log.n_repeats,
+        n_events=len(log), n_items=len(items), n_users=len(log.per_user),
         event_types=labels,
-        ignored_types={str(k): int(v) for k, v in types.items() if k not in config.event_weights},
+        ignored_types={k: v for k, v in types.items() if k not in config.event_weights},
         quarantined={str(k): int(v) for k, v in quarantine["reason"].value_counts().items()},
-        first_event=f"{events['timestamp'].min():%Y-%m-%d %H:%M}", last_event=f"{newest:%Y-%m-%d %H:%M}",
+        first_event=f"{first:%Y-%m-%d %H:%M}", last_event=f"{newest:%Y-%m-%d %H:%M}",
         age_of_newest_hours=round((until - newest).total_seconds() / 3600, 1),
-        events_per_user=per_id(events["user_id"]), events_per_item=per_id(events["item_id"]),
+        events_per_user=per_id(log.per_user), events_per_item=per_id(log.per_item[log.per_item > 0]),
         items_with={c: float((items[c] != "").mean()) for c in TEXTS if c in items},
         text_lengths={c: lengths_of(items[c]) for c in ("title", "description") if c in items},
-        null_shares={str(c): round(float(share), 4) for c, share in nulls.items() if share > 0},
+        null_shares={c: round(n / events.n_good, 4) for c, n in events.n_nulls.items() if n},
     )  # fmt: skip

@@ -2,7 +2,8 @@
 
 import errno
 import posixpath
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
@@ -16,30 +17,39 @@ from recsys.config import DataConfig
 from recsys.errors import DataError, ResourceError, public, shown
 from recsys.schema import TableSchema, nearest, require_columns
 
+CHUNK = 500_000  # rows
+CSV_BLOCK = 16 * 2**20  # bytes parsed at a time; a row must fit
 IDS = ("user_id", "item_id", "basket_id", "session_id")
 
 
 def read_table(place: str, schema: TableSchema, config: DataConfig) -> pd.DataFrame:
-    """A table from a Parquet or CSV file, a folder, a glob or a URL.
+    """A table from a Parquet or CSV file, a folder, a glob or a URL; see `read_chunks`."""
+    return pd.concat(list(read_chunks(place, schema, config)), ignore_index=True)
+
+
+def read_chunks(place: str, schema: TableSchema, config: DataConfig, rows: int = CHUNK) -> Iterator[pd.DataFrame]:
+    """A table in frames of at most so many rows, from a Parquet or CSV file, a folder, a glob or a URL.
 
     Two columns are added: `_file` and `_row`, where each row came from (rows count from 0 in each file).
-    Of a CSV every column is text, so that 00123 stays itself.
+    Of a CSV every column is text, so that 00123 stays itself. There is at least one frame, be it empty.
 
     Raises:
         DataError: nothing is there, a file is broken, a column is missing, or files disagree on its type.
     """
     filesystem, files = _files(place, schema.name)
     root = posixpath.dirname(files[0]) if len(files) == 1 else posixpath.commonpath(files)
-    frames = []
+    kinds: dict[str, tuple[str, str]] = {}
     for file in files:
-        frame = _frame(_arrow_table(filesystem, file), file, schema, config)
-        frame["_file"] = pd.Categorical([posixpath.relpath(file, root)] * len(frame))
-        frame["_row"] = np.arange(len(frame))
-        frames.append(frame)
-    if len(frames) == 1:
-        return frames[0]
-    _check_same_kinds(frames, files, schema)
-    return pd.concat(frames, ignore_index=True)
+        n_read = 0
+        for table in _arrow_tables(filesystem, file, rows):
+            frame = _frame(table, file, schema, config)
+            _check_same_kinds(frame, file, schema, kinds)
+            frame["_file"] = pd.Categorical.from_codes(
+                np.zeros(len(frame), np.int8), categories=pd.Index([posixpath.relpath(file, root)])
+            )
+            frame["_row"] = np.arange(n_read, n_read + len(frame))
+            n_read += len(frame)
+            yield frame
 
 
 def _files(place: str, name: str) -> tuple[Any, list[str]]:
@@ -67,13 +77,14 @@ def _is_hidden(path: str) -> bool:
     return name.startswith((".", "_")) or any(f.startswith((".", "_")) for f in folders)
 
 
-def _arrow_table(filesystem: Any, file: str) -> pa.Table:
+def _arrow_tables(filesystem: Any, file: str, rows: int) -> Iterator[pa.Table]:
+    """A file in tables of at most so many rows; one that is empty where it has none."""
     try:
         with filesystem.open(file, "rb") as handle:
-            is_csv = file.endswith(".csv")
-            table = _read_csv(handle.read()) if is_csv else pq.read_table(handle, page_checksum_verification=True)
-        table = pa.table([_plain(c) for c in table.columns], names=table.column_names)
-        table.validate(full=True)  # text that is no UTF-8 shows itself here, not hours later
+            for table in (_csv if file.endswith(".csv") else _parquet)(handle, rows):
+                table = pa.table([_plain(c) for c in table.columns], names=table.column_names)
+                table.validate(full=True)  # text that is no UTF-8 shows itself here, not hours later
+                yield table
     except (OSError, ValueError, pa.ArrowException) as error:
         if (
             isinstance(error, OSError) and error.errno == errno.EIO
@@ -82,17 +93,34 @@ def _arrow_table(filesystem: Any, file: str) -> pa.Table:
         raise DataError(
             f"{public(file)}: cannot be read as a table: {shown(public(str(error)), 200)}; write the file again"
         ) from error
-    return table
 
 
-def _read_csv(content: bytes) -> pa.Table:
+def _parquet(handle: BinaryIO, rows: int) -> Iterator[pa.Table]:
+    file = pq.ParquetFile(handle, page_checksum_verification=True)
+    yield from _cut(file.schema_arrow, file.iter_batches(rows), rows)
+
+
+def _csv(handle: BinaryIO, rows: int) -> Iterator[pa.Table]:
     parse = pacsv.ParseOptions(newlines_in_values=True)
-    names = pacsv.open_csv(pa.BufferReader(content), parse_options=parse).schema.names
+    read = pacsv.ReadOptions(block_size=CSV_BLOCK)
+    names = pacsv.open_csv(handle, read, parse).schema.names
     # a column typed by its first rows would fail on one bad value later, and an item may be called NA
     convert = pacsv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
     )
-    return pacsv.read_csv(pa.BufferReader(content), parse_options=parse, convert_options=convert)
+    handle.seek(0)
+    reader = pacsv.open_csv(handle, read, parse, convert)
+    yield from _cut(reader.schema, reader, rows)
+
+
+def _cut(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    n_tables = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, rows):
+            yield pa.Table.from_batches([batch.slice(start, rows)])
+            n_tables += 1
+    if not n_tables:
+        yield schema.empty_table()
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -143,12 +171,16 @@ def _our_names(present: list[str], file: str, table: str, config: DataConfig) ->
     return [ours_of.get(c, f"{c} (not mapped)" if c in pushed else c) for c in present]
 
 
-def _check_same_kinds(frames: list[pd.DataFrame], files: list[str], schema: TableSchema) -> None:
-    """Text in one file and integers in the next would meet as something else."""
+def _check_same_kinds(frame: pd.DataFrame, file: str, schema: TableSchema, kinds: dict[str, tuple[str, str]]) -> None:
+    """Text in one file and integers in the next would meet as something else.
+
+    Args:
+        kinds: of each column, the file where a value was first seen and what it was; added to here.
+    """
     for column in schema.required:
-        kinds = {f: _kind(t[column]) for f, t in zip(files, frames, strict=True) if t[column].notna().any()}
-        first, expected = next(iter(kinds.items()), ("", ""))
-        for file, kind in kinds.items():
+        if frame[column].notna().any():
+            kind = _kind(frame[column])
+            first, expected = kinds.setdefault(column, (file, kind))
             if kind != expected:
                 raise DataError(
                     f"{file}: {column} holds {kind}, but {expected} in {first}; write all files of a table alike"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from features.histories import DAY_US, Histories
+from features.histories import DAY_US, Histories, Past
 from recsys.cf_tower import CFTower
 from recsys.config import Config
 from recsys.nearest import DenseSearch
@@ -60,10 +60,14 @@ class ItemFacts:
         return np.stack(list(self.columns.values()), axis=1).astype(np.float32)
 
     @classmethod
-    def build(cls, histories: Histories, catalogue: pd.DataFrame) -> "ItemFacts":
+    def build(cls, histories: Past, catalogue: pd.DataFrame) -> "ItemFacts":
         """Counts from the histories, the rest from the catalogue."""
         first_seen = np.full(histories.n_items, np.iinfo(np.int64).max)
-        np.minimum.at(first_seen, histories.item_pos, histories.timestamp)
+        spans = (1, 7, 30, None)  # days
+        counts = np.zeros((len(spans), histories.n_items))
+        for block in histories.blocks():
+            np.minimum.at(first_seen, block.item_pos, block.timestamp)
+            counts += [block.popularity(days) for days in spans]
         age_days = np.where(first_seen < histories.as_of, (histories.as_of - first_seen) / DAY_US, np.nan)
         if "created_at" in catalogue:
             created = pd.to_datetime(catalogue["created_at"], utc=True)
@@ -73,10 +77,10 @@ class ItemFacts:
         price = pd.to_numeric(catalogue["price"], errors="coerce") if "price" in catalogue else None
         nothing = np.full(histories.n_items, np.nan)
         return cls(
-            histories.popularity(1),
-            histories.popularity(7),
-            histories.popularity(30),
-            histories.popularity(),
+            counts[0],
+            counts[1],
+            counts[2],
+            counts[3],
             age_days,
             nothing if price is None else price.to_numpy(dtype=float, na_value=np.nan),
             _codes(catalogue, "category"),
@@ -97,7 +101,7 @@ class Snapshot:
         config: for decays and rules.
     """
 
-    histories: Histories
+    histories: Past
     text_vectors: FloatArray
     cf: CFTower
     facts: ItemFacts
@@ -107,7 +111,7 @@ class Snapshot:
     @classmethod
     def of(
         cls,
-        histories: Histories,
+        histories: Past,
         text_vectors: FloatArray,
         cf: CFTower,
         catalogue: pd.DataFrame,
@@ -143,7 +147,7 @@ class Snapshot:
             targets: label weight of what each user took, (n_users, n_items).
         """
         if self.config.rules.exclude_seen:
-            targets = self.histories.new_only(targets)
+            targets = self.histories.loaded().new_only(targets)
         targets = sp.csr_matrix(targets @ sp.diags(self.facts.exists.astype(np.float32)))
         targets.eliminate_zeros()
         return targets

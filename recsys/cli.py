@@ -52,7 +52,7 @@ def _fail(error: BaseException) -> NoReturn:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="recsys")
 def cli() -> None:
-    r"""Text-aware recommendations: train, score every night, compare.
+    """Text-aware recommendations: train, score every night, compare.
 
     \b
     recsys init shop --demo completejourney
@@ -119,7 +119,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--demo", default=None, metavar="NAME", help="Also write demo data: completejourney.")
 def init(folder: Path, demo: str | None) -> None:
-    r"""Makes FOLDER with a commented recsys.toml; with --demo, the data too.
+    """Makes FOLDER with a commented recsys.toml; with --demo, the data too.
 
     \b
     recsys init shop
@@ -201,7 +201,7 @@ def score(
     log: Log,
     as_json: bool,
 ) -> None:
-    r"""Scores all users in batch and publishes a release.
+    """Scores all users in batch and publishes a release.
 
     \b
     recsys score --as-of 2017-12-01 --model 3
@@ -245,7 +245,7 @@ def nightly(
     log: Log,
     as_json: bool,
 ) -> None:
-    r"""Validates, trains when due, scores, audits, publishes, reports: the line for cron.
+    """Validates, trains when due, scores, audits, publishes, reports: the line for cron.
 
     \b
     0 3 * * *  recsys nightly -c /srv/shop/recsys.toml --deadline 3h
@@ -314,7 +314,7 @@ def tune(
     log: Log,
     as_json: bool,
 ) -> None:
-    r"""Looks for better settings on the ranker's window, and says what they are worth.
+    """Looks for better settings on the ranker's window, and says what they are worth.
 
     The same command goes on where it was stopped. The report window is never read, so `recsys evaluate` with the
     settings found stays honest.
@@ -373,7 +373,7 @@ def compare(
     log: Log,
     as_json: bool,
 ) -> None:
-    r"""The offline A/B report of two model versions (or aliases), or of two recommendation folders or files.
+    """The offline A/B report of two model versions (or aliases), or of two recommendation folders or files.
 
     Ends with 0 PROMOTE, 10 HOLD, 20 REJECT, 30 INVALID.
 
@@ -431,7 +431,7 @@ def promote(config: Config, version: str, force: bool, why: str | None, log: Log
 @click.option("--model", "model_too", is_flag=True, help="Move `champion` back to `previous` too.")
 @click.option("--unpin", is_flag=True, help="Undo the pin instead: the next night moves `current` again.")
 def rollback(config: Config, model_too: bool, unpin: bool) -> None:
-    r"""Swaps `current` back to the release before it, and pins it there until --unpin.
+    """Swaps `current` back to the release before it, and pins it there until --unpin.
 
     \b
     recsys rollback

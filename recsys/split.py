@@ -30,7 +30,7 @@ def split_by_time(timestamp: IntArray, end: int, *, share: float = 0.1, days: fl
     """Windows by global cuts; events of one moment are never on both sides of a cut.
 
     Args:
-        timestamp: (n_events,) ascending int64 microseconds UTC, all before `end`.
+        timestamp: (n_events,) int64 microseconds UTC, all before `end`, in any order.
         share: of the events in each of the two later windows.
         days: length of each of the two later windows, instead of a share; counted back from the last event
             where that is before `end`.
@@ -42,9 +42,10 @@ def split_by_time(timestamp: IntArray, end: int, *, share: float = 0.1, days: fl
         raise DataError("events: none is a label before as_of; check data.event_weights and --as-of")
     if days is None:
         n = len(timestamp)
-        t1, t2 = (int(timestamp[min(n - 1, int(np.ceil(n * (1 - part * share))))]) for part in (2, 1))
+        at = [min(n - 1, int(np.ceil(n * (1 - part * share)))) for part in (2, 1)]
+        t1, t2 = map(int, np.partition(timestamp, at)[at])
     else:
-        last = min(end, int(timestamp[-1]) + 1)
+        last = min(end, int(timestamp.max()) + 1)
         t1, t2 = (last - int(part * days * DAY_US) for part in (2, 1))
     window = (timestamp >= t1).astype(np.int8) + (timestamp >= t2).astype(np.int8)
     return _checked(Windows(window, (t1, t2), end), "set a smaller data.window_share or fit data.window_days")

@@ -1,6 +1,8 @@
 """Gates between a finished scoring and its publication: each names its number, its limit and the remedy."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -36,6 +38,19 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class LastRelease:
+    """What is served, to compare with.
+
+    Args:
+        n_rows: of all its lists.
+        lists_of: `user_id` and `item_id` of at least the users among some ids, (n_users,).
+    """
+
+    n_rows: int
+    lists_of: Callable[[pa.Array], pa.Table]
+
+
+@dataclass(frozen=True)
 class AuditContext:
     """What the lists are judged by.
 
@@ -43,7 +58,7 @@ class AuditContext:
         eligible_users: how many users should have a list.
         k: items a list should have.
         catalogue: (n_items,) unique ids that may be recommended: known, available, not blocked.
-        last_release: `user_id` and `item_id` of what is served, or None: then nothing is compared.
+        last_release: what is served, or None: then nothing is compared.
         model_age_days: from the end of the model's data to the moment of scoring; below 0 it saw later events.
         data_age_hours: from the newest event to the moment of scoring.
         config: the limits.
@@ -52,7 +67,7 @@ class AuditContext:
     eligible_users: int
     k: int
     catalogue: pa.Array
-    last_release: pa.Table | None
+    last_release: LastRelease | None
     model_age_days: float
     data_age_hours: float
     config: AuditConfig
@@ -88,18 +103,21 @@ class AuditResult:
             )
 
 
-def audit(table: pa.Table, context: AuditContext) -> AuditResult:
+def audit(parts: Iterable[pa.Table], context: AuditContext) -> AuditResult:
     """Runs all gates on a recommendation table; a number that is nan fails its gate.
 
     Args:
-        table: has `COLUMNS`; sorted by user, then rank, or the gate of ranks fails.
+        parts: of the table, one in memory at a time; each has `COLUMNS`, a user's list lies in one of them, and
+            they are sorted by user, then rank, or the gate of ranks fails.
         context: what to judge by.
     """
-    lists = _Lists(table)
+    seen = _Seen(context)
+    for part in parts:
+        seen.add(_Lists(part))
     limits = context.config
-    gates = [*_shape(lists, context), *_scores(lists), *_exposure(lists, context)]
-    if context.last_release is not None and context.last_release.num_rows:
-        gates += _against_last(lists, context.last_release, limits)
+    gates = [*_shape(seen, context), *_scores(seen), *_exposure(seen, limits)]
+    if context.last_release is not None and context.last_release.n_rows:
+        gates += _against_last(seen, context.last_release, limits)
     return AuditResult((*gates, *_ages(context)))
 
 
@@ -163,45 +181,103 @@ class _Lists:
         return np.asarray(pc.is_valid(self.table[name]).to_numpy(), dtype=np.bool_)[self.is_complete]
 
 
-def _shape(lists: _Lists, context: AuditContext) -> list[Gate]:
+@dataclass
+class _Seen:
+    """What the gates are held against, summed over the parts.
+
+    counts: by gate, or by what its share is of; exposure: lists that each item of the catalogue is in, (n_items,).
+    """
+
+    context: AuditContext
+    counts: Counter[str] = field(default_factory=Counter)
+    longest: int = 0
+    least: float = np.inf
+    most: float = -np.inf
+    overlap: float = 0.0
+    last_user: object = None
+
+    def __post_init__(self) -> None:
+        self.exposure = np.zeros(len(self.context.catalogue), dtype=np.int64)
+
+    def share(self, part: str, whole: str, otherwise: float) -> float:
+        """One count over another."""
+        return self.counts[part] / self.counts[whole] if self.counts[whole] else otherwise
+
+    def add(self, lists: _Lists) -> None:
+        """One more part."""
+        self._add_shape(lists)
+        self._add_scores(lists)
+        self._add_exposure(lists)
+        if self.context.last_release is not None and self.context.last_release.n_rows and lists.n_users:
+            last = self.context.last_release.lists_of(lists.users.dictionary)
+            overlap, n_compared = _overlap(lists, last)
+            self.overlap += overlap
+            self.counts["compared"] += n_compared
+
+    def _add_shape(self, lists: _Lists) -> None:
+        wanted = min(self.context.k, len(self.context.catalogue))
+        row = np.arange(len(lists.user))
+        first_row = np.maximum.accumulate(np.where(lists.starts, row, 0))
+        self.counts["rows"] += lists.n_rows
+        self.counts["rows without an id"] += lists.n_rows - int(lists.is_complete.sum())
+        self.counts["ids of users"] += lists.n_users
+        self.counts["listed users"] += int(np.count_nonzero(lists.sizes))
+        self.counts["short lists"] += int((lists.sizes < wanted).sum())
+        self.longest = max(self.longest, int(lists.sizes.max(initial=0)))
+        self.counts["item twice in a list"] += len(lists.pairs) - len(np.unique(lists.pairs))
+        self.counts["ranks out of order"] += int((lists.column("rank") != row - first_row + 1).sum())
+        if lists.n_users:
+            users = pc.min_max(lists.users.dictionary).as_py()
+            self.counts["ranks out of order"] += self.last_user is not None and not self.last_user < users["min"]
+            self.last_user = users["max"]
+
+    def _add_scores(self, lists: _Lists) -> None:
+        scores, is_next = lists.column("score"), ~lists.starts[1:]
+        p, is_said = lists.column("p"), lists.column_is_valid("p")
+        self.counts["scores not finite"] += int((~np.isfinite(scores)).sum())
+        self.counts["scores out of order"] += int((is_next & (scores[1:] > scores[:-1] + SLACK)).sum())
+        self.counts["p outside 0 to 1"] += int((is_said & ~((p >= 0) & (p <= 1))).sum())
+        self.counts["p out of order"] += int((is_next & (p[1:] > p[:-1] + SLACK)).sum())
+        self.least, self.most = min(self.least, scores.min(initial=np.inf)), max(self.most, scores.max(initial=-np.inf))
+        moves = np.bincount(lists.user[1:], is_next & (scores[1:] != scores[:-1]), lists.n_users)
+        self.counts["lists of several"] += int((lists.sizes > 1).sum())
+        self.counts["flat lists"] += int(((moves == 0) & (lists.sizes > 1)).sum())
+
+    def _add_exposure(self, lists: _Lists) -> None:
+        positions = _found_in(lists.items.dictionary, self.context.catalogue)[lists.item]
+        self.counts["items that may not be shown"] += int((positions < 0).sum())
+        self.exposure += np.bincount(positions[positions >= 0], minlength=len(self.exposure))
+        is_own = ~pc.is_in(lists.table["source"], pa.array(FALLBACKS, lists.table["source"].type)).to_numpy()
+        n_own = np.bincount(lists.user, is_own[lists.is_complete], lists.n_users)
+        self.counts["fallback lists"] += int(((n_own == 0) & (lists.sizes > 0)).sum())
+
+
+def _shape(seen: _Seen, context: AuditContext) -> list[Gate]:
     limit = context.config.min_users_covered
-    wanted = min(context.k, len(context.catalogue))
-    nulls = lists.n_rows - int(lists.is_complete.sum())
-    covered = np.count_nonzero(lists.sizes) / max(1, context.eligible_users)
-    short = float((lists.sizes < wanted).mean()) if lists.n_users else 1.0
-    longest = int(lists.sizes.max(initial=0))
-    repeated = len(lists.pairs) - len(np.unique(lists.pairs))
-    row = np.arange(len(lists.user))
-    first_row = np.maximum.accumulate(np.where(lists.starts, row, 0))
-    misranked = int((lists.column("rank") != row - first_row + 1).sum())
+    covered = seen.counts["listed users"] / max(1, context.eligible_users)
+    short = seen.share("short lists", "ids of users", 1.0)
     return [
-        _gate("rows without an id", nulls, "0", nulls == 0, DEFECT),
+        _none(seen, "rows without an id", DEFECT),
         _gate("users covered", covered, f">= {limit}", covered >= limit, "see who has no list, then score again"),
         _gate(
             "short lists, share", short, f"<= {MAX_SHORT_SHARE}", short <= MAX_SHORT_SHARE,
             "raise candidates.per_source or lower serving.k",
         ),
-        _gate("longest list", longest, f"<= {context.k}", longest <= context.k, DEFECT),
-        _gate("item twice in a list", repeated, "0", repeated == 0, DEFECT),
-        _gate("ranks out of order", misranked, "0", misranked == 0, DEFECT),
+        _gate("longest list", seen.longest, f"<= {context.k}", seen.longest <= context.k, DEFECT),
+        _none(seen, "item twice in a list", DEFECT),
+        _none(seen, "ranks out of order", DEFECT),
     ]  # fmt: skip
 
 
-def _scores(lists: _Lists) -> list[Gate]:
-    scores = lists.column("score")
-    infinite = int((~np.isfinite(scores)).sum())
-    rising = int((~lists.starts[1:] & (scores[1:] > scores[:-1] + SLACK)).sum())
-    p, is_said = lists.column("p"), lists.column_is_valid("p")
-    impossible = int((is_said & ~((p >= 0) & (p <= 1))).sum())
-    unruly = int((~lists.starts[1:] & (p[1:] > p[:-1] + SLACK)).sum())
-    spread = float(np.ptp(scores)) if len(scores) and not infinite else 0.0
-    moves = np.bincount(lists.user[1:], ~lists.starts[1:] & (scores[1:] != scores[:-1]), lists.n_users)
-    flat = float((moves[lists.sizes > 1] == 0).mean()) if (lists.sizes > 1).any() else 0.0
+def _scores(seen: _Seen) -> list[Gate]:
+    is_whole = seen.counts["rows"] and not seen.counts["scores not finite"] and seen.most >= seen.least
+    spread = seen.most - seen.least if is_whole else 0.0
+    flat = seen.share("flat lists", "lists of several", 0.0)
     return [
-        _gate("scores not finite", infinite, "0", infinite == 0, "a tower gave NaN or infinity: train again"),
-        _gate("scores out of order", rising, "0", rising == 0, DEFECT),
-        _gate("p outside 0 to 1", impossible, "0", impossible == 0, "the calibration is broken: train again"),
-        _gate("p out of order", unruly, "0", unruly == 0, DEFECT),
+        _none(seen, "scores not finite", "a tower gave NaN or infinity: train again"),
+        _none(seen, "scores out of order", DEFECT),
+        _none(seen, "p outside 0 to 1", "the calibration is broken: train again"),
+        _none(seen, "p out of order", DEFECT),
         _gate("spread of scores", spread, "> 0", spread > 0, "all scores are equal: train again"),
         _gate(
             "lists with one score, share", flat, f"<= {MAX_FLAT_SHARE}", flat <= MAX_FLAT_SHARE,
@@ -210,19 +286,12 @@ def _scores(lists: _Lists) -> list[Gate]:
     ]  # fmt: skip
 
 
-def _exposure(lists: _Lists, context: AuditContext) -> list[Gate]:
-    limits = context.config
-    positions = _found_in(lists.items.dictionary, context.catalogue)[lists.item]
-    forbidden = int((positions < 0).sum())
-    counts = np.bincount(positions[positions >= 0], minlength=len(context.catalogue))
-    coverage = np.count_nonzero(counts) / max(1, len(counts))
-    inequality = gini(counts)
-    is_own = ~pc.is_in(lists.table["source"], pa.array(FALLBACKS, lists.table["source"].type)).to_numpy()
-    n_own = np.bincount(lists.user, is_own[lists.is_complete], lists.n_users)
-    fallback = float((n_own[lists.sizes > 0] == 0).mean()) if len(lists.user) else 1.0
+def _exposure(seen: _Seen, limits: AuditConfig) -> list[Gate]:
+    coverage = np.count_nonzero(seen.exposure) / max(1, len(seen.exposure))
+    inequality = gini(seen.exposure)
+    fallback = seen.share("fallback lists", "listed users", 1.0)
     return [
-        _gate("items that may not be shown", forbidden, "0", forbidden == 0,
-              "check available in the items table, score again"),
+        _none(seen, "items that may not be shown", "check available in the items table, score again"),
         _gate("catalogue coverage", coverage, f">= {limits.min_coverage}", coverage >= limits.min_coverage,
               "few items are shown: look at the lists, or lower min_coverage"),
         _gate("exposure Gini", inequality, f"<= {limits.max_gini}", inequality <= limits.max_gini,
@@ -233,9 +302,9 @@ def _exposure(lists: _Lists, context: AuditContext) -> list[Gate]:
     ]  # fmt: skip
 
 
-def _against_last(lists: _Lists, last: pa.Table, limits: AuditConfig) -> list[Gate]:
-    change = abs(lists.n_rows / last.num_rows - 1)
-    overlap = _overlap(lists, last)
+def _against_last(seen: _Seen, last: LastRelease, limits: AuditConfig) -> list[Gate]:
+    change = abs(seen.counts["rows"] / last.n_rows - 1)
+    overlap = seen.overlap / seen.counts["compared"] if seen.counts["compared"] else 0.0
     outcome: Outcome = "pass" if overlap <= limits.max_overlap else "warn"
     remedy = "nothing moved: are the events new?"
     if not overlap >= limits.min_overlap:
@@ -248,17 +317,15 @@ def _against_last(lists: _Lists, last: pa.Table, limits: AuditConfig) -> list[Ga
     ]  # fmt: skip
 
 
-def _overlap(lists: _Lists, last: pa.Table) -> float:
-    """Mean share of a list that was in the same user's last list, over users who had one; 0 when no user had."""
+def _overlap(lists: _Lists, last: pa.Table) -> tuple[float, int]:
+    """Sum over users who had a list of the share of their list that was in it, and how many they are."""
     user = _found_in(last["user_id"].combine_chunks(), lists.users.dictionary)
     item = _found_in(last["item_id"].combine_chunks(), lists.items.dictionary)
     had_list = np.bincount(user[user >= 0], minlength=lists.n_users) > 0
     compared = had_list & (lists.sizes > 0)
-    if not compared.any():
-        return 0.0
     before = (user * max(1, len(lists.items.dictionary)) + item)[(user >= 0) & (item >= 0)]
     kept = np.bincount(lists.user, np.isin(lists.pairs, before), lists.n_users)
-    return float((kept[compared] / lists.sizes[compared]).mean())
+    return float((kept[compared] / lists.sizes[compared]).sum()), int(compared.sum())
 
 
 def _ages(context: AuditContext) -> list[Gate]:
@@ -277,6 +344,11 @@ def _aged(name: str, age: float, warn: float, limit: float, remedy: str) -> Gate
     if not age <= limit:
         outcome = "fail"
     return Gate(name, round(age, 2), f"{warn:g} warns, {limit:g} fails", outcome, remedy)
+
+
+def _none(seen: _Seen, name: str, remedy: str) -> Gate:
+    """A gate for what must not happen once."""
+    return _gate(name, seen.counts[name], "0", not seen.counts[name], remedy)
 
 
 def _gate(name: str, number: float, limit: str, is_fine: bool | np.bool_, remedy: str) -> Gate:

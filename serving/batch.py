@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.dataset import Dataset
 from recsys.config import Config
 from recsys.errors import DataError, ResourceError
 from recsys.registry import Fetched
 from recsys.types import IntArray
-from serving.audit import COLUMNS, AuditContext, audit
+from serving.audit import COLUMNS, AuditContext, LastRelease, audit
+from serving.publish import ReleaseStore
+from serving.releases import read_parts
 from serving.runs import Run
 from serving.score import Scorer, Stamp, users_to_score
 from serving.soundness import sound_snapshot
@@ -164,7 +166,6 @@ def _score_shards(dataset: Dataset, run: Run, fetched: Fetched, key: dict[str, s
 def _audit(staging: Path, dataset: Dataset, run: Run, users: IntArray, k: int, tags: dict[str, str]) -> None:
     """Judges what was read back from disk; refused lists go to quarantine."""
     config, store = run.config, run.store
-    newest = pd.Timestamp(int(dataset.timestamp.max()), unit="us", tz="UTC")
     trained_until = pd.Timestamp(tags["data_until"]) if "data_until" in tags else dataset.as_of
     served = store.current()
     is_backfill = served is not None and staging.name[:10] < served.name[:10]
@@ -172,9 +173,9 @@ def _audit(staging: Path, dataset: Dataset, run: Run, users: IntArray, k: int, t
         eligible_users=len(users),
         k=k,
         catalogue=pa.array(dataset.items.values(dataset.available.nonzero()[0])),
-        last_release=None if is_backfill else store.last_whole(["user_id", "item_id"]),
+        last_release=None if is_backfill else _last_release(store),
         model_age_days=(dataset.as_of - trained_until).total_seconds() / 86_400,
-        data_age_hours=(dataset.as_of - newest).total_seconds() / 3600,
+        data_age_hours=(dataset.as_of - dataset.newest).total_seconds() / 3600,
         config=config.serving.audit,
     )
     result = audit(store.read_staged(staging, COLUMNS), context)
@@ -186,6 +187,24 @@ def _audit(staging: Path, dataset: Dataset, run: Run, users: IntArray, k: int, t
     result.raise_if_refused()
 
 
+def _last_release(store: ReleaseStore) -> LastRelease | None:
+    served = store.last_whole()
+    if served is None:
+        return None
+
+    def lists_of(users: pa.Array) -> pa.Table:
+        ends, field = pc.min_max(users).as_py(), pc.field("user_id")
+        same = str(users.type).removeprefix("large_") == store.manifest(served)["schema"]["user_id"].removeprefix(
+            "large_"
+        )
+        where = (
+            (field >= ends["min"]) & (field <= ends["max"]) if same else None
+        )  # ids of two types are compared as text
+        return read_parts(served, ["user_id", "item_id"], where)
+
+    return LastRelease(store.manifest(served)["rows"], lists_of)
+
+
 def _count_late(dataset: Dataset, run: Run) -> int:
     """Events of the time before the served release that were not there yet when it was made."""
     served = run.store.current()
@@ -194,7 +213,7 @@ def _count_late(dataset: Dataset, run: Run) -> int:
     with suppress(ResourceError, KeyError):  # a damaged or older release says nothing about it
         data = run.store.manifest(served)["data"]
         until = pd.Timestamp(data["until"])
-        n_late = int(np.searchsorted(dataset.timestamp, until.value // 1000)) - int(data["events"])
+        n_late = dataset.n_before(until) - int(data["events"])
         if until <= dataset.as_of and n_late > 0:
             run.reporter.say(f"{n_late:,} events of before {until:%Y-%m-%d %H:%M} came late; they count from now on")
             return n_late
@@ -207,7 +226,11 @@ def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) ->
         **key,
         "key": key,
         "model": {"name": name, "version": fetched.version.version, "sha256": fetched.bundle.sha256},
-        "data": {"until": dataset.as_of.isoformat(), "sha256": dataset.sha256, "events": len(dataset.timestamp)},
+        "data": {
+            "until": dataset.as_of.isoformat(),
+            "sha256": dataset.sha256,
+            "events": dataset.n_before(dataset.as_of),
+        },
         "code_revision": code_revision(),
         "seconds": run.seconds,
         "timings": run.reporter.seconds,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys.errors import AlreadyRunningError, ResourceError
 from serving import releases
@@ -102,9 +103,9 @@ class ReleaseStore:
         with named(part):
             return part if releases.record_of(part) is not None else None
 
-    def read_staged(self, staging: Path, columns: Sequence[str] | None = None) -> pa.Table:
-        """The staged parts, read back from disk with their checksums."""
-        return releases.read_parts(staging, columns)
+    def read_staged(self, staging: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The staged parts, read back from disk with their checksums, one by one."""
+        return releases.each_part(staging, columns)
 
     def finish(self, staging: Path, facts: dict[str, Any]) -> Path:
         """Writes the manifest and renames the staging folder into the releases.
@@ -191,17 +192,15 @@ class ReleaseStore:
         """Checks every part against the manifest; ResourceError names the file that differs."""
         releases.verify(release)
 
-    def read(self, release: Path, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of a release, after checking it."""
+    def read(self, release: Path, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+        """The rows of a release, or some of them, after checking it."""
         self.verify(release)
-        return releases.read_parts(release, columns)
+        return releases.read_parts(release, columns, where)
 
-    def last_whole(self, columns: Sequence[str] | None = None) -> pa.Table | None:
+    def last_whole(self) -> Path | None:
         """What is served, to compare with; None where nothing is, or where it is damaged: that must not stop a night."""
         served = self.current()
-        if served is None or not self.is_whole(served):
-            return None
-        return releases.read_parts(served, columns)
+        return served if served is not None and self.is_whole(served) else None
 
     def manifest(self, release: Path) -> dict[str, Any]:
         """A release's manifest."""

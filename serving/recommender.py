@@ -56,22 +56,13 @@ class Recommender:
         """Recommendations in the contract's columns, by user, then rank; strangers get the popular list."""
         model, dataset, snapshot = self._fitted()
         asked = pd.Index(list(users)).unique().sort_values()
-        histories = snapshot.histories
         positions = dataset.users.positions(asked)
-        # a stranger is a user with an empty history: one more position after the known ones
-        wider = Snapshot(
-            type(histories)(
-                histories.user_pos, histories.item_pos, histories.timestamp, histories.weight, histories.step,
-                histories.n_users + int((positions < 0).sum()), histories.n_items, histories.as_of,
-            ),
-            snapshot.text_vectors, snapshot.cf, snapshot.facts, snapshot.is_eligible, snapshot.config,
-        )  # fmt: skip
-        positions = positions.copy()
-        positions[positions < 0] = histories.n_users + np.arange((positions < 0).sum())
-        ids = pd.Index(dataset.users.ids.append(asked[positions >= histories.n_users]))
+        n_known = len(dataset.users)
+        positions[positions < 0] = n_known + np.arange((positions < 0).sum())  # a position of no history: a stranger
+        ids = dataset.users.ids.append(asked[positions >= n_known])
         stamp = Stamp("notebook", "fitted", f"{dataset.as_of:%Y-%m-%d}")
         titles = dataset.catalogue["title"].fillna("").astype(str)
-        scorer = Scorer(wider, model.ranker, IdMap(ids), dataset.items, titles, stamp)
+        scorer = Scorer(snapshot, model.ranker, IdMap(pd.Index(ids)), dataset.items, titles, stamp)
         table = scorer.score(positions, k).to_pandas()
         return table.sort_values(["user_id", "rank"], kind="stable").reset_index(drop=True)
 

@@ -141,12 +141,15 @@ def verify(release: Path) -> None:
             raise ResourceError(f"{part}: sha256 {digest}, manifest says {expected[part.name]}; score this date again")
 
 
-def read_parts(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows of the parts in a folder, page checksums verified.
+def each_part(
+    folder: Path, columns: Sequence[str] | None = None, where: pc.Expression | None = None
+) -> Iterator[pa.Table]:
+    """The rows of a folder part by part, page checksums verified.
 
     Args:
         folder: staging or release folder.
         columns: those to read; all by default.
+        where: rows to keep; parts that hold none by their statistics are not read.
 
     Raises:
         ResourceError: there is no part, or one cannot be read; it is named.
@@ -154,7 +157,13 @@ def read_parts(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     parts = parts_in(folder)
     if not parts:
         raise ResourceError(f"{folder}: holds no part; run again")
-    return pa.concat_tables([_read_part(part, columns) for part in parts])
+    for part in parts:
+        yield _read_part(part, columns, where)
+
+
+def read_parts(folder: Path, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+    """The rows of all parts at once; see `each_part`."""
+    return pa.concat_tables(each_part(folder, columns, where))
 
 
 def parts_in(folder: Path) -> list[Path]:
@@ -197,10 +206,10 @@ def _free(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def _read_part(part: Path, columns: Sequence[str] | None) -> pa.Table:
+def _read_part(part: Path, columns: Sequence[str] | None, where: pc.Expression | None) -> pa.Table:
+    wanted = list(columns) if columns else None
     try:
-        with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            return file.read(columns=list(columns) if columns else None)
+        return pq.read_table(part, columns=wanted, filters=where, page_checksum_verification=True, partitioning=None)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ResourceError(f"{part}: cannot be read back: {error}; check the disk, then run again") from error
 

@@ -14,6 +14,7 @@ from features.candidates import gather
 from features.clean import clean_ids, ids_like
 from features.cold_order import score_pairs
 from features.dataset import Dataset
+from features.histories import Histories
 from features.snapshot import Snapshot
 from recsys.errors import DataError, ModelError, shown
 from recsys.ids import IdMap
@@ -86,11 +87,13 @@ class Scorer:
         """
         keep_memory()
         size = max(1, min(self.snapshot.config.serving.chunk_users, MAX_CELLS // max(1, len(self.items))))
+        histories = self.snapshot.histories.of_users(users)  # read once; the chunks below share it
         parts = []
         pool = ThreadPoolExecutor(usable_cores())
         try:
             with one_blas_thread():
-                for part in pool.map(lambda chunk: self._chunk(chunk, k), chunks(users, size)):
+                rows = chunks(np.arange(len(users)), size)
+                for part in pool.map(lambda some: self._chunk(users[some], histories.of_users(some), k), rows):
                     parts.append(part)
                     if progress:
                         progress(min(len(users), len(parts) * size), len(users))
@@ -98,8 +101,7 @@ class Scorer:
             pool.shutdown(cancel_futures=True)  # a run that is told to stop does not finish the shard first
         return pa.concat_tables(parts) if parts else self.schema.empty_table()
 
-    def _chunk(self, users: IntArray, k: int) -> pa.Table:
-        some = self.snapshot.histories.of_users(users)
+    def _chunk(self, users: IntArray, some: Histories, k: int) -> pa.Table:
         candidates = gather(self.snapshot, some)
         table = pairs.build(self.snapshot, some, candidates)
         scores = score_pairs(self.ranker, candidates, table)

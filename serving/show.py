@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -110,12 +112,14 @@ def _print_segments(segments: dict[str, dict[str, float | None]], console: Conso
 
 def print_lists(config: Config, release: Path, console: Console, n_users: int = 3, n: int = 8) -> None:
     """Histories and lists of a few users of a release, with titles and reasons."""
-    recommendations = ReleaseStore(Path(config.serving.output)).read(release).to_pandas()
-    people = recommendations.loc[recommendations["source"] != "recent", "user_id"].unique()
-    chosen = people[np.linspace(0, len(people) - 1, min(n_users, len(people))).astype(int)] if len(people) else []
+    store = ReleaseStore(Path(config.serving.output))
+    is_own = (pc.field("rank") == 1) & (pc.field("source") != "recent")
+    people = store.read(release, ["user_id"], is_own)["user_id"].to_pandas()
+    chosen = people.iloc[np.linspace(0, len(people) - 1, min(n_users, len(people))).astype(int)] if len(people) else []
     tables = load_tables(config.data, _as_of(release))
     for user in chosen:
-        _print_user(user, recommendations[recommendations["user_id"] == user], tables.events, tables.items, console, n)
+        mine = store.read(release, where=pc.field("user_id") == user).to_pandas()
+        _print_user(user, mine, tables.events_of(user), tables.items, console, n)
 
 
 def show_user(config: Config, user: str, n: int, console: Console, as_json: bool) -> None:
@@ -125,12 +129,13 @@ def show_user(config: Config, user: str, n: int, console: Console, as_json: bool
         DataError: nothing is published, or the user has no list.
     """
     release = _current(config)
-    recommendations = ReleaseStore(Path(config.serving.output)).read(release).to_pandas()
-    mine = recommendations[recommendations["user_id"].astype(str) == user]
+    store = ReleaseStore(Path(config.serving.output))
+    mine = store.read(release, where=pc.field("user_id").cast(pa.string()) == user).to_pandas()
     if not len(mine):
+        others = store.read(release, ["user_id"], pc.field("rank") == 1)["user_id"][:3].to_pylist()
         raise DataError(
             f"user {shown(user)} has no recommendations in {release.name}; "
-            f"users there look like {', '.join(map(shown, recommendations['user_id'].unique()[:3]))}"
+            f"users there look like {', '.join(map(shown, others))}"
         )
     tables = load_tables(config.data, _as_of(release))
     if as_json:
@@ -138,14 +143,14 @@ def show_user(config: Config, user: str, n: int, console: Console, as_json: bool
         frame = mine.assign(title=mine["item_id"].map(titles)).head(n)
         console.print_json(frame.to_json(orient="records", date_format="iso"))
         return
-    _print_user(mine["user_id"].iloc[0], mine, tables.events, tables.items, console, n)
+    _print_user(mine["user_id"].iloc[0], mine, tables.events_of(mine["user_id"].iloc[0]), tables.items, console, n)
 
 
 def _print_user(
-    user: object, mine: pd.DataFrame, events: pd.DataFrame, items: pd.DataFrame, console: Console, n: int
+    user: object, mine: pd.DataFrame, history: pd.DataFrame, items: pd.DataFrame, console: Console, n: int
 ) -> None:
     titles = items.set_index("item_id")["title"].to_dict()
-    history = events[events["user_id"] == user].sort_values("timestamp", ascending=False)
+    history = history[::-1].sort_values("timestamp", ascending=False, kind="stable")
     had = set(history["item_id"])
     table = Table(title=f"user {plain(user)}: {len(history):,} events", title_justify="left")
     for heading in ("", "item", "title", "new", "p", "source", "reason"):

@@ -78,6 +78,12 @@ def test_every_command_has_help(command: str) -> None:
     result = CliRunner().invoke(cli, [command, "--help"])
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 4
+    assert "\\b" not in result.output  # what keeps example lines apart is no text
+
+
+def test_examples_in_the_help_stand_on_lines_of_their_own() -> None:
+    lines = CliRunner().invoke(cli, ["--help"]).output.splitlines()
+    assert "  recsys nightly -c shop/recsys.toml" in lines
 
 
 @pytest.mark.slow

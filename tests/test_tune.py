@@ -4,7 +4,6 @@ import io
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,23 +114,26 @@ def test_garbage_in_the_report_window_changes_nothing(config: Config, tmp_path: 
     clean = searched(config, dataset, 3, ("ease",))
     rng = np.random.default_rng(0)
     is_report = cut(dataset, config).window == 2
-    user, item = dataset.user_pos.copy(), dataset.item_pos.copy()
-    user[is_report] = rng.integers(0, len(dataset.users), is_report.sum())
-    item[is_report] = 0
-    spoiled = replace(dataset, user_pos=user, item_pos=item, weight=np.where(is_report, 1e6, dataset.weight))
+    records = dataset.events()
+    records["user"][is_report] = rng.integers(0, len(dataset.users), is_report.sum())
+    records["item"][is_report] = 0
+    records["weight"][is_report] = 1e6
+    spoiled = dataset.with_events(records)
     assert told(searched(elsewhere(config, tmp_path / "b"), spoiled, 3, ("ease",))) == told(clean)
 
 
 def test_users_of_the_report_window_alone_and_its_events_are_gone(config: Config) -> None:
     dataset = data_of(config)
-    windows = cut(dataset, config)
-    user = np.where((dataset.user_pos == 3) & (windows.window < 2), 4, dataset.user_pos)  # u003 comes late now
-    known, left = without_report(replace(dataset, user_pos=user), windows)
+    records = dataset.events()
+    records["user"][(records["user"] == 3) & (cut(dataset, config).window < 2)] = 4  # u003 comes late now
+    changed = dataset.with_events(records)
+    windows = cut(changed, config)
+    known, left = without_report(changed, windows)
     assert "u003" not in known.users.ids
     assert len(known.users) == len(dataset.users) - 1
     assert (left.window < 2).all()
     assert len(left.window) == len(known.timestamp) == (windows.window < 2).sum()
-    before = dataset.users.values(user[windows.window < 2])
+    before = changed.users.values(changed.user_pos[windows.window < 2])
     assert known.users.values(known.user_pos).tolist() == before.tolist()
 
 

@@ -39,11 +39,9 @@ def fit_calibration(
         scores: of these pairs, each by a ranker that learned from other users. Only how many trees there are was
             chosen on them.
     """
-    known, active = activity(snapshot.histories), np.diff(targets.indptr) > 0
-    is_known = snapshot.histories.n_events > 0
-    return Calibration.fit(
-        scores, gains > 0, indptr, snapshot.histories.n_events[users], known[is_known], active[is_known]
-    )
+    histories = snapshot.histories.loaded()
+    known, active, is_known = activity(histories), np.diff(targets.indptr) > 0, histories.n_events > 0
+    return Calibration.fit(scores, gains > 0, indptr, histories.n_events[users], known[is_known], active[is_known])
 
 
 def measure_reliability(
@@ -58,7 +56,7 @@ def measure_reliability(
         snapshot: the world when the window began.
         targets: what users took in the window and could have been recommended, (n_users, n_items).
     """
-    users = rng.permutation(np.flatnonzero(snapshot.histories.n_events))[:MAX_USERS]
+    users = rng.permutation(np.flatnonzero(snapshot.histories.loaded().n_events))[:MAX_USERS]
     if ranker.calibration is None or not len(users):
         return {}
     p, taken, top = [], [], []

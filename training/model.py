@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from features.cold_items import with_cold_items
 from features.dataset import Dataset
-from features.histories import Histories
+from features.histories import Histories, StoredHistories
 from features.snapshot import Snapshot
 from features.text import VectorCache, item_texts
 from recsys.cf_tower import CFTower
@@ -78,10 +78,9 @@ class Model:
         cf = with_cold_items(
             cf, unit_rows(pooled)[row], lambda items: self.text.tokenize([texts[row[i]] for i in items])
         )
-        histories = histories_of(dataset)
         merged = self.config.model_copy(update={"rules": config.rules, "serving": config.serving})
         vectors = self.text.project(pooled)[row]
-        return Snapshot.of(histories, vectors, cf, dataset.catalogue, dataset.available, merged)
+        return Snapshot.of(StoredHistories(dataset), vectors, cf, dataset.catalogue, dataset.available, merged)
 
 
 def histories_of(dataset: Dataset, known: BoolArray | None = None, as_of: int | None = None) -> Histories:

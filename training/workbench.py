@@ -138,17 +138,9 @@ class Workbench:
 def without_report(dataset: Dataset, windows: Windows) -> tuple[Dataset, Windows]:
     """A data set and its windows without any event of the report window, nor users who have no other."""
     keep = windows.window < 2
-    seen = np.unique(dataset.user_pos[keep])
-    known = replace(
-        dataset,
-        users=IdMap(dataset.users.ids[seen]),
-        user_pos=np.searchsorted(seen, dataset.user_pos[keep]).astype(np.int32),
-        item_pos=dataset.item_pos[keep],
-        timestamp=dataset.timestamp[keep],
-        weight=dataset.weight[keep],
-        split=None if dataset.split is None else dataset.split[keep],
-        price=None if dataset.price is None else dataset.price[keep],
-    )
+    records = dataset.events()[keep]
+    seen, records["user"] = np.unique(records["user"], return_inverse=True)
+    known = dataset.with_events(records, IdMap(dataset.users.ids[seen]))
     return known, replace(windows, window=windows.window[keep])
 
 

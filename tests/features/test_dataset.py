@@ -26,7 +26,7 @@ def dataset(events: pd.DataFrame = EVENTS, split_column: str | None = None) -> D
     return Dataset.from_tables(clean_tables(events, ITEMS, config), config, pd.Timestamp("2024-02-01", tz="UTC"))
 
 
-def test_labels_stand_by_time_then_user_then_item_with_type_weight_times_row_weight() -> None:
+def test_labels_stand_by_user_then_time_then_item_with_type_weight_times_row_weight() -> None:
     data = dataset()
     assert list(data.users.ids) == ["u", "v"]
     assert data.user_pos.tolist() == [0, 0, 1]
@@ -66,7 +66,7 @@ def test_split_column_becomes_codes() -> None:
     assert dataset().split is None
 
 
-@pytest.mark.parametrize(("column", "part"), [("parts", "part"), ("user_id", "'u'")])
+@pytest.mark.parametrize(("column", "part"), [("parts", "part"), ("user_id", "'v'")])
 def test_a_split_column_that_is_none_is_named(column: str, part: str) -> None:
     with pytest.raises(DataError, match=part) as error:
         dataset(split_column=column)

@@ -7,7 +7,7 @@ import pytest
 
 from recsys.config import AuditConfig
 from recsys.errors import AuditError
-from serving.audit import AuditContext, audit
+from serving.audit import AuditContext, LastRelease, audit
 
 
 def table(**columns: object) -> pa.Table:
@@ -27,8 +27,12 @@ def table(**columns: object) -> pa.Table:
 CONTEXT = AuditContext(10, 2, pa.array(range(12)), None, 1.0, 1.0, AuditConfig(max_gini=0.9))
 
 
+def served(last: pa.Table | None) -> LastRelease | None:
+    return None if last is None else LastRelease(last.num_rows, lambda _: last)
+
+
 def failed(found: pa.Table, context: AuditContext = CONTEXT) -> list[str]:
-    return [gate.name for gate in audit(found, context).failed]
+    return [gate.name for gate in audit([found], context).failed]
 
 
 def test_sound_lists_pass() -> None:
@@ -67,7 +71,7 @@ def test_a_broken_list_fails_the_gate_made_for_it(columns: dict[str, object], ga
 
 def test_missing_users_short_lists_and_old_data_are_refused_with_number_and_remedy() -> None:
     context = replace(CONTEXT, eligible_users=20, k=3, data_age_hours=100.0)
-    result = audit(table(), context)
+    result = audit([table()], context)
     with pytest.raises(
         AuditError, match=r"(?s)users covered: 0.5, limit >= 0.995; .*short lists.*newest event, hours: 100"
     ):
@@ -76,19 +80,19 @@ def test_missing_users_short_lists_and_old_data_are_refused_with_number_and_reme
 
 def test_a_changed_row_count_and_no_overlap_are_refused() -> None:
     last = table(item_id=(np.arange(20) + 5) % 12).slice(0, 10)
-    assert failed(table(), replace(CONTEXT, last_release=last)) == [
+    assert failed(table(), replace(CONTEXT, last_release=served(last))) == [
         "rows against last release",
         "overlap with last release",
     ]
 
 
 def test_an_ageing_model_warns_before_it_fails() -> None:
-    assert [g.name for g in audit(table(), replace(CONTEXT, model_age_days=20.0)).warnings] == ["model age, days"]
+    assert [g.name for g in audit([table()], replace(CONTEXT, model_age_days=20.0)).warnings] == ["model age, days"]
     assert failed(table(), replace(CONTEXT, model_age_days=31.0)) == ["model age, days"]
 
 
 def number(found: pa.Table, context: AuditContext, name: str) -> tuple[float, str]:
-    (gate,) = [g for g in audit(found, context).gates if g.name == name]
+    (gate,) = [g for g in audit([found], context).gates if g.name == name]
     return gate.number, gate.outcome
 
 
@@ -99,15 +103,15 @@ def test_numbers_are_those_worked_out_by_hand() -> None:
     assert number(found, CONTEXT, "users served a popularity list, share") == (0.1, "fail")
     # yesterday each of users 0 to 4 had items u + 1 and u + 2, so one of two is kept; the others had no list
     last = pa.table({"user_id": np.repeat(np.arange(5), 2), "item_id": np.arange(10) // 2 + np.tile([1, 2], 5)})
-    context = replace(CONTEXT, last_release=last)
+    context = replace(CONTEXT, last_release=served(last))
     assert number(table(), context, "overlap with last release") == (0.5, "pass")
     assert number(table(), context, "rows against last release") == (1.0, "fail")
 
 
 def test_unchanged_lists_warn_and_strangers_are_refused() -> None:
-    same = replace(CONTEXT, last_release=table())
+    same = replace(CONTEXT, last_release=served(table()))
     assert number(table(), same, "overlap with last release") == (1.0, "warn")
-    strangers = replace(CONTEXT, last_release=table(user_id=np.repeat(np.arange(10), 2) + 100))
+    strangers = replace(CONTEXT, last_release=served(table(user_id=np.repeat(np.arange(10), 2) + 100)))
     assert number(table(), strangers, "overlap with last release") == (0.0, "fail")
 
 
@@ -115,7 +119,7 @@ def test_without_a_last_release_nothing_is_compared() -> None:
     names = {
         g.name
         for last in (None, table().slice(0, 0))
-        for g in audit(table(), replace(CONTEXT, last_release=last)).gates
+        for g in audit([table()], replace(CONTEXT, last_release=served(last))).gates
     }
     assert not {n for n in names if "last release" in n}
 
@@ -125,12 +129,24 @@ def test_ids_of_any_type_are_judged_alike(kind: pa.DataType) -> None:
     huge = 2**53 + np.arange(12)  # through float, neighbours would be one
     text = table(item_id=pa.array(huge.take(table()["item_id"].to_numpy()).astype(str), pa.string()))
     whole = table(item_id=huge.take(table()["item_id"].to_numpy()))
-    context = replace(CONTEXT, catalogue=pa.array(huge.astype(str), kind), last_release=text)
+    context = replace(CONTEXT, catalogue=pa.array(huge.astype(str), kind), last_release=served(text))
     assert number(text, context, "overlap with last release") == (1.0, "warn")
     assert failed(text, context) == []
-    as_numbers = replace(CONTEXT, catalogue=pa.array(huge), last_release=text)
+    as_numbers = replace(CONTEXT, catalogue=pa.array(huge), last_release=served(text))
     assert failed(whole, as_numbers) == []
     assert number(whole, as_numbers, "overlap with last release") == (1.0, "warn")
+
+
+def test_parts_are_judged_as_the_whole() -> None:
+    found, last = table(source=["popular", "text"] * 9 + ["popular", "recent"]), table().slice(4)
+    context = replace(CONTEXT, last_release=served(last))
+    assert audit([found[:6], found[6:8], found[8:]], context) == audit([found], context)
+
+
+def test_a_user_in_two_parts_and_parts_out_of_order_are_refused() -> None:
+    found = table()
+    assert "ranks out of order" in [g.name for g in audit([found[:5], found[5:]], CONTEXT).failed]
+    assert [g.name for g in audit([found[10:], found[:10]], CONTEXT).failed] == ["ranks out of order"]
 
 
 def test_an_empty_table_is_refused_with_words() -> None:
@@ -140,7 +156,7 @@ def test_an_empty_table_is_refused_with_words() -> None:
 
 def test_an_unknown_age_is_refused_and_a_model_from_the_future_warns() -> None:
     assert failed(table(), replace(CONTEXT, data_age_hours=float("nan"))) == ["newest event, hours"]
-    (warning,) = audit(table(), replace(CONTEXT, model_age_days=-3.0)).warnings
+    (warning,) = audit([table()], replace(CONTEXT, model_age_days=-3.0)).warnings
     assert (warning.name, warning.number) == ("model age, days", -3.0)
     assert "--as-of" in warning.remedy
 
@@ -159,5 +175,5 @@ def test_a_million_rows_take_seconds() -> None:
         }
     )
     began = time.process_time()
-    assert failed(found, AuditContext(n_users, k, pa.array(range(5000)), found, 1.0, 1.0, AuditConfig())) == []
+    assert failed(found, AuditContext(n_users, k, pa.array(range(5000)), served(found), 1.0, 1.0, AuditConfig())) == []
     assert time.process_time() - began < 10  # about 1.5 on an idle core; a loop over users takes minutes
