@@ -3,7 +3,7 @@
 Every baseline has the same number of settings to try, judged by NDCG@10 on the validation window (the ranker's
 labels); the best is fitted again on all that precedes the test window and measured there once. The system runs with
 its defaults; its seeded parts (text head, ALS, ranker) are trained `--seeds` times. Without text it is trained once. Writes benchmarks/quality.md and
-benchmarks/quality.json, table by table. Data are read from ../shared/data.
+benchmarks/quality.json, table by table; tables that are not run stay as they were. Data are read from ../shared/data.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from recsys.split import Windows
 from recsys.text_tower import unit_rows
 from recsys.types import BoolArray, FloatArray, IntArray
 from training.evaluate import rank_all
+from training.job import code_revision
 from training.pipeline import TextSpace, cut, fit_text, fit_towers, known_before, recency, targets_of
 from training.ranker import chunks, fit_ranker
 
@@ -418,6 +419,12 @@ def markdown(key: str, table: Table, judge: Judge, rows: list[Row], by: str) -> 
     return "\n".join([*lines, ""])
 
 
+def sections_of(page: str) -> dict[str, str]:
+    """The tables of a page written earlier, by title, so that one of them can be made again."""
+    parts = page.split("\n## ")[1:]
+    return {part.split("\n", 1)[0]: f"## {part.rstrip()}\n" for part in parts}
+
+
 @contextmanager
 def costs() -> Iterator[Row]:
     """Seconds and peak resident MiB of a block, sampled twenty times a second."""
@@ -481,7 +488,10 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds = 1 if arguments.quick else arguments.seeds
     worlds: dict[str, World] = {}
-    pages, numbers = ["# Quality against tuned baselines", "", *(__doc__ or "").splitlines()[2:], ""], {}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    page, data = arguments.output / "quality.md", arguments.output / "quality.json"
+    sections = sections_of(page.read_text() if page.exists() else "")
+    numbers = json.loads(data.read_text()) if data.exists() else {}
     for key in arguments.tables.split(","):
         table = COLD if key == "cold" else TABLES[key]
         print(table.title, flush=True)
@@ -494,11 +504,14 @@ def main() -> None:
             rows, judge, counts = warm_table(table, worlds[table.data], arguments.quick, seeds)
         by = "Recall@20" if key == "cold" else "NDCG@10"
         numbers[key] = summary(rows, judge, counts, by)
-        pages.append(markdown(key, table, judge, numbers[key], by))
-        print(pages[-1], f"{time.monotonic() - began:.0f} s", flush=True)
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        (arguments.output / "quality.md").write_text("\n".join(pages))
-        (arguments.output / "quality.json").write_text(json.dumps(numbers, indent=1) + "\n")
+        seconds = time.monotonic() - began
+        sections[table.title] = (
+            f"{markdown(key, table, judge, numbers[key], by)}\nRevision {code_revision()}, {seconds:.0f} s.\n"
+        )
+        print(sections[table.title], flush=True)
+        head = ["# Quality against tuned baselines", "", *(__doc__ or "").splitlines()[2:], ""]
+        page.write_text("\n".join([*head, *sections.values()]))
+        data.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from recsys.errors import DataError, shown
 class TableSchema:
     """A table's required columns and the optional ones we know how to use, each with its meaning.
 
-    Any other column is carried along untouched.
+    Any other column is left alone.
     """
 
     name: str

@@ -161,7 +161,7 @@ class TextTower:
         if has_bf16(self.device) and len(tokens) > _ROWS_WORTH_A_COPY:
             # weights cast once, not by every product of every batch
             encoder = copy.deepcopy(encoder).to(torch.bfloat16)
-        with torch.inference_mode(), self._autocast() if encoder is self.encoder else nullcontext():
+        with torch.inference_mode(), self.autocast() if encoder is self.encoder else nullcontext():
             for rows in _micro_batches([len(t) for t in tokens], _TOKENS_PER_ENCODING):
                 out[rows] = self._pool([tokens[i] for i in rows], encoder).float().cpu().numpy()
                 done += len(rows)
@@ -204,14 +204,14 @@ class TextTower:
         """
         batches = list(_micro_batches([len(t) for t in tokens], _TOKENS_PER_BATCH))
         if sum(len(t) for t in tokens) <= _TOKENS_IN_ONE_PASS:
-            with self._autocast():
+            with self.autocast():
                 parts = [self._pool([tokens[i] for i in rows], self.encoder).float() for rows in batches]
             place = torch.from_numpy(np.argsort(np.concatenate(batches)))
             loss = loss_of(self.head(torch.cat(parts)[place]))
             loss.backward()  # type: ignore[no-untyped-call]
             return float(loss.detach())
         pooled = torch.empty(len(tokens), self.width, device=self.device)
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.autocast():
             for rows in batches:
                 pooled[rows] = self._pool([tokens[i] for i in rows], self.encoder).float()
         pooled.requires_grad_(True)
@@ -219,7 +219,7 @@ class TextTower:
         loss.backward()  # type: ignore[no-untyped-call]
         assert pooled.grad is not None
         for rows in batches:
-            with self._autocast():
+            with self.autocast():
                 again = self._pool([tokens[i] for i in rows], self.encoder)
             again.float().backward(pooled.grad[rows])  # type: ignore[no-untyped-call]
         return float(loss.detach())
@@ -248,7 +248,8 @@ class TextTower:
         kept = mask.unsqueeze(-1).to(hidden.dtype)  # (n, width, 1)
         return torch.as_tensor((hidden * kept).sum(1) / kept.sum(1).clamp(min=1))
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Products in bfloat16 where the machine is faster at them."""
         if has_bf16(self.device):
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()

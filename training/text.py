@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,6 +24,7 @@ from recsys.text_tower import Progress, TextTower
 from recsys.types import BoolArray, FloatArray, IntArray
 
 EVENTS_PER_USER = 16  # drawn from one user into a batch, so that a wholesaler does not fill it alone
+EVENTS_PER_STEP = 500_000  # looked through for queries; of more, those of randomly drawn users
 MAX_QUERIES = 1024
 UNIFORM_SHARE = 0.25  # of a batch's texts drawn from the whole catalogue: hard evidence about unsold items
 HEAD_ITEMS = 1024
@@ -35,13 +37,13 @@ Log = Callable[[dict[str, float], int], None]
 class Batch:
     """One step's texts and queries.
 
-    texts: (n,) text positions; history: (n_queries, n) float32 row weights that sum to 1;
+    texts: (n,) text positions; history: (n_queries, n) float32 row weights that sum to 1, or a row without any;
     target: (n_queries,) column; masked: (n_queries, n) other positives of the user;
     log_inclusion: (n,); weight: (n_queries,) label weight.
     """
 
     texts: IntArray
-    history: FloatArray
+    history: sp.csr_matrix
     target: IntArray
     masked: BoolArray
     log_inclusion: FloatArray
@@ -72,10 +74,12 @@ class BatchSampler:
 
     def draw(self, n_texts: int, rng: np.random.Generator) -> Batch | None:
         """A batch of `n_texts` texts, or of all where there are fewer; None when nobody has a pair in it."""
-        texts, n_users_drawn = self._texts(min(n_texts, self.h.n_items), rng)
+        texts, users, n_users_drawn = self._texts(min(n_texts, self.h.n_items), rng)
         column = np.full(self.h.n_items, -1, dtype=np.int64)
         column[texts] = np.arange(len(texts))
-        inside = np.flatnonzero(column[self.h.item_pos] >= 0)
+        rows = self._events_of(users)
+        is_inside = column[self.h.item_pos[rows]] >= 0
+        inside = np.flatnonzero(is_inside) if isinstance(rows, slice) else rows[is_inside]
         user, step, col = self.h.user_pos[inside], self.h.step[inside], column[self.h.item_pos[inside]]
         target = self._targets(user, step, self.is_target[inside], rng)
         if not len(target):
@@ -87,13 +91,13 @@ class BatchSampler:
         weight = self.h.weight[inside][target]
         return Batch(texts, history, col[target], masked, log_inclusion.astype(np.float32), weight)
 
-    def _texts(self, n_texts: int, rng: np.random.Generator) -> tuple[IntArray, int]:
-        """Texts of drawn users up to a share of the batch, the rest uniform; and how many users were drawn."""
+    def _texts(self, n_texts: int, rng: np.random.Generator) -> tuple[IntArray, IntArray, int]:
+        """Texts of drawn users up to a share of the batch, the rest uniform; all users, those drawn first; their number."""
+        users = rng.permutation(self.user_draws)
         if n_texts >= self.h.n_items:
-            return np.arange(self.h.n_items), len(self.user_draws)
+            return np.arange(self.h.n_items), users, len(users)
         wanted = int(n_texts * (1 - UNIFORM_SHARE))
         chosen: IntArray = np.zeros(0, dtype=np.int64)
-        users = rng.permutation(self.user_draws)
         used, block = 0, max(8, wanted // EVENTS_PER_USER)
         while len(chosen) < wanted and used < len(users):
             some = users[used : used + block]
@@ -106,21 +110,28 @@ class BatchSampler:
         chosen = chosen[:wanted]
         rest = rng.choice(self.h.n_items, n_texts, replace=False)
         rest = rest[~np.isin(rest, chosen)][: n_texts - len(chosen)]
-        return np.sort(np.concatenate([chosen, rest])), min(used, len(users))
+        return np.sort(np.concatenate([chosen, rest])), users, min(used, len(users))
+
+    def _events_of(self, users: IntArray) -> IntArray | slice:
+        """Rows of all events, or of the first users' where there are very many."""
+        if len(self.h.item_pos) <= EVENTS_PER_STEP:
+            return slice(None)
+        n = int(np.searchsorted(np.cumsum(self.h.n_events[users]), EVENTS_PER_STEP)) + 1
+        some = np.sort(users[:n])
+        counts = self.h.n_events[some]
+        return np.repeat(self.h.indptr[some] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
 
     def _targets(self, user: IntArray, step: IntArray, allowed: BoolArray, rng: np.random.Generator) -> IntArray:
         """One event per user that has an earlier one inside the batch, (n_queries,) rows."""
-        first_step = np.zeros(self.h.n_users, dtype=np.int64)
-        first_step[user[::-1]] = step[::-1]  # rows are old to new, so the oldest is written last
-        eligible = np.flatnonzero(allowed & (step < first_step[user]))
-        eligible = rng.permutation(eligible)
-        _, first = np.unique(user[eligible], return_index=True)
-        rows = eligible[first]
+        first, counts = _runs(user)  # rows are old to new, so a user's first is the oldest
+        eligible = np.flatnonzero(allowed & (step < np.repeat(step[first], counts)))
+        first, counts = _runs(user[eligible])
+        rows = eligible[first + (rng.random(len(first)) * counts).astype(np.int64)]
         return np.sort(rng.permutation(rows)[:MAX_QUERIES])
 
     def _rows(
         self, user: IntArray, step: IntArray, col: IntArray, target: IntArray, n_texts: int
-    ) -> tuple[FloatArray, BoolArray]:
+    ) -> tuple[sp.csr_matrix, BoolArray]:
         """Decayed history before each target, and the mask of the user's other positives."""
         query_of = np.full(self.h.n_users, -1, dtype=np.int64)
         query_of[user[target]] = np.arange(len(target))
@@ -133,12 +144,19 @@ class BatchSampler:
         masked[np.arange(len(target)), target_col] = False
         before = (steps > target_step[query]) & (cols != target_col[query])
         query, steps, cols = query[before], steps[before], cols[before]
-        newest = np.full(len(target), np.iinfo(np.int64).max)
-        np.minimum.at(newest, query, steps)
-        history = np.zeros((len(target), n_texts), dtype=np.float32)
-        np.add.at(history, (query, cols), np.power(self.decay, steps - newest[query]).astype(np.float32))
-        history /= np.maximum(history.sum(1, keepdims=True), 1e-12)
+        newest = np.zeros(len(target), dtype=np.int64)
+        newest[query] = steps  # rows are old to new, so the newest is written last
+        weight = np.power(self.decay, steps - newest[query])
+        weight /= np.bincount(query, weight, len(target))[query]
+        indptr = np.searchsorted(query, np.arange(len(target) + 1))
+        history = sp.csr_matrix((weight.astype(np.float32), cols, indptr), shape=(len(target), n_texts))
         return history, masked
+
+
+def _runs(values: IntArray) -> tuple[IntArray, IntArray]:
+    """Where each run of equal values starts, and its length."""
+    first = np.flatnonzero(np.diff(values, prepend=-1))
+    return first, np.diff(np.append(first, len(values)))
 
 
 def fit_encoder(
@@ -189,7 +207,9 @@ def fit_head(
         if batch is None:
             continue
         optimizer.zero_grad()
-        batch_loss(tower.head(vectors[batch.texts]), batch, config.temperature).backward()  # type: ignore[no-untyped-call]
+        with tower.autocast():
+            loss = batch_loss(tower.head(vectors[batch.texts]), batch, config.temperature)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
 
@@ -197,7 +217,15 @@ def fit_head(
 def batch_loss(vectors: Tensor, batch: Batch, temperature: float) -> Tensor:
     """Loss of a batch from its texts' unit vectors, (n, dim) -> scalar."""
     device = vectors.device
-    queries = torch.nn.functional.normalize(torch.from_numpy(batch.history).to(device) @ vectors, dim=1)
+    items, bounds, shares = (
+        torch.from_numpy(values).to(device)
+        for values in (batch.history.indices, batch.history.indptr, batch.history.data)
+    )
+    # a history is a few of the batch's texts: summing those takes a fraction of a product with all
+    users = torch.nn.functional.embedding_bag(
+        items, vectors.float(), bounds, mode="sum", per_sample_weights=shares, include_last_offset=True
+    )
+    queries = torch.nn.functional.normalize(users, dim=1)
     return sampled_softmax(
         queries @ vectors.T,
         torch.from_numpy(batch.target).to(device),

@@ -1,0 +1,115 @@
+"""Batches of the text tower: what counts as history, target and mask, counted by hand or by a slow loop."""
+
+import numpy as np
+import pytest
+import torch
+
+from features.histories import DAY_US, Histories
+from training import text
+from training.text import Batch, BatchSampler, batch_loss
+
+
+def histories(n_users: int = 40, n_items: int = 60, n_events: int = 900) -> Histories:
+    rng = np.random.default_rng(0)
+    user, item = rng.integers(0, n_users, n_events), rng.integers(0, n_items, n_events)
+    day = rng.integers(1, 30, n_events)
+    weight = rng.choice([1.0, 6.0], n_events).astype(np.float32)
+    return Histories.build(user, item, day * DAY_US, weight, n_users=n_users, n_items=n_items, as_of=31 * DAY_US)
+
+
+def test_one_user_with_three_moments_by_hand() -> None:
+    item, day = np.array([0, 1, 2, 3]), np.array([1, 2, 2, 3])
+    h = Histories.build(
+        np.zeros(4, int), item, day * DAY_US, np.ones(4, np.float32), n_users=1, n_items=4, as_of=9 * DAY_US
+    )
+    seen = {}
+    for seed in range(40):
+        batch = BatchSampler(h, decay=0.5).draw(4, np.random.default_rng(seed))
+        assert batch is not None
+        history = batch.history.toarray()[0].astype(float).round(6)
+        seen[int(batch.target[0])] = (history.tolist(), batch.masked[0].tolist())
+    assert seen == {  # item 0 has nothing before it; items 1 and 2 were taken in one moment
+        1: ([1, 0, 0, 0], [True, False, True, True]),
+        2: ([1, 0, 0, 0], [True, True, False, True]),
+        3: ([0.2, 0.4, 0.4, 0], [True, True, True, False]),
+    }
+
+
+@pytest.mark.parametrize("most_events", [10**6, 300])
+def test_a_batch_is_what_a_slow_loop_makes_of_it(monkeypatch: pytest.MonkeyPatch, most_events: int) -> None:
+    monkeypatch.setattr(text, "EVENTS_PER_STEP", most_events)
+    h = histories()
+    batch = BatchSampler(h, decay=0.7).draw(30, np.random.default_rng(1))
+    assert batch is not None
+    n_queries = len(batch.target)
+    assert 5 < n_queries <= 40
+    if most_events == 300:
+        assert n_queries < 25  # some 13 of 40 users have 300 of 900 events
+    matched = set()
+    for row in range(n_queries):
+        (user,) = [
+            u for u in range(40)
+            if set(np.flatnonzero(batch.masked[row])) | {batch.target[row]}
+            == {int(np.flatnonzero(batch.texts == i)[0]) for i in h.item_pos[h.user_pos == u] if i in batch.texts}
+        ]  # fmt: skip
+        matched.add(user)
+        mine = (h.user_pos == user) & np.isin(h.item_pos, batch.texts)
+        columns, steps, weights = np.searchsorted(batch.texts, h.item_pos[mine]), h.step[mine], h.weight[mine]
+        found = batch.history[row].toarray()[0]
+        possible = []
+        for target in np.flatnonzero(columns == batch.target[row]):
+            expected = np.zeros(30)
+            before = (steps > steps[target]) & (columns != columns[target])
+            for column, step in zip(columns[before], steps[before], strict=True):
+                expected[column] += 0.7 ** (step - steps[before].min())
+            total = expected.sum()
+            possible.append((expected / total if total else expected, weights[target]))
+        assert any(np.allclose(found, e, atol=1e-6) and batch.weight[row] == w for e, w in possible)
+    assert len(matched) == n_queries  # one query a user
+
+
+def test_no_target_is_earlier_than_allowed() -> None:
+    h = histories()
+    late = 20 * DAY_US
+    sampler = BatchSampler(h, decay=0.7, targets_after=late)
+    for seed in range(20):
+        batch = sampler.draw(60, np.random.default_rng(seed))
+        assert batch is not None
+        allowed = set(h.item_pos[h.timestamp >= late])
+        assert set(batch.texts[batch.target]) <= allowed
+
+
+def test_every_later_event_of_a_user_is_drawn_about_as_often() -> None:
+    n = 5
+    h = Histories.build(
+        np.zeros(n, int), np.arange(n), np.arange(1, n + 1) * DAY_US, np.ones(n, np.float32),
+        n_users=1, n_items=n, as_of=9 * DAY_US,
+    )  # fmt: skip
+    sampler, counts = BatchSampler(h, decay=0.5), np.zeros(n)
+    for seed in range(400):
+        batch = sampler.draw(n, np.random.default_rng(seed))
+        assert batch is not None
+        counts[batch.target[0]] += 1
+    assert counts[0] == 0
+    assert (np.abs(counts[1:] - 100) < 35).all()  # four standard deviations
+
+
+def test_the_loss_and_its_gradient_are_those_of_dense_histories() -> None:
+    batch = BatchSampler(histories(), decay=0.7).draw(30, np.random.default_rng(1))
+    assert isinstance(batch, Batch)
+    vectors = torch.nn.functional.normalize(torch.randn(30, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    one, other = vectors.clone().requires_grad_(), vectors.clone().requires_grad_()
+    loss = batch_loss(one, batch, 0.1)
+    loss.backward()  # type: ignore[no-untyped-call]
+    users = torch.nn.functional.normalize(torch.from_numpy(batch.history.toarray()) @ other, dim=1)
+    logits = (users @ other.T / 0.1 - torch.from_numpy(batch.log_inclusion)).masked_fill(
+        torch.from_numpy(batch.masked), float("-inf")
+    )
+    losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(batch.target), reduction="none")
+    weight = torch.from_numpy(batch.weight)
+    expected = (losses * weight).sum() / weight.sum()
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert one.grad is not None
+    assert other.grad is not None
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(one.grad, other.grad)
