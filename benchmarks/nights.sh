@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# A night on each real data set; the evaluation tables of RESULTS.md. Run from the repository's root.
+# The evaluation of each real data set on its test window; the tables of RESULTS.md. Run from the repository's root.
 set -u
-night() { .venv/bin/recsys nightly -c "benchmarks/configs/$1.toml" --as-of "$2"; }
+evaluate() { .venv/bin/recsys evaluate -c "benchmarks/configs/$1.toml" --as-of "$2" "${@:3}"; }
 mkdir -p out
-night amazon-scientific 2000-02-21
-night online-retail 2011-11-02T13:37:00Z
-night movies 2018-09-25
+evaluate amazon-scientific 2000-02-21
+evaluate online-retail 2011-12-10
+evaluate online-retail 2011-12-10 --set rules.exclude_seen=false
+evaluate movies 2018-09-25
