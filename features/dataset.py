@@ -116,7 +116,7 @@ class Dataset:
 
     @property
     def price(self) -> FloatArray | None:
-        """(n_events,) float32 price of one as paid, nan where not given; None without such a column."""
+        """(n_events,) float64 price of one as paid, nan where not given; None without such a column."""
         return self._columns["price"] if self.has_price else None
 
     def blocks(self) -> Iterator[Records]:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from features.spool import Records, Spool
 from recsys.errors import DataError, shown
@@ -21,11 +19,12 @@ from recsys.types import BoolArray, IntArray
 
 SPLITS = ("train", "valid", "test")
 MOST_AT_ONCE = 1_000_000  # records sorted at a time
+MOST_FILES = 200  # open at a time; then more records are sorted at once
 
 EVENT = np.dtype(
     [
         ("user", "i4"), ("item", "i4"), ("timestamp", "i8"), ("type", "i4"), ("split", "i1"),
-        ("weight", "f4"), ("price", "f4"), ("own_weight", "f4"),
+        ("weight", "f4"), ("price", "f8"), ("own_weight", "f8"),
     ]
 )  # fmt: skip
 _RAW = np.dtype([*EVENT.descr, ("place", "u8"), ("hash", "u8")])
@@ -94,9 +93,9 @@ class EventLog:
             "timestamp": pd.to_datetime(records["timestamp"], unit="us", utc=True).as_unit("us"),
         }
         if "weight" in self.optional:
-            columns["weight"] = records["own_weight"].astype(np.float64)
+            columns["weight"] = records["own_weight"]
         if "price" in self.optional:
-            columns["price"] = records["price"].astype(np.float64)
+            columns["price"] = records["price"]
         if split_column:
             columns[split_column] = pd.Index(["", *SPLITS], dtype="str")[records["split"] + 1]
         return pd.DataFrame(columns)
@@ -140,6 +139,7 @@ class EventWriter:
         self._raw = Spool(_RAW)
         self._is_labelled: BoolArray = np.zeros(0, dtype=bool)
         self._optional: set[str] = set()
+        self._has_weight: set[bool] = set()
         self._wrong_split: list[str] = []
         self._n_wrong_split = 0
 
@@ -150,22 +150,24 @@ class EventWriter:
             hashes: of whole rows, (n_rows,) uint64.
 
         Raises:
-            DataError: the split column is not there.
+            DataError: the split column is not there, or files disagree on whether rows have weights or on the type of ids.
             ResourceError: the disk is full or failed.
         """
+        if not len(rows):
+            return
+        self._has_weight.add("weight" in rows)
+        if len(self._has_weight) > 1:
+            raise DataError("events: some files have a column weight, some have none; write all files of a table alike")
         out = np.zeros(len(rows), _RAW)
         out["user"], out["item"] = self._users.of(rows["user_id"]), self.items.positions(rows["item_id"])
         out["timestamp"], out["hash"] = rows["timestamp"].astype("int64"), hashes
         out["type"] = self._types.of(rows["event_type"])
         label_weight = rows["event_type"].map(self.event_weights).to_numpy(dtype=np.float32, na_value=0)
-        out["own_weight"] = rows["weight"].to_numpy(dtype=np.float32) if "weight" in rows else 1
-        out["weight"] = label_weight * out["own_weight"]
-        out["price"] = rows["price"].to_numpy(dtype=np.float32) if "price" in rows else np.nan
+        out["own_weight"] = rows.get("weight", 1)
+        out["weight"] = label_weight * out["own_weight"].astype(np.float32)
+        out["price"] = rows.get("price", np.nan)
         out["split"] = self._split(rows, out["weight"] > 0) if self.split_column else -1
-        places = [c for c in ("basket_id", "session_id") if c in rows]
-        if places:
-            texts = rows[places].astype("str").fillna("")
-            out["place"] = pd.util.hash_pandas_object(texts, index=False)
+        out["place"] = _places(rows)
         self._optional |= {c for c in ("weight", "price") if c in rows}
         grown = np.zeros(len(self._users), dtype=bool)
         grown[: len(self._is_labelled)] = self._is_labelled
@@ -174,7 +176,7 @@ class EventWriter:
         self._raw.add(out)
 
     def finish(self) -> EventLog:
-        """Brings all rows into order and drops those that repeat another: the one with the least hash stays.
+        """Brings all rows into order and drops those that repeat another: a label stays, and of several the one with the least hash.
 
         Raises:
             DataError: the split column holds something else than train, valid and test.
@@ -203,14 +205,14 @@ class EventWriter:
 
     def _ranges(self, position: IntArray) -> Iterator[Records]:
         """The raw records in ranges of users, each small enough to sort."""
-        n_ranges = -(-len(self._raw) // self.most_at_once)
-        if n_ranges <= 1:
+        size = max(self.most_at_once, -(-len(self._raw) // MOST_FILES))
+        if len(self._raw) <= size:
             yield self._raw.read()
             return
         counts = np.zeros(len(position), dtype=np.int64)
         for block in self._raw.blocks():
             counts += np.bincount(position[block["user"]], minlength=len(position))
-        range_of = (np.cumsum(counts) - counts) // self.most_at_once  # of each user position, ascending
+        range_of = (np.cumsum(counts) - counts) // size  # of each user position, ascending
         spools = [Spool(_RAW, memory_bytes=0) for _ in range(int(range_of[-1]) + 1)]
         for block in self._raw.blocks():
             at = range_of[position[block["user"]]]
@@ -257,7 +259,8 @@ class _Ordered:
         what = raw["item"].astype(np.int64) * self.n_types + raw["type"]
         order = np.lexsort((what, raw["timestamp"], raw["user"]))
         if not _differs(raw[order], ("user", "timestamp", "item", "type")).all():  # else twice as quick
-            order = np.lexsort((raw["hash"], raw["place"], what, raw["timestamp"], raw["user"]))
+            is_none = raw["weight"] <= 0  # of rows that repeat each other a label stays, then the one of the least hash
+            order = np.lexsort((raw["hash"], is_none, raw["place"], what, raw["timestamp"], raw["user"]))
         raw = raw[order]
         is_new = _differs(raw, ("user", "timestamp", "item", "type", "place"))
         self.n_repeats += len(raw) - int(is_new.sum())
@@ -285,37 +288,62 @@ def _differs(records: Records, names: tuple[str, ...]) -> BoolArray:
 
 
 class _Codes:
-    """Numbers for values in the order in which they are first seen."""
+    """Numbers for values in the order in which they are first seen.
+
+    Known values lie in indexes, each at least twice as long as the next, so that the tables behind them are seldom made.
+    """
 
     def __init__(self) -> None:
-        self._known: pa.Array | None = None
+        self._known: list[pd.Index] = []
 
     def __len__(self) -> int:
-        return 0 if self._known is None else len(self._known)
+        return sum(map(len, self._known))
 
     def of(self, values: pd.Series) -> IntArray:
-        """Number of each value, (n,); new values are given the next ones."""
-        encoded = _one_array(pa.array(values)).dictionary_encode()
-        found, codes = encoded.dictionary, encoded.indices.to_numpy()
-        if self._known is None:
-            self._known = found
-            return np.asarray(codes)
-        at = pc.index_in(found, value_set=self._known).fill_null(-1).to_numpy().astype(np.int64)
+        """Number of each value, (n,); new values are given the next ones.
+
+        Raises:
+            DataError: the values are of another type than those before.
+        """
+        codes, found = pd.factorize(values)
+        found = pd.Index(found)
+        if self._known and found.dtype != self._known[0].dtype:
+            raise DataError(
+                f"events: {values.name} holds {found.dtype} in one file and {self._known[0].dtype} in another; write all "
+                "files of a table alike"
+            )
+        at, offset = np.full(len(found), -1, dtype=np.int64), 0
+        for known in self._known:
+            place = known.get_indexer(found)
+            at = np.where(place >= 0, place + offset, at)
+            offset += len(known)
         is_new = at < 0
-        at[is_new] = len(self) + np.arange(is_new.sum())
-        self._known = pa.concat_arrays([self._known, found.filter(pa.array(is_new))])
+        at[is_new] = offset + np.arange(is_new.sum())
+        self._known.append(found[is_new])
+        while len(self._known) > 1 and 2 * len(self._known[-1]) > len(self._known[-2]):
+            last = self._known.pop()
+            self._known[-1] = self._known[-1].append(last)
         return at[codes]
 
     def ids(self) -> pd.Index:
         """The values by number."""
-        if self._known is None:
-            return pd.Index([], dtype="str")
-        is_text = pa.types.is_string(self._known.type) or pa.types.is_large_string(self._known.type)
-        return pd.Index(self._known.to_pandas(), dtype="str" if is_text else None)
+        return self._known[0].append(self._known[1:]) if self._known else pd.Index([], dtype="str")
 
 
-def _one_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+def _places(rows: pd.DataFrame) -> IntArray:
+    """What basket and session stand for, (n,) uint64; 0 where a row has neither, be the columns there or not."""
+    texts = pd.DataFrame({c: _key(rows[c]) if c in rows else "" for c in ("basket_id", "session_id")}, index=rows.index)
+    hashes = pd.util.hash_pandas_object(texts, index=False).to_numpy()
+    return np.where((texts == "").all(axis=1), np.uint64(0), hashes)
+
+
+def _key(values: pd.Series) -> pd.Series:
+    """An id as text; 1 and 1.0 are one, null is empty."""
+    texts = values.astype("str")
+    if pd.api.types.is_float_dtype(values.dtype):
+        is_whole = values % 1 == 0
+        texts = texts.mask(is_whole, values.where(is_whole, 0).astype("int64").astype("str"))
+    return texts.where(values.notna(), "")
 
 
 def _inverse(order: IntArray) -> IntArray:

@@ -29,7 +29,7 @@ from recsys.config import DataConfig
 from recsys.errors import DataError, shown
 from recsys.ids import IdMap
 from recsys.schema import EVENTS, ITEMS, USERS, TableSchema, require_columns
-from recsys.types import IntArray
+from recsys.types import BoolArray, IntArray
 
 __all__ = ["DataReport", "Tables", "clean_tables", "load_tables"]
 
@@ -122,6 +122,22 @@ def _require_rows(n_rows: int, schema: TableSchema) -> None:
         raise DataError(f"data.{schema.name}: the table has no rows; check the export that writes it")
 
 
+@dataclass(frozen=True)
+class _Known:
+    """Ids of all items; ids of one type there and another here meet as text."""
+
+    items: IdMap
+
+    @cached_property
+    def as_text(self) -> IdMap:
+        return IdMap(self.items.ids.astype("str"))
+
+    def has(self, ids: pd.Series) -> BoolArray:
+        """Whether each id is an item's, (n,)."""
+        same = pd.api.types.is_integer_dtype(ids.dtype) == pd.api.types.is_integer_dtype(self.items.ids.dtype)
+        return (self.items.positions(ids) if same else self.as_text.positions(ids.astype("str"))) >= 0
+
+
 @dataclass
 class _Events:
     """The events while they are read, chunk by chunk.
@@ -142,7 +158,7 @@ class _Events:
         """All chunks, checked against all items; what names an item of later is later too."""
         is_there = ~(items["created_at"] >= now) if "created_at" in items else np.ones(len(items), dtype=bool)
         catalogue = items[is_there].reset_index(drop=True)
-        known = IdMap.from_values(items["item_id"])
+        known = _Known(IdMap.from_values(items["item_id"]))
         writer = EventWriter(IdMap.from_values(catalogue["item_id"]), config.event_weights, config.split_column)
         refused, n_rows, n_later, n_good = [], 0, 0, 0
         n_nulls: Counter[str] = Counter()
@@ -191,7 +207,7 @@ def _clean_items(items: pd.DataFrame, config: DataConfig) -> Checked:
     return _clean_once(clean, "items", "item_id", refused)
 
 
-def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: pd.Timestamp) -> Checked:
+def _clean_events(events: pd.DataFrame, known: _Known, config: DataConfig, now: pd.Timestamp) -> Checked:
     """Good rows before `now`; rows of the future are counted and not even checked."""
     raw = with_places(events)
     place = place_of(raw, "events")
@@ -201,8 +217,7 @@ def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: p
     raw, times = raw[~is_later].reset_index(drop=True), times[~is_later].reset_index(drop=True)
     clean = raw.assign(timestamp=times, user_id=clean_ids(raw["user_id"], place))
     ids = clean_ids(raw["item_id"], place)
-    as_text = pd.api.types.is_integer_dtype(ids.dtype) != pd.api.types.is_integer_dtype(known.ids.dtype)
-    is_known = ids.astype("str").isin(known.ids.astype("str")) if as_text else ids.isin(known.ids)
+    is_known = known.has(ids)
     refused = Refused("events", raw)
     refused.add("user_id", is_bad_id(clean["user_id"]), "null, blank or overlong id")
     refused.add("item_id", is_bad_id(ids), "null, blank or overlong id")
@@ -210,7 +225,7 @@ def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: p
     refused.add("item_id", has_control(ids), "control character in the id")
     refused.add("timestamp", times.isna().to_numpy(), "unreadable time")
     refused.add("timestamp", ((times < EARLIEST) | (times >= LATEST)).to_numpy(), "time out of range")
-    refused.add("item_id", ~is_known.to_numpy(dtype=bool), "item is not in the items table")
+    refused.add("item_id", ~is_known, "item is not in the items table")
     if "weight" in raw:
         clean["weight"] = clean_numbers(raw["weight"])
         is_weight = np.isfinite(clean["weight"]) & (clean["weight"] >= 0)
@@ -219,7 +234,7 @@ def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: p
         clean[column] = clean_numbers(raw[column])
     kept = clean[~refused.mask].drop(columns=PLACES)
     kept["user_id"] = settled_ids(kept["user_id"])
-    kept["item_id"] = settled_ids(ids[~refused.mask]).astype(known.ids.dtype)
+    kept["item_id"] = settled_ids(ids[~refused.mask]).astype(known.items.ids.dtype)
     kept["event_type"] = kept["event_type"].astype("str").fillna("")
     return Checked("events", kept, refused.rows(), n_rows, n_later=int(is_later.sum()))
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from recsys.config import DataConfig
 from recsys.errors import DataError, ResourceError, public, shown
@@ -24,11 +25,11 @@ IDS = ("user_id", "item_id", "basket_id", "session_id")
 
 def read_table(place: str, schema: TableSchema, config: DataConfig) -> pd.DataFrame:
     """A table from a Parquet or CSV file, a folder, a glob or a URL; see `read_chunks`."""
-    return pd.concat(list(read_chunks(place, schema, config)), ignore_index=True)
+    return _join(list(read_chunks(place, schema, config)))
 
 
 def read_chunks(place: str, schema: TableSchema, config: DataConfig, rows: int = CHUNK) -> Iterator[pd.DataFrame]:
-    """A table in frames of at most so many rows, from a Parquet or CSV file, a folder, a glob or a URL.
+    """A table in frames of at most so many rows (small files are joined), from a Parquet or CSV file, a folder, a glob or a URL.
 
     Two columns are added: `_file` and `_row`, where each row came from (rows count from 0 in each file).
     Of a CSV every column is text, so that 00123 stays itself. There is at least one frame, be it empty.
@@ -36,6 +37,30 @@ def read_chunks(place: str, schema: TableSchema, config: DataConfig, rows: int =
     Raises:
         DataError: nothing is there, a file is broken, a column is missing, or files disagree on its type.
     """
+    joined: list[pd.DataFrame] = []
+    for frame in _each_file(place, schema, config, rows):
+        if not len(frame) and joined:
+            continue  # an empty file has no types
+        if joined and not len(joined[0]):
+            joined = []
+        fits = sum(map(len, joined)) + len(frame) <= rows and (not joined or _types(frame) == _types(joined[0]))
+        if joined and not fits:
+            yield _join(joined)
+            joined = []
+        joined.append(frame)
+    yield _join(joined)
+
+
+def _types(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Columns and their types: where these differ, joined values would meet as something else."""
+    return [(str(column), str(kind)) for column, kind in frame.dtypes.items() if column != "_file"]
+
+
+def _join(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+
+def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -> Iterator[pd.DataFrame]:
     filesystem, files = _files(place, schema.name)
     root = posixpath.dirname(files[0]) if len(files) == 1 else posixpath.commonpath(files)
     kinds: dict[str, tuple[str, str]] = {}
@@ -81,7 +106,11 @@ def _arrow_tables(filesystem: Any, file: str, rows: int) -> Iterator[pa.Table]:
     """A file in tables of at most so many rows; one that is empty where it has none."""
     try:
         with filesystem.open(file, "rb") as handle:
-            for table in (_csv if file.endswith(".csv") else _parquet)(handle, rows):
+            tables = _parquet(handle, rows)
+            if file.endswith(".csv"):  # Arrow reads ahead on threads of its own, which a Python file would not survive
+                is_local = isinstance(filesystem, LocalFileSystem)
+                tables = _csv(file if is_local else pa.BufferReader(handle.read()), rows)
+            for table in tables:
                 table = pa.table([_plain(c) for c in table.columns], names=table.column_names)
                 table.validate(full=True)  # text that is no UTF-8 shows itself here, not hours later
                 yield table
@@ -100,17 +129,19 @@ def _parquet(handle: BinaryIO, rows: int) -> Iterator[pa.Table]:
     yield from _cut(file.schema_arrow, file.iter_batches(rows), rows)
 
 
-def _csv(handle: BinaryIO, rows: int) -> Iterator[pa.Table]:
+def _csv(source: str | pa.BufferReader, rows: int) -> Iterator[pa.Table]:
     parse = pacsv.ParseOptions(newlines_in_values=True)
     read = pacsv.ReadOptions(block_size=CSV_BLOCK)
-    names = pacsv.open_csv(handle, read, parse).schema.names
+    with pacsv.open_csv(source, read, parse) as reader:
+        names = reader.schema.names
     # a column typed by its first rows would fail on one bad value later, and an item may be called NA
     convert = pacsv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
     )
-    handle.seek(0)
-    reader = pacsv.open_csv(handle, read, parse, convert)
-    yield from _cut(reader.schema, reader, rows)
+    if not isinstance(source, str):
+        source.seek(0)
+    with pacsv.open_csv(source, read, parse, convert) as reader:
+        yield from _cut(reader.schema, reader, rows)
 
 
 def _cut(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -143,14 +174,16 @@ def _frame(table: pa.Table, file: str, schema: TableSchema, config: DataConfig) 
     require_columns(schema, names, file)
     table = table.rename_columns(names)
     table = table.select([c for c in names if not c.startswith("__index_level_")])  # pandas left it there
-    frame = table.to_pandas(types_mapper=_whole_numbers, ignore_metadata=True)
+    frame = table.to_pandas(types_mapper=_nullable, ignore_metadata=True)
     for column in frame.columns[[isinstance(kind, pd.DatetimeTZDtype) for kind in frame.dtypes]]:
         frame[column] = frame[column].dt.tz_convert("UTC")
     return frame
 
 
-def _whole_numbers(kind: pa.DataType) -> Any:
-    """Integers with gaps stay integers: through float they lose digits above 2**53."""
+def _nullable(kind: pa.DataType) -> Any:
+    """Integers with gaps stay integers: through float they lose digits above 2**53. Flags have one type with and without."""
+    if pa.types.is_boolean(kind):
+        return pd.BooleanDtype()
     if not pa.types.is_integer(kind):
         return None
     return pd.UInt64Dtype() if pa.types.is_uint64(kind) else pd.Int64Dtype()

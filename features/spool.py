@@ -4,8 +4,9 @@ import os
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from threading import Lock
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class Spool:
         self.dtype = dtype
         # 0 would mean no limit
         self._file = tempfile.SpooledTemporaryFile(max(1, memory_bytes))  # noqa: SIM115 - lives as long as the spool
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _close, self._file)
         self._lock = Lock()
         self._n = 0
 
@@ -43,22 +44,21 @@ class Spool:
         Raises:
             ResourceError: the disk is full or failed.
         """
-        try:
-            with self._lock:
-                self._file.seek(0, os.SEEK_END)
-                self._file.write(np.ascontiguousarray(records, self.dtype).tobytes())
-        except OSError as error:
-            raise ResourceError(
-                f"{tempfile.gettempdir()}: {error.strerror or error}: no room for the events in temporary files; free "
-                "some, or point TMPDIR to a larger disk, then run again"
-            ) from error
+        with _named(), self._lock:
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(np.ascontiguousarray(records, self.dtype).tobytes())
+            self._file.flush()
         self._n += len(records)
 
     def read(self, start: int = 0, stop: int | None = None) -> Records:
-        """Records from `start` up to `stop`, all by default; a copy."""
+        """Records from `start` up to `stop`, all by default; a copy.
+
+        Raises:
+            ResourceError: the disk failed.
+        """
         stop = self._n if stop is None else stop
         records = np.empty(max(0, stop - start), self.dtype)
-        with self._lock:
+        with _named(), self._lock:
             self._file.seek(start * self.dtype.itemsize)
             content = self._file.read(records.nbytes)
         records.view(np.uint8)[:] = np.frombuffer(content, np.uint8)
@@ -68,3 +68,19 @@ class Spool:
         """All records, `size` at a time."""
         for start in range(0, self._n, size):
             yield self.read(start, min(start + size, self._n))
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"{tempfile.gettempdir()}: {error.strerror or error}: temporary files of the events; mend or free the disk, "
+            "or point TMPDIR to a larger one, then run again"
+        ) from error
+
+
+def _close(file: IO[bytes]) -> None:
+    with suppress(OSError):
+        file.close()

@@ -23,6 +23,7 @@ from recsys.progress import Reporter
 from recsys.registry import Registry
 from recsys.types import FloatArray
 from serving.publish import ReleaseStore
+from serving.releases import read_parts
 from training.evaluate import Evaluation
 from training.model import distinct_texts, pooled_vectors
 from training.pipeline import train
@@ -117,8 +118,9 @@ def print_lists(config: Config, release: Path, console: Console, n_users: int = 
     people = store.read(release, ["user_id"], is_own)["user_id"].to_pandas()
     chosen = people.iloc[np.linspace(0, len(people) - 1, min(n_users, len(people))).astype(int)] if len(people) else []
     tables = load_tables(config.data, _as_of(release))
+    lists = read_parts(release, where=pc.field("user_id").isin(list(chosen))).to_pandas()
     for user in chosen:
-        mine = store.read(release, where=pc.field("user_id") == user).to_pandas()
+        mine = lists[lists["user_id"] == user]
         _print_user(user, mine, tables.events_of(user), tables.items, console, n)
 
 

@@ -25,6 +25,7 @@ from recsys.types import BoolArray, FloatArray, IntArray
 
 EVENTS_PER_USER = 16  # drawn from one user into a batch, so that a wholesaler does not fill it alone
 EVENTS_PER_STEP = 500_000  # looked through for queries; of more, those of randomly drawn users
+MOST_OF_A_USER = 10_000  # of these, so that a giant does not fill a step alone
 MAX_QUERIES = 1024
 UNIFORM_SHARE = 0.25  # of a batch's texts drawn from the whole catalogue: hard evidence about unsold items
 HEAD_ITEMS = 1024
@@ -116,7 +117,8 @@ class BatchSampler:
         """Rows of all events, or of the first users' where there are very many."""
         if len(self.h.item_pos) <= EVENTS_PER_STEP:
             return slice(None)
-        n = int(np.searchsorted(np.cumsum(self.h.n_events[users]), EVENTS_PER_STEP)) + 1
+        counts = np.minimum(self.h.n_events[users], MOST_OF_A_USER)
+        n = int(np.searchsorted(np.cumsum(counts), EVENTS_PER_STEP)) + 1
         some = np.sort(users[:n])
         counts = self.h.n_events[some]
         return np.repeat(self.h.indptr[some] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())

@@ -1,12 +1,14 @@
 """Events come in by chunks, in any order, and leave in one order, once each."""
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from features import ingest
 from features.dataset import Dataset
 from features.events import EVENT, EventLog, EventWriter, records_of
 from features.histories import Histories, StoredHistories
@@ -170,3 +172,87 @@ def test_a_bad_row_of_a_later_chunk_is_named_by_its_place_in_the_file(
     )  # fmt: skip
     with pytest.raises(DataError, match=r"1 of 1,000 events rows are bad .* row 777, column item_id"):
         load_tables(config)
+
+
+def test_an_empty_file_and_one_without_ids_stand_beside_whole_ones(tmp_path: Path) -> None:
+    items = pd.DataFrame({"item_id": range(20), "title": "x"})
+    table = pd.DataFrame({"user_id": range(40), "item_id": np.arange(40) % 20, "event_type": "buy"})
+    table["timestamp"] = pd.Timestamp("2024-01-01", tz="UTC")
+    folder = tmp_path / "events"
+    folder.mkdir()
+    table[:0].astype({"user_id": object, "item_id": object}).to_parquet(folder / "a.parquet")
+    table.to_parquet(folder / "b.parquet")
+    table[:1].assign(user_id=pd.Series([None], dtype="str")).to_parquet(folder / "c.parquet")
+    items.to_parquet(tmp_path / "items.parquet")
+    config = DataConfig(
+        events=str(folder), items=str(tmp_path / "items.parquet"), event_weights={"buy": 1.0}, max_bad_share=0.1
+    )
+    tables = load_tables(config)
+    assert len(tables.log) == 40
+    assert tables.quarantine["file"].tolist() == ["c.parquet"]
+    assert tables.log.users.ids.dtype == np.int64
+
+
+def test_many_small_files_are_checked_together(tmp_path: Path) -> None:
+    table = rows(90)
+    for number in range(9):
+        table[number * 10 : number * 10 + 10].to_parquet(tmp_path / f"{number}.parquet")
+    config = DataConfig(events=str(tmp_path), items="i", event_weights={"buy": 1.0})
+    chunks = list(read_chunks(str(tmp_path), EVENTS, config, rows=40))
+    assert [len(chunk) for chunk in chunks] == [40, 40, 10]
+    assert chunks[0]["_file"].iloc[10] == "1.parquet"
+    assert chunks[0]["_row"].iloc[10] == 0
+
+
+@pytest.mark.parametrize("basket", [None, np.nan, pd.NA])
+def test_a_basket_that_is_missing_is_no_other_basket(basket: object) -> None:
+    table = rows(20)
+    log = log_of([table, table.assign(basket_id=pd.Series([basket] * 20), session_id=None)])
+    assert len(log) == log.n_repeats == 20
+    assert len(log_of([table.assign(basket_id=1), table.assign(basket_id=1.0)])) == 20
+
+
+def test_of_a_label_and_a_row_of_weight_0_that_repeat_each_other_the_label_stays() -> None:
+    for item in ITEMS.ids:
+        table = rows(1).assign(item_id=item, event_type="buy")
+        log = log_of([table.assign(weight=0.0), table.assign(weight=1.0)])
+        assert log.records.read()["weight"].tolist() == [6.0]
+        assert len(log.users) == 1
+
+
+def test_files_with_and_without_weights_are_not_mixed() -> None:
+    with pytest.raises(DataError, match="weight"):
+        log_of([rows(3), rows(3, seed=1).assign(weight=2.0)])
+
+
+def test_ids_of_two_types_are_not_mixed() -> None:
+    with pytest.raises(DataError, match=r"user_id holds int64 .* str"):
+        log_of([rows(3), rows(3).assign(user_id=7)])
+
+
+def test_prices_come_out_as_they_came_in() -> None:
+    assert log_of([rows(1).assign(price=19.99)]).frame()["price"].tolist() == [19.99]
+
+
+def test_how_rows_fall_into_files_does_not_change_the_fingerprint(tmp_path: Path) -> None:
+    items = pd.DataFrame({"item_id": ITEMS.ids, "title": "x"})
+    items.to_parquet(tmp_path / "items.parquet")
+    table = rows(400).assign(
+        is_gift=pd.array([None, True, False, True] * 100, dtype="boolean"),
+        count=pd.array([None, 1] * 200, dtype="Int64"),
+    )
+    table["timestamp"] += pd.Timedelta(days=20_000)
+    hashes = set()
+    for name, order in (("a", table), ("b", table.sort_values("is_gift", ignore_index=True))):
+        order.to_parquet(tmp_path / f"{name}.parquet", row_group_size=100)
+        config = DataConfig(
+            events=str(tmp_path / f"{name}.parquet"), items=str(tmp_path / "items.parquet"), event_weights={"buy": 1.0}
+        )
+        for size in (100, 1000):
+            chunks = read_chunks(config.events, EVENTS, config, rows=size)
+            hashes.add(clean_in_chunks(chunks, items, config))
+    assert len(hashes) == 1
+
+
+def clean_in_chunks(chunks: Iterable[pd.DataFrame], items: pd.DataFrame, config: DataConfig) -> str:
+    return ingest._checked(chunks, items, config, None, None).sha256
