@@ -2,7 +2,7 @@
 
 Each pair runs alternately in one process on `--threads` threads, five times, and the medians are compared. Prints
 each row and writes benchmarks/speed.json. Data come from benchmarks/shop.py. The row "training" needs `datasets` and
-`accelerate` beside sentence-transformers.
+`accelerate` beside sentence-transformers, the row "index" needs `faiss-cpu`.
 """
 
 import argparse
@@ -24,15 +24,16 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.shop import Shop
-from features.candidates import gather
+from features.candidates import gather, top_k
 from features.dataset import Dataset
 from features.ingest import load_tables
 from features.text import item_texts
 from recsys.cf_tower import CFTower
-from recsys.config import Config, load_config
+from recsys.config import load_config
 from recsys.losses import sampled_softmax
+from recsys.nearest import DenseSearch
 from recsys.text_tower import PACKAGED_ENCODER, TextTower, _packaged_folder, has_bf16, unit_rows
-from recsys.types import FloatArray
+from recsys.types import FloatArray, IntArray
 from serving.releases import write_part
 from serving.score import Scorer, Stamp
 from training.model import histories_of
@@ -43,6 +44,7 @@ AS_OF = pd.Timestamp("2025-01-01", tz="UTC")
 REPEATS = 5
 BATCH = 64  # pairs, so twice as many texts a step
 FROZEN_LAYERS = 2
+LISTED = 100  # items of a source
 Row = dict[str, Any]
 
 
@@ -207,6 +209,52 @@ def _recsys(command: str, shop: Path, as_of: str, settings: list[str]) -> Row:
     }  # fmt: skip
 
 
+def index(size: Row) -> Row:
+    """The first 100 items of users by text: exact products as scoring does them, against faiss at the same recall.
+
+    Recall is the share of the exact float32 first 100. Of the inverted file the fewest probes that reach ours are taken.
+    """
+    import faiss
+
+    faiss.omp_set_num_threads(size["threads"])
+    shop = Shop(10, size["items"], 10)
+    config = load_config(Path(__file__).parent / "configs" / "movies.toml")
+    vectors = word_vectors(item_texts(shop.items().to_pandas(), config.text.fields))
+    rng = np.random.default_rng(0)
+    queries = unit_rows(
+        np.stack([vectors[rng.integers(0, size["items"], 10)].mean(axis=0) for _ in range(size["queries"])])
+    )
+    wanted = top_k(queries @ vectors.T, LISTED)
+    search = DenseSearch.over(vectors)
+    chunk = max(1, 10_000_000 // size["items"])
+
+    def ours() -> IntArray:
+        parts = np.array_split(queries, max(1, len(queries) // chunk))
+        return np.concatenate([top_k(search.scores(part), LISTED, search.floor) for part in parts])
+
+    def recall(found: IntArray) -> float:
+        return float(np.mean([len(np.intersect1d(a, b)) / LISTED for a, b in zip(found, wanted, strict=True)]))
+
+    reached = recall(ours())
+    inverted = faiss.index_factory(
+        vectors.shape[1], f"IVF{int(4 * size['items'] ** 0.5)},Flat", faiss.METRIC_INNER_PRODUCT
+    )
+    began = time.perf_counter()
+    inverted.train(vectors)
+    inverted.add(vectors)
+    built = time.perf_counter() - began
+    for probes in (2**n for n in range(20)):
+        inverted.nprobe = probes
+        if recall(inverted.search(queries, LISTED)[1]) >= reached or probes >= inverted.nlist:
+            break
+    row = alternated(ours, lambda: inverted.search(queries, LISTED), size["repeats"])
+    sizes = {name: size[name] for name in ("items", "queries")}
+    return {
+        **row, **sizes, "recall": reached, "peer_recall": recall(inverted.search(queries, LISTED)[1]),
+        "probes": probes, "lists": inverted.nlist, "built_s": built,
+    }  # fmt: skip
+
+
 def nights(size: Row) -> Row:
     """A first night, and a second after 1% of the items changed and 5% of the users acted."""
     with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +272,7 @@ def shop_scorer(folder: Path, size: Row) -> Scorer:
     Shop(size["users"], size["items"], size["users"] * 50).write(folder)
     config = load_config(folder / "recsys.toml", ["ranker.max_users=2000", *size.get("settings", [])])
     dataset = Dataset.from_tables(load_tables(config.data, AS_OF), config.data, AS_OF)
-    vectors = word_vectors(dataset, config)
+    vectors = word_vectors(item_texts(dataset.catalogue, config.text.fields))
     windows = cut(dataset, config)
     early = known_before(dataset, windows, 2)
     cf = CFTower.fit(early.confidence(config.cf.half_life_days), vectors, config.cf, config.seed)
@@ -234,12 +282,12 @@ def shop_scorer(folder: Path, size: Row) -> Scorer:
     return Scorer.of(dataset, now, ranker, Stamp("speed", "1", "2025-01-01"))
 
 
-def word_vectors(dataset: Dataset, config: Config) -> FloatArray:
-    """Unit sums of one random vector per word, (n_items, 384): as large as BERT's, made in seconds."""
+def word_vectors(texts: list[str]) -> FloatArray:
+    """Unit sums of one random vector per word, (n_texts, 384): as large as BERT's, made in seconds."""
     rng = np.random.default_rng(0)
     known: dict[str, FloatArray] = {}
-    rows = np.zeros((len(dataset.items), 384), dtype=np.float32)
-    for row, text in zip(rows, item_texts(dataset.catalogue, config.text.fields), strict=True):
+    rows = np.zeros((len(texts), 384), dtype=np.float32)
+    for row, text in zip(rows, texts, strict=True):
         for word in text.split():
             row += known.setdefault(word, rng.normal(size=384).astype(np.float32))
     return unit_rows(rows)
@@ -260,6 +308,7 @@ ROWS: dict[str, tuple[Callable[[Row], Row], Row, Row]] = {
         {"users": 1_000_000, "items": 20_000, "learners": 20_000},
         {"users": 100_000, "items": 2_000, "learners": 2_000},
     ),
+    "index": (index, {"items": 200_000, "queries": 500}, {"items": 20_000, "queries": 500}),
     "nights": (nights, {"users": 10_000, "items": 20_000}, {"users": 2_000, "items": 1_000}),
 }
 
