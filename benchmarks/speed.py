@@ -182,8 +182,30 @@ def memory(size: Row) -> Row:
             grown.append({"users": users, "made_s": made, **_recsys("score", shop, "2025-01-01", shared)})
             print("memory", json.dumps(grown[-1]), flush=True)
             shutil.rmtree(shop)
+    plot_growth(grown, size["items"], Path(__file__).parent.parent / "docs" / "growth.png")
     ratio = grown[-1]["peak_mib"] / grown[-2]["peak_mib"]
     return {"items": size["items"], "learners": size["learners"], "grown": grown, "times_the_memory": ratio}
+
+
+def plot_growth(grown: list[Row], items: int, path: Path) -> None:
+    """Processor time on logarithmic axes and peak memory from zero, by number of users."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2)
+    users = [row["users"] for row in grown]
+    for axes, name, label in ((time_axes, "cpu_s", "processor time, s"), (memory_axes, "peak_mib", "peak memory, MiB")):
+        values = [row[name] for row in grown]
+        axes.plot(users, values, marker="o", color="#2b6cb0")
+        for x, y in zip(users, values, strict=True):
+            axes.annotate(f"{y:,.0f}", (x, y), textcoords="offset points", xytext=(0, 7), ha="center")
+        axes.set(xscale="log", xlabel="users, 50 events each", ylabel=label)
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.3)
+    time_axes.set(yscale="log", ylim=(min(row["cpu_s"] for row in grown) / 2, max(row["cpu_s"] for row in grown) * 3))
+    memory_axes.set_ylim(0, 1.4 * max(row["peak_mib"] for row in grown))
+    figure.suptitle(f"recsys score, {items:,} items: read, check, score, audit, publish")
+    figure.savefig(path, dpi=120)
 
 
 def _recsys(command: str, shop: Path, as_of: str, settings: list[str]) -> Row:

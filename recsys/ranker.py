@@ -16,6 +16,7 @@ from recsys.errors import ModelError
 from recsys.types import FloatArray, IntArray
 
 REFINED = 150  # pairs of each user that the trees see when lists are made: what is further down stays there
+UNLISTED = 10_000.0  # longer than any list
 FUTURE_AUC = 0.995  # no honest single feature sorts tomorrow's purchases this well
 
 
@@ -90,6 +91,8 @@ class Ranker:
         chosen: "trees" or "fusion".
         guard: NDCG@10 of both on users they did not learn from, for the record.
         calibration: of the chosen scores to probabilities; None where it is off or there was too little to fit it on.
+        strangers: popular list ("recent", "popular", "all_time") in whose order users without history get theirs; None
+            where they are ranked like everybody.
     """
 
     names: tuple[str, ...]
@@ -98,6 +101,7 @@ class Ranker:
     chosen: str
     guard: dict[str, float]
     calibration: Calibration | None = None
+    strangers: str | None = None
 
     def score(self, features: FloatArray, by: str | None = None, bounds: IntArray | None = None) -> FloatArray:
         """Scores of pairs, (n_pairs,) float64, comparable within a user.
@@ -110,7 +114,14 @@ class Ranker:
         """
         if features.shape[1] != len(self.names):
             raise ModelError(f"ranker: got {features.shape[1]} features, was trained on {len(self.names)}; train again")
-        if (by or self.chosen) == "fusion" or self.trees is None:
+        scores = self._fused(features, by or self.chosen, bounds)
+        if by is None and self.strangers:
+            is_stranger = features[:, self.names.index("user_events")] == 0
+            scores[is_stranger] = list_scores(features[is_stranger], self.names, self.strangers)
+        return scores
+
+    def _fused(self, features: FloatArray, by: str, bounds: IntArray | None) -> FloatArray:
+        if by == "fusion" or self.trees is None:
             return self.fusion.score(features)
         fused = self.fusion.score(features)
         first = np.arange(len(fused)) if bounds is None else _first_of_each(fused, bounds, REFINED)
@@ -140,7 +151,13 @@ class Ranker:
     def save(self, folder: Path) -> None:
         """Writes ranker.json and, where there are trees and a calibration, ranker.txt and calibration.json."""
         fields = {k: list(getattr(self.fusion, k)) for k in ("columns", "weights", "means", "scales")}
-        text = {"names": list(self.names), "fusion": fields, "chosen": self.chosen, "guard": self.guard}
+        text = {
+            "names": list(self.names),
+            "fusion": fields,
+            "chosen": self.chosen,
+            "guard": self.guard,
+            "strangers": self.strangers,
+        }
         (folder / "ranker.json").write_text(json.dumps(text, indent=2))
         if self.trees is not None:
             (folder / "ranker.txt").write_text(self.trees)
@@ -153,7 +170,16 @@ class Ranker:
         text = json.loads((folder / "ranker.json").read_text())
         fusion = LinearFusion(**{k: tuple(v) for k, v in text["fusion"].items()})
         trees = (folder / "ranker.txt").read_text() if (folder / "ranker.txt").exists() else None
-        return cls(tuple(text["names"]), fusion, trees, text["chosen"], text["guard"], Calibration.load(folder))
+        calibration = Calibration.load(folder)
+        return cls(
+            tuple(text["names"]), fusion, trees, text["chosen"], text["guard"], calibration, text.get("strangers")
+        )
+
+
+def list_scores(features: FloatArray, names: tuple[str, ...], source: str) -> FloatArray:
+    """Scores that sort pairs as a source lists them, (n_pairs,) float64; what it does not list comes last."""
+    rank = features[:, names.index(f"{source}_rank")].astype(np.float64)
+    return np.where(np.isnan(rank), -UNLISTED, -rank)
 
 
 def _first_of_each(scores: FloatArray, bounds: IntArray, n: int) -> IntArray:

@@ -11,13 +11,15 @@ from features.candidates import gather
 from features.snapshot import Snapshot
 from recsys.config import Config
 from recsys.metrics import ndcg
-from recsys.ranker import LinearFusion, Ranker, fit_trees, refuse_future
+from recsys.ranker import LinearFusion, Ranker, fit_trees, list_scores, refuse_future
 from recsys.text_tower import Progress
 from recsys.types import BoolArray, FloatArray, IntArray
 from training.calibration import fit_calibration
 
 FOLDS = 3  # each user's validation scores come from trees that never saw that user's labels
 KINDS = ("trees", "fusion")
+POPULAR = ("recent", "popular", "all_time")
+MIN_STRANGERS = 30
 MAX_GAIN = 30  # LambdaMART's labels are small integers
 
 Group = tuple[FloatArray, FloatArray, IntArray]
@@ -55,7 +57,9 @@ def fit_ranker(
     calibration = None
     if config.ranker.calibrate:
         calibration = fit_calibration(snapshot, users, targets, group[2], group[1], tried.scores[chosen])
-    return Ranker(pairs.NAMES, fusion, trees, chosen, guard, calibration)
+    is_stranger = snapshot.histories.loaded().n_events[users] == 0
+    strangers, stranger_guard = for_strangers(group, n_relevant, is_stranger, tried.ndcg[chosen])
+    return Ranker(pairs.NAMES, fusion, trees, chosen, guard | stranger_guard, calibration, strangers)
 
 
 def draw_users(targets: sp.csr_matrix, config: Config, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
@@ -68,6 +72,40 @@ def can_be_judged(group: Group, fold: IntArray) -> bool:
     """Whether every fold has a user who took one of their candidates."""
     has_positive = _has_positive(group)
     return all(has_positive[fold == f].any() for f in range(FOLDS))
+
+
+def for_strangers(
+    group: Group, n_relevant: IntArray, is_stranger: BoolArray, ranked: FloatArray
+) -> tuple[str | None, dict[str, float]]:
+    """The popular list that serves users without history best; None where ranking them is better by a standard error.
+
+    Nothing is known of them, and what the ranker learned from others need not hold: a plain list is the safer choice
+    unless the ranker earned its place. Too few to tell leave it there.
+
+    Args:
+        group: the pairs of all users.
+        n_relevant: what each user took, (n_users,).
+        is_stranger: (n_users,).
+        ranked: NDCG@10 of each user by a ranker that learned from others, (n_users,).
+
+    Returns:
+        The list, and NDCG@10 of the ranker and the lists over strangers, for the record.
+
+    Source: Breiman et al., Classification and regression trees, 1984 (the one-standard-error rule).
+    """
+    n = int(is_stranger.sum())
+    if n < MIN_STRANGERS:
+        return None, {}
+    features, labels, indptr = _of_users(group, is_stranger)
+    found = {
+        source: ndcg_of_pairs(labels, indptr, list_scores(features, pairs.NAMES, source), n_relevant[is_stranger])
+        for source in POPULAR
+    }
+    best = max(found, key=lambda source: float(found[source].mean()))
+    gain = ranked[is_stranger] - found[best]
+    is_earned = gain.mean() > gain.std(ddof=1) / np.sqrt(n)
+    guard = {f"strangers {source}": float(values.mean()) for source, values in found.items()}
+    return None if is_earned else best, guard | {"strangers ranker": float(ranked[is_stranger].mean())}
 
 
 @dataclass(frozen=True)
