@@ -1,12 +1,14 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from features.pairs import NAMES as NAMES_OF_PAIRS
 from recsys.config import RankerConfig, parse_config
 from recsys.errors import ModelError
 from recsys.ranker import LinearFusion, Ranker, fit_trees, refuse_future
-from training.ranker import FOLDS, cross_validate, ndcg_of_pairs
+from training.ranker import FOLDS, cross_validate, for_strangers, ndcg_of_pairs
 
 NAMES = ("good", "noise")
 N_USERS, N_PER_USER = 200, 30
@@ -92,6 +94,12 @@ def test_save_then_load_scores_the_same(tmp_path: Path) -> None:
         np.testing.assert_array_equal(again.score(x, by), ranker.score(x, by))
 
 
+def test_what_strangers_get_is_saved(tmp_path: Path) -> None:
+    fusion = LinearFusion((0,), (1.0,), (0.0,), (1.0,))
+    Ranker(NAMES, fusion, None, "fusion", {}, None, "recent").save(tmp_path)
+    assert Ranker.load(tmp_path).strangers == "recent"
+
+
 def test_a_planted_future_feature_is_refused_by_name() -> None:
     x, y, _ = pairs(0)
     x[:, 1] = y + 0.001 * x[:, 1]
@@ -104,3 +112,50 @@ def test_other_columns_than_trained_on_are_refused() -> None:
     ranker = Ranker(NAMES, LinearFusion((0,), (1.0,), (0.0,), (1.0,)), None, "fusion", {})
     with pytest.raises(ModelError, match="3 features"):
         ranker.score(np.zeros((1, 3)))
+
+
+STRANGER_NAMES = ("good", "user_events", "recent_rank", "popular_rank", "all_time_rank")
+
+
+def test_strangers_get_the_list_in_its_order_and_others_their_own() -> None:
+    nan = np.nan
+    features = np.array(
+        [[9, 0, 1, 0, nan], [8, 0, nan, 1, 0], [7, 0, 0, nan, 1], [1, 2, 0, 0, 0], [5, 2, nan, nan, nan]], np.float32
+    )
+    fusion = LinearFusion((0,), (1.0,), (0.0,), (1.0,))
+    plain, listed = (Ranker(STRANGER_NAMES, fusion, None, "fusion", {}, None, s) for s in (None, "recent"))
+    assert np.argsort(-listed.score(features)[:3]).tolist() == [2, 0, 1]
+    assert listed.score(features)[3:].tolist() == plain.score(features)[3:].tolist() == [1, 5]
+    assert listed.score(features, by="fusion").tolist() == plain.score(features).tolist()  # the comparison stays honest
+    assert np.isfinite(listed.score(features)).all()
+
+
+def strangers_group(n_users: int, taken: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users with ten candidates; "recent" lists them 0 to 9, "popular" the other way round; each took one of them."""
+    features = np.zeros((n_users * 10, len(NAMES_OF_PAIRS)), dtype=np.float32)
+    place = np.tile(np.arange(10), n_users)
+    for name, values in (("recent", place), ("popular", 9 - place), ("all_time", np.nan)):
+        features[:, NAMES_OF_PAIRS.index(f"{name}_rank")] = values
+    return features, (place == taken).astype(float), np.arange(0, n_users * 10 + 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("ranked", "chosen"), [(0.2, "recent"), (1.0, "recent"), (lambda n: np.linspace(0.9, 1.3, n), None)]
+)
+def test_a_list_serves_strangers_unless_the_ranker_is_better_by_a_standard_error(
+    ranked: float | Callable[[int], np.ndarray], chosen: str | None
+) -> None:
+    n, group = 40, strangers_group(40, taken=0)
+    scores = ranked(n) if callable(ranked) else np.full(n, ranked)
+    found, guard = for_strangers(group, np.ones(n, int), np.ones(n, bool), scores)
+    assert found == chosen
+    assert guard["strangers recent"] == 1.0  # taken at its first place; log2(11) away at the other list's tenth
+    assert guard["strangers popular"] == pytest.approx(1 / np.log2(11))
+    assert guard["strangers ranker"] == pytest.approx(scores.mean())
+
+
+def test_the_other_list_wins_where_it_is_right_and_few_strangers_decide_nothing() -> None:
+    group = strangers_group(40, taken=9)
+    is_stranger = np.arange(40) < 35
+    assert for_strangers(group, np.ones(40, int), is_stranger, np.zeros(40))[0] == "popular"
+    assert for_strangers(group, np.ones(40, int), np.arange(40) < 29, np.zeros(40)) == (None, {})
