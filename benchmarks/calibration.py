@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     asked = parser.parse_args()
     config, moment = load_config(asked.config, asked.overrides), pd.Timestamp(asked.as_of, tz="UTC")
-    dataset = Dataset.from_tables(load_tables(config.data, moment), config.data, moment)
+    dataset = Dataset.from_tables(load_tables(config.data, moment), moment)
     windows, stage = cut(dataset, config), Reporter().stage
     space = fit_text(dataset, windows, config, stage)
     _, snapshot = fit_towers(dataset, windows, 1, space, config, stage)

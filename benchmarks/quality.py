@@ -63,7 +63,7 @@ class World:
         """Loads the tables and fine-tunes the encoder; `events` may take some away first."""
         moment = pd.Timestamp(as_of, tz="UTC")
         config = load_config(FOLDER / "configs" / f"{data}.toml")
-        dataset = events(Dataset.from_tables(load_tables(config.data, moment), config.data, moment))
+        dataset = events(Dataset.from_tables(load_tables(config.data, moment), moment))
         windows = cut(dataset, config)
         return cls(config, dataset, windows, fit_text(dataset, windows, config, silent))
 
@@ -338,7 +338,7 @@ def cold_table(table: Table, quick: bool, seeds: int) -> tuple[list[Row], Judge,
     """A fifth of the items loses its events; tuning hides another fifth in the same way."""
     moment = pd.Timestamp(table.as_of, tz="UTC")
     config = load_config(FOLDER / "configs" / f"{table.data}.toml", table.overrides)
-    full = Dataset.from_tables(load_tables(config.data, moment), config.data, moment)
+    full = Dataset.from_tables(load_tables(config.data, moment), moment)
     order = np.random.default_rng(0).permutation(len(full.items))
     fifths = [np.isin(np.arange(len(full.items)), part) for part in np.array_split(order, 5)]
     world = World.open(table.data, table.as_of, partial(without_items, hidden=fifths[0]))

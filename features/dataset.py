@@ -73,20 +73,16 @@ class Dataset:
         config = DataConfig(events="frame", items="frame", event_weights=weights, timezone="UTC")
         tables = clean_tables(events, items, config, as_of, users)
         newest = pd.Timestamp(tables.log.newest, unit="us", tz="UTC")
-        return cls.from_tables(tables, config, as_of or newest + pd.Timedelta("1us"))
+        return cls.from_tables(tables, as_of or newest + pd.Timedelta("1us"))
 
     @classmethod
-    def from_tables(cls, tables: Tables, config: DataConfig, as_of: pd.Timestamp) -> "Dataset":
-        """A data set from checked tables; event types without a weight are left out.
-
-        Args:
-            config: the tables were read with.
-        """
+    def from_tables(cls, tables: Tables, as_of: pd.Timestamp) -> "Dataset":
+        """A data set from checked tables; event types without a weight are left out."""
         log, items = tables.log, tables.items
         available = items["available"].to_numpy(dtype=bool) if "available" in items else np.ones(len(items), bool)
         return cls(
             log.users, log.items, items, log.records, log.bounds[: len(log.users) + 1],
-            bool(config.split_column), "price" in log.optional, available, as_of, tables.sha256,
+            bool(tables.split_column), "price" in log.optional, available, as_of, tables.sha256,
         )  # fmt: skip
 
     @property

@@ -46,9 +46,9 @@ class EventLog:
         per_item: events of each item, (n_items,).
         per_type: events of each type.
         first, newest: moments of the first and last event, microseconds UTC.
-        optional: which of weight, price and the split column the events had.
+        optional: which of weight and price the events had.
         n_repeats: rows left out because they repeat another.
-        sha256: of all columns of all rows.
+        sha256: of the names of the columns and of all rows.
     """
 
     users: IdMap
@@ -138,7 +138,7 @@ class EventWriter:
         self._users, self._types = _Codes(), _Codes()
         self._raw = Spool(_RAW)
         self._is_labelled: BoolArray = np.zeros(0, dtype=bool)
-        self._optional: set[str] = set()
+        self._columns: set[str] = set()
         self._has_weight: set[bool] = set()
         self._wrong_split: list[str] = []
         self._n_wrong_split = 0
@@ -168,7 +168,7 @@ class EventWriter:
         out["price"] = rows.get("price", np.nan)
         out["split"] = self._split(rows, out["weight"] > 0) if self.split_column else -1
         out["place"] = _places(rows)
-        self._optional |= {c for c in ("weight", "price") if c in rows}
+        self._columns |= set(map(str, rows.columns))
         grown = np.zeros(len(self._users), dtype=bool)
         grown[: len(self._is_labelled)] = self._is_labelled
         grown[out["user"][out["weight"] > 0]] = True
@@ -193,13 +193,14 @@ class EventWriter:
         types = self._types.ids()
         type_rank = _inverse(types.argsort())
         made = _Ordered(len(ids), len(self.items), len(types))
+        made.digest.update(repr(sorted(self._columns)).encode())  # a column by another name is another column
         for part in self._ranges(position):
             part["user"], part["type"] = position[part["user"]], type_rank[part["type"]]
             made.add(part)
         return EventLog(
             IdMap(ids[order[:n_labelled]]), ids[order[n_labelled:]], self.items,
             tuple(map(str, types.sort_values())), made.records, np.concatenate([[0], np.cumsum(made.per_user)]),
-            made.per_item, made.per_type, made.first, made.newest, frozenset(self._optional), made.n_repeats,
+            made.per_item, made.per_type, made.first, made.newest, frozenset(self._columns & {"weight", "price"}), made.n_repeats,
             made.digest.hexdigest(),
         )  # fmt: skip
 
@@ -256,12 +257,11 @@ class _Ordered:
 
     def add(self, raw: Records) -> None:
         """Sorts the records of a range of users and adds those that repeat no other."""
-        what = raw["item"].astype(np.int64) * self.n_types + raw["type"]
-        order = np.lexsort((what, raw["timestamp"], raw["user"]))
-        if not _differs(raw[order], ("user", "timestamp", "item", "type")).all():  # else twice as quick
+        raw = raw[np.lexsort([raw[name] for name in ("type", "item", "timestamp", "user")])]
+        if not _differs(raw, ("user", "timestamp", "item", "type")).all():  # most tables need no second sort
             is_none = raw["weight"] <= 0  # of rows that repeat each other a label stays, then the one of the least hash
-            order = np.lexsort((raw["hash"], is_none, raw["place"], what, raw["timestamp"], raw["user"]))
-        raw = raw[order]
+            keys = [raw[name] for name in ("place", "type", "item", "timestamp", "user")]
+            raw = raw[np.lexsort([raw["hash"], is_none, *keys])]
         is_new = _differs(raw, ("user", "timestamp", "item", "type", "place"))
         self.n_repeats += len(raw) - int(is_new.sum())
         raw = raw[is_new]
@@ -332,6 +332,8 @@ class _Codes:
 
 def _places(rows: pd.DataFrame) -> IntArray:
     """What basket and session stand for, (n,) uint64; 0 where a row has neither, be the columns there or not."""
+    if not {"basket_id", "session_id"} & set(rows.columns):
+        return np.zeros(len(rows), dtype=np.uint64)
     texts = pd.DataFrame({c: _key(rows[c]) if c in rows else "" for c in ("basket_id", "session_id")}, index=rows.index)
     hashes = pd.util.hash_pandas_object(texts, index=False).to_numpy()
     return np.where((texts == "").all(axis=1), np.uint64(0), hashes)

@@ -80,13 +80,17 @@ class Histories:
         """Events per user, (n_users,)."""
         return np.diff(self.indptr)
 
+    def rows_of(self, users: IntArray) -> IntArray:
+        """Rows of users' events, user after user in the order given."""
+        counts = self.n_events[users]
+        return np.repeat(self.indptr[users] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+
     def of_users(self, users: IntArray) -> "Histories":
         """The histories of some users, who are renumbered 0..n-1 in the order given; strangers, from n_users, have none."""
         is_known = users < self.n_users
-        at = np.where(is_known, users, 0)
-        counts = np.where(is_known, self.n_events[at] if self.n_users else 0, 0)
-        starts = np.repeat(self.indptr[at] - np.cumsum(counts) + counts, counts)
-        rows = starts + np.arange(counts.sum())
+        rows = self.rows_of(users[is_known])
+        counts = np.zeros(len(users), dtype=np.int64)
+        counts[is_known] = self.n_events[users[is_known]]
         return Histories(
             np.repeat(np.arange(len(users)), counts),
             self.item_pos[rows],

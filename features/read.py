@@ -20,7 +20,6 @@ from recsys.schema import TableSchema, nearest, require_columns
 
 CHUNK = 500_000  # rows
 CSV_BLOCK = 16 * 2**20  # bytes parsed at a time; a row must fit
-IDS = ("user_id", "item_id", "basket_id", "session_id")
 
 
 def read_table(place: str, schema: TableSchema, config: DataConfig) -> pd.DataFrame:

@@ -191,18 +191,16 @@ def _last_release(store: ReleaseStore) -> LastRelease | None:
     served = store.last_whole()
     if served is None:
         return None
+    manifest = store.manifest(served)
+    known_type = manifest["schema"]["user_id"].removeprefix("large_")
 
     def lists_of(users: pa.Array) -> pa.Table:
         ends, field = pc.min_max(users).as_py(), pc.field("user_id")
-        same = str(users.type).removeprefix("large_") == store.manifest(served)["schema"]["user_id"].removeprefix(
-            "large_"
-        )
-        where = (
-            (field >= ends["min"]) & (field <= ends["max"]) if same else None
-        )  # ids of two types are compared as text
-        return read_parts(served, ["user_id", "item_id"], where)
+        within = (field >= ends["min"]) & (field <= ends["max"])
+        is_same_type = str(users.type).removeprefix("large_") == known_type  # else they are compared as text
+        return read_parts(served, ["user_id", "item_id"], within if is_same_type else None)
 
-    return LastRelease(store.manifest(served)["rows"], lists_of)
+    return LastRelease(manifest["rows"], lists_of)
 
 
 def _count_late(dataset: Dataset, run: Run) -> int:

@@ -73,7 +73,7 @@ def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tup
         tables = load_tables(config.data, as_of)
         if len(tables.quarantine):
             _keep_refused(tables.quarantine, Path(config.serving.output) / "quarantine" / f"{as_of:%Y-%m-%d}.parquet")
-        dataset = Dataset.from_tables(tables, config.data, as_of)
+        dataset = Dataset.from_tables(tables, as_of)
         progress(1, 1)
     return dataset, tables.report
 

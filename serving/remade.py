@@ -63,7 +63,7 @@ def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
 
 def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Reporter) -> Remade:
     """Trains a recipe on everything before a moment; taken from `folder` where that was done before."""
-    dataset = Dataset.from_tables(load_tables(config.data, as_of), config.data, as_of)
+    dataset = Dataset.from_tables(load_tables(config.data, as_of), as_of)
     recipe_sha256 = config.fingerprint(*_DECIDES)[:12]
     key = f"{dataset.sha256[:12]}-{recipe_sha256}-{config.report.max_users}-{code_revision().replace('+', '-')}"
     table, about = folder / f"{key}.parquet", folder / f"{key}.json"
@@ -98,7 +98,7 @@ def score_before(
         until: end of the labels' window: users who come in it are known by name.
     """
     own = recipe(fetched, config)
-    dataset = Dataset.from_tables(load_tables(own.data, until), own.data, until)
+    dataset = Dataset.from_tables(load_tables(own.data, until), until)
     model = Model.load(fetched.bundle.folder)
     with reporter.stage(f"scoring version {fetched.version.version} as of {as_of:%Y-%m-%d}") as progress:
         known = dataset.before(as_of)

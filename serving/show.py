@@ -185,7 +185,7 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
     from serving.nightly import champion
 
     model, _ = champion(config)
-    dataset = Dataset.from_tables(load_tables(config.data, None), config.data, pd.Timestamp.now(tz="UTC"))
+    dataset = Dataset.from_tables(load_tables(config.data, None), pd.Timestamp.now(tz="UTC"))
     pos = _item_position(dataset.items, item)
     texts, text_of = distinct_texts(item_texts(dataset.catalogue, model.config.text.fields))
     vectors = model.text.project(pooled_vectors(model.text, texts, config))[text_of]

@@ -43,7 +43,7 @@ def config(
 
 
 def data_of(config: Config) -> Dataset:
-    return Dataset.from_tables(load_tables(config.data, AS_OF), config.data, AS_OF)
+    return Dataset.from_tables(load_tables(config.data, AS_OF), AS_OF)
 
 
 def quiet() -> Reporter:

@@ -119,9 +119,7 @@ class BatchSampler:
             return slice(None)
         counts = np.minimum(self.h.n_events[users], MOST_OF_A_USER)
         n = int(np.searchsorted(np.cumsum(counts), EVENTS_PER_STEP)) + 1
-        some = np.sort(users[:n])
-        counts = self.h.n_events[some]
-        return np.repeat(self.h.indptr[some] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        return self.h.rows_of(np.sort(users[:n]))
 
     def _targets(self, user: IntArray, step: IntArray, allowed: BoolArray, rng: np.random.Generator) -> IntArray:
         """One event per user that has an earlier one inside the batch, (n_queries,) rows."""

@@ -23,7 +23,7 @@ EVENTS = pd.DataFrame(
 
 def dataset(events: pd.DataFrame = EVENTS, split_column: str | None = None) -> Dataset:
     config = DataConfig(events="e", items="i", event_weights={"click": 1.0, "buy": 6.0}, split_column=split_column)
-    return Dataset.from_tables(clean_tables(events, ITEMS, config), config, pd.Timestamp("2024-02-01", tz="UTC"))
+    return Dataset.from_tables(clean_tables(events, ITEMS, config), pd.Timestamp("2024-02-01", tz="UTC"))
 
 
 def test_labels_stand_by_user_then_time_then_item_with_type_weight_times_row_weight() -> None:

@@ -43,7 +43,7 @@ def test_types_without_weight_are_counted_and_left_out(tmp_path: Path) -> None:
     tables = load_tables(c)
     assert tables.report.event_types == {"buy": 3, "click": 1}
     assert tables.report.ignored_types == {"view": 1}
-    dataset = Dataset.from_tables(tables, c, pd.Timestamp("2024-02-01", tz="UTC"))
+    dataset = Dataset.from_tables(tables, pd.Timestamp("2024-02-01", tz="UTC"))
     assert dataset.weight.tolist() == [1, 6, 6, 6]
 
 
