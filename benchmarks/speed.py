@@ -31,7 +31,7 @@ from features.text import item_texts
 from recsys.cf_tower import CFTower
 from recsys.config import load_config
 from recsys.losses import sampled_softmax
-from recsys.nearest import DenseSearch
+from recsys.nearest import DenseSearch, leading_directions
 from recsys.text_tower import PACKAGED_ENCODER, TextTower, _packaged_folder, has_bf16, unit_rows
 from recsys.types import FloatArray, IntArray
 from serving.releases import write_part
@@ -241,7 +241,7 @@ def index(size: Row) -> Row:
         np.stack([vectors[rng.integers(0, size["items"], 10)].mean(axis=0) for _ in range(size["queries"])])
     )
     wanted = top_k(queries @ vectors.T, LISTED)
-    search = DenseSearch.over(vectors)
+    search = DenseSearch.over(vectors, leading_directions(vectors))
     chunk = max(1, 10_000_000 // size["items"])
 
     def ours() -> IntArray:

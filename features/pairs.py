@@ -37,8 +37,8 @@ class PairTable:
 
     Args:
         features: (n_pairs, len(NAMES)) float32, nan where unknown.
-        likeness: cosine of each recent item of the user, newest first, with the candidate, (N_RECENT, n_pairs);
-            `NOTHING` where there is none, or it is the candidate itself.
+        likeness: cosine of each recent item of the user, newest first, with the candidate, as far as the leading
+            directions tell, (N_RECENT, n_pairs); `NOTHING` where there is none, or it is the candidate itself.
         recent: items of each pair's user, newest first, (n_users, N_RECENT); -1 marks an empty slot.
         user_row: (n_pairs,).
     """
@@ -66,7 +66,8 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
     columns: dict[str, FloatArray] = {f"{source}_rank": rank for source, rank in candidates.ranks.items()}
     columns |= _own_past(some, user, item)
     recent = some.recent(N_RECENT)
-    products, likeness = _text_products(snapshot.text_vectors, candidates.text_users[:, None], recent, candidates)
+    text_users = candidates.text_users @ snapshot.text_basis
+    products, likeness = _text_products(snapshot.short_text_vectors, text_users[:, None], recent, candidates)
     for source, scores in (candidates.scores | {"text": products[0]}).items():
         columns[f"{source}_score"] = scores
         columns[f"{source}_z"] = standardised(scores, candidates)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from features.histories import DAY_US, Histories, Past
 from recsys.cf_tower import CFTower
 from recsys.config import Config
-from recsys.nearest import DenseSearch
+from recsys.nearest import DenseSearch, leading_directions
 from recsys.text_tower import unit_rows
 from recsys.types import BoolArray, FloatArray, IntArray
 
@@ -153,9 +153,19 @@ class Snapshot:
         return targets
 
     @cached_property
+    def text_basis(self) -> FloatArray:
+        """The directions in which texts differ most, (dim, directions) float32: enough for candidates and features."""
+        return leading_directions(self.text_vectors)
+
+    @cached_property
+    def short_text_vectors(self) -> FloatArray:
+        """The text vectors on these, (n_items, directions) float32."""
+        return self.text_vectors @ self.text_basis
+
+    @cached_property
     def text_search(self) -> DenseSearch:
         """Over the text vectors."""
-        return DenseSearch.over(self.text_vectors)
+        return DenseSearch.over(self.text_vectors, self.text_basis)
 
     @cached_property
     def cf_search(self) -> DenseSearch:

@@ -66,6 +66,36 @@ def test_trees_start_from_the_fusion() -> None:
     assert mean_ndcg(y, indptr, Ranker(NAMES, wrong, trees, "trees", {}).score(x)) < 0.1  # one tree cannot undo it
 
 
+def test_lists_show_early_trees_some_pairs_and_late_ones_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.ranker.REFINED", 20)
+    monkeypatch.setattr("recsys.ranker.FINALISTS", 8)
+    x, y, indptr = pairs(0)
+    fusion = LinearFusion.fit(x, y, indptr, columns=(0,))
+    trees = fit_trees((x, y, indptr), None, NAMES, fusion, RankerConfig(trees=6), seed=0)
+    ranker = Ranker(NAMES, fusion, trees, "trees", {})
+    bounds = np.array([0, 0, 30, 33, 63])  # nothing, more than enough, fewer than finalists
+    scores = ranker.score(x[:63], bounds=bounds)
+    early = ranker.booster.predict(x[:63], num_iteration=2)  # a quarter of six, rounded up
+    exact = ranker.score(x[:63])
+    assert np.allclose(scores[30:33], exact[30:33])
+    for user in (slice(0, 30), slice(33, 63)):
+        by_fusion = np.argsort(-fusion.score(x[user]), kind="stable")
+        after_early = (fusion.score(x[user]) + early[user])[by_fusion[:20]]
+        finalists = by_fusion[:20][np.argsort(-after_early, kind="stable")]
+        assert np.allclose(scores[user][finalists[:8]], exact[user][finalists[:8]])
+        assert scores[user][finalists[:8]].min() >= scores[user][finalists[8:]].max()
+        assert scores[user][finalists[8:]].min() >= scores[user][by_fusion[20:]].max()
+        assert (np.diff(scores[user][by_fusion[20:]]) <= 0).all()
+
+
+def test_one_tree_is_an_early_one() -> None:
+    x, y, indptr = pairs(0)
+    fusion = LinearFusion.fit(x, y, indptr, columns=(0,))
+    trees = fit_trees((x, y, indptr), None, NAMES, fusion, RankerConfig(trees=1), seed=0)
+    ranker = Ranker(NAMES, fusion, trees, "trees", {})
+    assert np.allclose(ranker.score(x, bounds=indptr), ranker.score(x))
+
+
 def test_out_of_fold_scores_know_nothing_of_their_users_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.ranker.pairs.NAMES", NAMES)
     x, y, indptr = pairs(0)
