@@ -24,17 +24,14 @@ def term_vectors(tokens: Sequence[Sequence[int]]) -> sp.csr_matrix:
     Source: Salton and Buckley, Term-weighting approaches in automatic text retrieval, 1988 (log tf, idf, cosine).
     """
     row, key = _terms(tokens)
-    n = len(tokens)
-    (row, key), count = np.unique(np.stack([row, key]), axis=1, return_counts=True)
-    _, term, n_texts = np.unique(key, return_inverse=True, return_counts=True)
-    is_telling = (n_texts >= LEAST_TEXTS) & (n_texts <= max(LEAST_TEXTS, MOST_SHARE * n))
-    kept = is_telling[term]
-    column = np.cumsum(is_telling) - 1
-    weight = (1 + np.log(count[kept])) * np.log(n / n_texts[term[kept]])
-    shape = (n, int(is_telling.sum()))
-    matrix = sp.csr_matrix((weight, (row[kept], column[term[kept]])), shape=shape)
-    length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
-    return sp.csr_matrix(sp.diags(1 / np.maximum(length, 1e-12)) @ matrix, dtype=np.float32)
+    keys, term = np.unique(key, return_inverse=True)
+    counts = sp.csr_matrix((np.ones(len(row)), (row, term)), shape=(len(tokens), len(keys)))  # repeats add up
+    n_texts = np.bincount(counts.indices, minlength=len(keys))
+    is_telling = (n_texts >= LEAST_TEXTS) & (n_texts <= max(LEAST_TEXTS, MOST_SHARE * len(tokens)))
+    weights = counts[:, is_telling]
+    weights.data = (1 + np.log(weights.data)) * np.log(len(tokens) / n_texts[is_telling])[weights.indices]
+    length = np.sqrt(np.asarray(weights.multiply(weights).sum(axis=1)).ravel())
+    return sp.csr_matrix(sp.diags(1 / np.maximum(length, 1e-12)) @ weights, dtype=np.float32)
 
 
 def _terms(tokens: Sequence[Sequence[int]]) -> tuple[IntArray, IntArray]:

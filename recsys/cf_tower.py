@@ -75,11 +75,12 @@ class CFTower:
         ease = sp.csr_matrix(self.ease @ sp.diags(is_kept.astype(np.float32)))
         borrowed = sp.csr_matrix(ease * np.float32(0))
         borrowed.eliminate_zeros()
+        calling = np.flatnonzero(np.diff(ease.indptr))  # of a large catalogue, few items have weights for others
         for lenders, borrowers, shares in loans:
             factors[borrowers] = shares.T @ factors[lenders]
-            weights = np.asarray(ease[:, lenders] @ shares, dtype=np.float32)
+            weights = np.asarray(ease[calling][:, lenders] @ shares, dtype=np.float32)
             found = sp.coo_matrix(_strongest(weights, self.config.neighbours))
-            places = (found.row, borrowers[found.col])
+            places = (calling[found.row], borrowers[found.col])
             borrowed = _strongest_of(borrowed + sp.csr_matrix((found.data, places), ease.shape), self.config.neighbours)
         ease = sp.csr_matrix(ease + borrowed)
         ease.eliminate_zeros()
