@@ -488,6 +488,7 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds = 1 if arguments.quick else arguments.seeds
     worlds: dict[str, World] = {}
+    revision = code_revision()  # now: the pages written below are changes too
     arguments.output.mkdir(parents=True, exist_ok=True)
     page, data = arguments.output / "quality.md", arguments.output / "quality.json"
     sections = sections_of(page.read_text() if page.exists() else "")
@@ -506,7 +507,7 @@ def main() -> None:
         numbers[key] = summary(rows, judge, counts, by)
         seconds = time.monotonic() - began
         sections[table.title] = (
-            f"{markdown(key, table, judge, numbers[key], by)}\nRevision {code_revision()}, {seconds:.0f} s.\n"
+            f"{markdown(key, table, judge, numbers[key], by)}\nRevision {revision}, {seconds:.0f} s.\n"
         )
         print(sections[table.title], flush=True)
         head = ["# Quality against tuned baselines", "", *(__doc__ or "").splitlines()[2:], ""]
