@@ -189,9 +189,10 @@ class Ranker:
 
 
 def list_scores(features: FloatArray, names: tuple[str, ...], source: str) -> FloatArray:
-    """Scores that sort pairs as a source lists them, (n_pairs,) float64; what it does not list comes last."""
-    rank = features[:, names.index(f"{source}_rank")].astype(np.float64)
-    return np.where(np.isnan(rank), -UNLISTED, -rank)
+    """Scores that sort pairs as a source lists them, (n_pairs,) float64; then come those of the list of all time."""
+    rank, all_time = (features[:, names.index(f"{name}_rank")].astype(np.float64) for name in (source, "all_time"))
+    unlisted = UNLISTED + np.where(np.isnan(all_time), UNLISTED, all_time)
+    return -np.where(np.isnan(rank), unlisted, rank)
 
 
 def _first_of_each(scores: FloatArray, bounds: IntArray, n: int) -> IntArray:

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +6,7 @@ import pytest
 from features.pairs import NAMES as NAMES_OF_PAIRS
 from recsys.config import RankerConfig, parse_config
 from recsys.errors import ModelError
-from recsys.ranker import LinearFusion, Ranker, fit_trees, refuse_future
+from recsys.ranker import LinearFusion, Ranker, fit_trees, list_scores, refuse_future
 from training.ranker import FOLDS, cross_validate, for_strangers, ndcg_of_pairs
 
 NAMES = ("good", "noise")
@@ -169,23 +168,24 @@ def strangers_group(n_users: int, taken: int) -> tuple[np.ndarray, np.ndarray, n
     return features, (place == taken).astype(float), np.arange(0, n_users * 10 + 1, 10)
 
 
-@pytest.mark.parametrize(
-    ("ranked", "chosen"), [(0.2, "recent"), (1.0, "recent"), (lambda n: np.linspace(0.9, 1.3, n), None)]
-)
-def test_a_list_serves_strangers_unless_the_ranker_is_better_by_a_standard_error(
-    ranked: float | Callable[[int], np.ndarray], chosen: str | None
-) -> None:
-    n, group = 40, strangers_group(40, taken=0)
-    scores = ranked(n) if callable(ranked) else np.full(n, ranked)
-    found, guard = for_strangers(group, np.ones(n, int), np.ones(n, bool), scores)
-    assert found == chosen
-    assert guard["strangers recent"] == 1.0  # taken at its first place; log2(11) away at the other list's tenth
-    assert guard["strangers popular"] == pytest.approx(1 / np.log2(11))
-    assert guard["strangers ranker"] == pytest.approx(scores.mean())
+def test_strangers_choose_their_list_and_all_users_where_they_are_few() -> None:
+    others = strangers_group(40, taken=0)  # who choose "recent", which has it first
+    mixed = strangers_group(40, taken=9)[1].copy()
+    mixed[300:] = others[1][300:]
+    group = (others[0], mixed, others[2])
+    is_stranger = np.arange(40) < 30
+    found, ndcg = for_strangers(group, np.ones(40, int), is_stranger)
+    assert found == "popular"
+    assert ndcg["strangers popular"] == 1.0
+    assert ndcg["strangers recent"] == pytest.approx(1 / np.log2(11))  # taken at its tenth place
+    mixed[: 29 * 10] = others[1][: 29 * 10]
+    found, ndcg = for_strangers(group, np.ones(40, int), np.arange(40) >= 39)
+    assert found == "recent"
+    assert ndcg["strangers recent"] == pytest.approx((39 + 1 / np.log2(11)) / 40)
 
 
-def test_the_other_list_wins_where_it_is_right_and_few_strangers_decide_nothing() -> None:
-    group = strangers_group(40, taken=9)
-    is_stranger = np.arange(40) < 35
-    assert for_strangers(group, np.ones(40, int), is_stranger, np.zeros(40))[0] == "popular"
-    assert for_strangers(group, np.ones(40, int), np.arange(40) < 29, np.zeros(40)) == (None, {})
+def test_what_a_list_lacks_comes_in_the_order_of_all_time() -> None:
+    nan = np.nan
+    features = np.array([[nan, nan], [0, nan], [nan, 1], [1, 5], [nan, 0]], np.float32)
+    scores = list_scores(features, ("recent_rank", "all_time_rank"), "recent")
+    assert np.argsort(-scores).tolist() == [1, 3, 4, 2, 0]

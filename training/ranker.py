@@ -47,9 +47,11 @@ def fit_ranker(
     refuse_future(group[0], group[1], pairs.NAMES)
     columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
     fusion = LinearFusion.fit(*group, columns)
-    if not can_be_judged(group, fold):
-        return Ranker(pairs.NAMES, fusion, None, "fusion", {})
     n_relevant = np.diff(targets[users].indptr)
+    is_stranger = snapshot.histories.loaded().n_events[users] == 0
+    strangers, listed = for_strangers(group, n_relevant, is_stranger)
+    if not can_be_judged(group, fold):
+        return Ranker(pairs.NAMES, fusion, None, "fusion", listed, strangers=strangers)
     tried = cross_validate(group, fold, n_relevant, config, columns)
     guard = {name: float(np.mean(values)) for name, values in tried.ndcg.items()}
     chosen = max(guard, key=lambda name: guard[name])
@@ -57,9 +59,7 @@ def fit_ranker(
     calibration = None
     if config.ranker.calibrate:
         calibration = fit_calibration(snapshot, users, targets, group[2], group[1], tried.scores[chosen])
-    is_stranger = snapshot.histories.loaded().n_events[users] == 0
-    strangers, stranger_guard = for_strangers(group, n_relevant, is_stranger, tried.ndcg[chosen])
-    return Ranker(pairs.NAMES, fusion, trees, chosen, guard | stranger_guard, calibration, strangers)
+    return Ranker(pairs.NAMES, fusion, trees, chosen, guard | listed, calibration, strangers)
 
 
 def draw_users(targets: sp.csr_matrix, config: Config, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
@@ -74,38 +74,28 @@ def can_be_judged(group: Group, fold: IntArray) -> bool:
     return all(has_positive[fold == f].any() for f in range(FOLDS))
 
 
-def for_strangers(
-    group: Group, n_relevant: IntArray, is_stranger: BoolArray, ranked: FloatArray
-) -> tuple[str | None, dict[str, float]]:
-    """The popular list that serves users without history best; None where ranking them is better by a standard error.
+def for_strangers(group: Group, n_relevant: IntArray, is_stranger: BoolArray) -> tuple[str, dict[str, float]]:
+    """The popular list for users without history: the one that served such users of the window best.
 
-    Nothing is known of them, and what the ranker learned from others need not hold: a plain list is the safer choice
-    unless the ranker earned its place. Too few to tell leave it there.
+    They are not ranked. Nothing is known of them but what sells, and that trees learn by heart for their own window:
+    users they did not learn from, but of the same window, cannot show it (docs/experiments.md). A list has nothing to
+    learn. With fewer than `MIN_STRANGERS` all users choose.
 
     Args:
         group: the pairs of all users.
         n_relevant: what each user took, (n_users,).
         is_stranger: (n_users,).
-        ranked: NDCG@10 of each user by a ranker that learned from others, (n_users,).
 
     Returns:
-        The list, and NDCG@10 of the ranker and the lists over strangers, for the record.
-
-    Source: Breiman et al., Classification and regression trees, 1984 (the one-standard-error rule).
+        The list, and NDCG@10 of each over those who chose, for the record.
     """
-    n = int(is_stranger.sum())
-    if n < MIN_STRANGERS:
-        return None, {}
-    features, labels, indptr = _of_users(group, is_stranger)
-    found = {
-        source: ndcg_of_pairs(labels, indptr, list_scores(features, pairs.NAMES, source), n_relevant[is_stranger])
-        for source in POPULAR
-    }
-    best = max(found, key=lambda source: float(found[source].mean()))
-    gain = ranked[is_stranger] - found[best]
-    is_earned = gain.mean() > gain.std(ddof=1) / np.sqrt(n)
-    guard = {f"strangers {source}": float(values.mean()) for source, values in found.items()}
-    return None if is_earned else best, guard | {"strangers ranker": float(ranked[is_stranger].mean())}
+    judges = is_stranger if is_stranger.sum() >= MIN_STRANGERS else np.ones_like(is_stranger)
+    features, labels, indptr = _of_users(group, judges)
+    found = {}
+    for source in POPULAR:
+        values = ndcg_of_pairs(labels, indptr, list_scores(features, pairs.NAMES, source), n_relevant[judges])
+        found[source] = float(values.mean()) if len(values) else 0.0
+    return max(found, key=lambda source: found[source]), {f"strangers {k}": v for k, v in found.items()}
 
 
 @dataclass(frozen=True)
