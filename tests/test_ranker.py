@@ -178,10 +178,17 @@ def test_strangers_choose_their_list_and_all_users_where_they_are_few() -> None:
     assert found == "popular"
     assert ndcg["strangers popular"] == 1.0
     assert ndcg["strangers recent"] == pytest.approx(1 / np.log2(11))  # taken at its tenth place
-    mixed[: 29 * 10] = others[1][: 29 * 10]
-    found, ndcg = for_strangers(group, np.ones(40, int), np.arange(40) >= 39)
-    assert found == "recent"
-    assert ndcg["strangers recent"] == pytest.approx((39 + 1 / np.log2(11)) / 40)
+    mixed[:] = others[1]
+    assert for_strangers(group, np.ones(40, int), is_stranger)[0] == "recent"  # always better, so by any error
+    mixed[: 14 * 10] = strangers_group(14, taken=9)[1]
+    assert for_strangers(group, np.ones(40, int), is_stranger)[0] == "popular"  # 16 to 14 is luck
+    mixed[:] = others[1]
+    mixed[300:] = strangers_group(10, taken=9)[1]
+    found, ndcg = for_strangers(group, np.ones(40, int), np.arange(40) >= 30)
+    assert found == "recent"  # ten strangers, who would have said "popular", do not decide
+    assert ndcg["strangers recent"] == pytest.approx((30 + 10 / np.log2(11)) / 40)
+    nobody = np.zeros(0, dtype=bool)
+    assert for_strangers((group[0][:0], mixed[:0], np.zeros(1, int)), nobody, nobody) == ("popular", {})
 
 
 def test_what_a_list_lacks_comes_in_the_order_of_all_time() -> None:

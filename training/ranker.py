@@ -19,6 +19,7 @@ from training.calibration import fit_calibration
 FOLDS = 3  # each user's validation scores come from trees that never saw that user's labels
 KINDS = ("trees", "fusion")
 POPULAR = ("recent", "popular", "all_time")
+USUAL = "popular"
 MIN_STRANGERS = 30
 MAX_GAIN = 30  # LambdaMART's labels are small integers
 
@@ -75,11 +76,11 @@ def can_be_judged(group: Group, fold: IntArray) -> bool:
 
 
 def for_strangers(group: Group, n_relevant: IntArray, is_stranger: BoolArray) -> tuple[str, dict[str, float]]:
-    """The popular list for users without history: the one that served such users of the window best.
+    """The popular list for users without history: `USUAL`, unless another is better by a standard error.
 
     They are not ranked. Nothing is known of them but what sells, and that trees learn by heart for their own window:
     users they did not learn from, but of the same window, cannot show it (docs/experiments.md). A list has nothing to
-    learn. With fewer than `MIN_STRANGERS` all users choose.
+    learn. With fewer strangers than `MIN_STRANGERS` all users choose.
 
     Args:
         group: the pairs of all users.
@@ -88,14 +89,21 @@ def for_strangers(group: Group, n_relevant: IntArray, is_stranger: BoolArray) ->
 
     Returns:
         The list, and NDCG@10 of each over those who chose, for the record.
+
+    Source: Breiman et al., Classification and regression trees, 1984 (the one-standard-error rule).
     """
     judges = is_stranger if is_stranger.sum() >= MIN_STRANGERS else np.ones_like(is_stranger)
+    if judges.sum() < 2:
+        return USUAL, {}
     features, labels, indptr = _of_users(group, judges)
-    found = {}
-    for source in POPULAR:
-        values = ndcg_of_pairs(labels, indptr, list_scores(features, pairs.NAMES, source), n_relevant[judges])
-        found[source] = float(values.mean()) if len(values) else 0.0
-    return max(found, key=lambda source: found[source]), {f"strangers {k}": v for k, v in found.items()}
+    found = {
+        source: ndcg_of_pairs(labels, indptr, list_scores(features, pairs.NAMES, source), n_relevant[judges])
+        for source in POPULAR
+    }
+    best = max(found, key=lambda source: float(found[source].mean()))
+    gain = found[best] - found[USUAL]
+    is_better = gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain))
+    return best if is_better else USUAL, {f"strangers {k}": float(v.mean()) for k, v in found.items()}
 
 
 @dataclass(frozen=True)
