@@ -76,9 +76,10 @@ class CFTower:
         borrowed = sp.csr_matrix(ease * np.float32(0))
         borrowed.eliminate_zeros()
         calling = np.flatnonzero(np.diff(ease.indptr))  # of a large catalogue, few items have weights for others
+        called = ease[calling]
         for lenders, borrowers, shares in loans:
             factors[borrowers] = shares.T @ factors[lenders]
-            weights = np.asarray(ease[calling][:, lenders] @ shares, dtype=np.float32)
+            weights = np.asarray(called[:, lenders] @ shares, dtype=np.float32)
             found = sp.coo_matrix(_strongest(weights, self.config.neighbours))
             places = (calling[found.row], borrowers[found.col])
             borrowed = _strongest_of(borrowed + sp.csr_matrix((found.data, places), ease.shape), self.config.neighbours)

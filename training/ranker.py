@@ -19,7 +19,7 @@ from training.calibration import fit_calibration
 FOLDS = 3  # each user's validation scores come from trees that never saw that user's labels
 KINDS = ("trees", "fusion")
 POPULAR = ("recent", "popular", "all_time")
-USUAL = "popular"
+USUAL = "popular"  # that of 30 days: best or level in three windows of online-retail, docs/experiments.md
 MIN_STRANGERS = 30
 MAX_GAIN = 30  # LambdaMART's labels are small integers
 
