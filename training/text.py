@@ -256,7 +256,7 @@ def _fit_encoder(
         {"params": encoder, "lr": config.learning_rate},
         {"params": list(tower.head.parameters()), "lr": config.learning_rate},
     ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     warmup = max(1, n_steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min(1.0, (s + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, s / n_steps)))
