@@ -166,7 +166,7 @@ def memory(size: Row) -> Row:
         texts = ["--set", 'text.fields=["title", "brand"]']
         places = f"mlflow.tracking_uri=sqlite:///{home}/mlflow.db", f"text.cache={home}/cache/texts"
         shared = [*texts, *(word for place in places for word in ("--set", place))]
-        cheap = ["--set", "text.epochs=0", "--set", "ranker.max_users=2000", *shared]
+        cheap = ["--set", "text.epochs=0", "--set", "ranker.max_users=2000", "--set", "report.max_users=1000", *shared]
         _recsys("train", home, "2025-01-01", cheap)
         grown = []
         for users in (size["users"] // 100, size["users"] // 10, size["users"]):

@@ -108,8 +108,13 @@ def evaluate(
     for done, chunk in enumerate(chunks(users, snapshot.config.serving.chunk_users)):
         some = snapshot.histories.of_users(chunk)
         ranked, scores, candidates, table = rank_all(snapshot, frozen_vectors, ranker, some)
-        cold = rank_all(cold_only, frozen_vectors, ranker, some)[0] if cold_targets[chunk].nnz else None
-        frames += _frames(chunk, some, ranked, cold, candidates, targets[chunk], cold_targets[chunk])
+        has_cold = np.flatnonzero(np.diff(cold_targets[chunk].indptr))
+        cold = {}
+        if len(has_cold):
+            cold = rank_all(cold_only, frozen_vectors, ranker, snapshot.histories.of_users(chunk[has_cold]))[0]
+        frames += _frames(
+            chunk, some, ranked, candidates, targets[chunk], cold, cold_targets[chunk[has_cold]], has_cold
+        )
         for source, items in ranked.items():
             shown[source][items[:, :10][items[:, :10] >= 0]] = True
         listed = _list_frame(chunk, ranked["ranker"], scores)
@@ -169,14 +174,14 @@ def _frames(
     users: IntArray,
     some: Histories,
     ranked: dict[str, IntArray],
-    cold: dict[str, IntArray] | None,
     candidates: Candidates,
     targets: sp.csr_matrix,
+    cold: dict[str, IntArray],
     cold_targets: sp.csr_matrix,
+    has_cold: IntArray,
 ) -> list[pd.DataFrame]:
-    """Per-user metrics of a chunk, a frame per source."""
+    """Per-user metrics of a chunk, a frame per source; lists of cold items and their targets are of the users `has_cold`."""
     n_relevant = np.diff(targets.indptr)
-    n_cold = np.diff(cold_targets.indptr)
     inside = np.asarray(targets[candidates.user_row, candidates.item_pos]).ravel() > 0
     found = np.bincount(candidates.user_row, inside, minlength=some.n_users) / np.maximum(n_relevant, 1)
     segment = np.array(SEGMENTS)[np.digitize(some.n_events, [1, 5, 20])]
@@ -184,8 +189,9 @@ def _frames(
     for source, items in ranked.items():
         hits = metrics.hits_of(items, targets)
         cold_recall = np.full(some.n_users, np.nan)
-        if cold is not None:
-            cold_recall = metrics.recall(metrics.hits_of(cold[source], cold_targets), n_cold, N_SLOTS)
+        if cold:
+            cold_hits = metrics.hits_of(cold[source], cold_targets)
+            cold_recall[has_cold] = metrics.recall(cold_hits, np.diff(cold_targets.indptr), N_SLOTS)
         columns = {
             "source": source,
             "user_pos": users,
