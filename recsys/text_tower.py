@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from recsys.attention import short_text_attention
 from recsys.errors import ModelError, shown
+from recsys.fused_linear import with_fused_linears
 from recsys.machine import keep_memory
 from recsys.text_head import TextHead
 from recsys.types import FloatArray, IntArray
@@ -168,6 +169,8 @@ class TextTower:
         if has_bf16(self.device) and len(tokens) > _ROWS_WORTH_A_COPY:
             # weights cast once, not by every product of every batch
             encoder = copy.deepcopy(encoder).to(torch.bfloat16)
+            if self.device.type == "cpu":
+                encoder = with_fused_linears(encoder)
         with torch.inference_mode(), self.autocast() if encoder is self.encoder else nullcontext():
             for rows in _micro_batches([len(t) for t in tokens], _TOKENS_PER_ENCODING):
                 out[rows] = self._pool([tokens[i] for i in rows], encoder).float().cpu().numpy()
