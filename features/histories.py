@@ -80,6 +80,14 @@ class Histories:
         """Events per user, (n_users,)."""
         return np.diff(self.indptr)
 
+    @cached_property
+    def n_moments(self) -> IntArray:
+        """Distinct moments per user, (n_users,)."""
+        counts = np.zeros(self.n_users, dtype=np.int64)
+        some = np.flatnonzero(self.n_events)
+        counts[some] = self.step[self.indptr[some]] + 1  # the oldest event is as many steps back
+        return counts
+
     def rows_of(self, users: IntArray) -> IntArray:
         """Rows of users' events, user after user in the order given."""
         counts = self.n_events[users]

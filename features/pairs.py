@@ -13,12 +13,14 @@ from recsys.types import FloatArray, IntArray
 
 N_RECENT = 20  # items of the history compared by text with each candidate
 NOTHING = -2.0  # below any cosine
+HABIT_DECAY = 0.98  # per step back: a habit outlives the taste of the day, which `repeat` follows
 ROWS_AT_ONCE = 1024
 _PAIR_NAMES = (
-    "text_max", "text_mean", "text_last", "times_taken", "days_since_taken", "interval_share",
-    "count_1d", "count_7d", "count_30d", "count_all", "trend", "age_days",
+    "text_max", "text_mean", "text_last",
+    "times_taken", "days_since_taken", "interval_share", "taken_share", "steps_since_taken", "habit",
+    "count_1d", "count_7d", "count_30d", "count_all", "trend", "age_days", "rebought",
     "price", "price_ratio", "category_share", "brand_share",
-    "user_events", "user_items", "user_days_since_last",
+    "user_events", "user_items", "user_moments", "user_days_since_last",
 )  # fmt: skip
 NAMES = (
     *(f"{s}_{kind}" for s in SCORED for kind in ("score", "z")),
@@ -85,6 +87,7 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
     columns["brand_share"] = _share(some, facts.brand, user, item)
     columns["user_events"] = np.repeat(np.log1p(some.n_events), sizes)
     columns["user_items"] = np.repeat(np.log1p(np.diff(some.counts().indptr)), sizes)
+    columns["user_moments"] = np.repeat(some.n_moments, sizes)
     columns["user_days_since_last"] = np.repeat(some.days_since_last(), sizes)
     return PairTable(_table(columns), likeness, recent, user)
 
@@ -149,7 +152,11 @@ def _mean_likeness(likeness: FloatArray) -> FloatArray:
 
 
 def _own_past(some: Histories, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
-    """How often and when the user took this very item; nan where never."""
+    """How often, when and how regularly the user took this very item; nan where never.
+
+    Source: Hu et al., Modeling personalized item frequency information for next-basket recommendation, SIGIR 2020
+        (decayed frequency, `habit`).
+    """
     events = some.user_pos.astype(np.int64) * some.n_items + some.item_pos
     keys, group = np.unique(events, return_inverse=True)
     times = np.bincount(group, minlength=len(keys))
@@ -161,10 +168,21 @@ def _own_past(some: Histories, user: IntArray, item: IntArray) -> dict[str, Floa
     with np.errstate(divide="ignore", invalid="ignore"):
         interval = np.where(times > 1, (last - first) / DAY_US / (times - 1), np.nan)
         share = np.where(interval > 0, since / interval, np.nan)
+    is_new = np.ones(len(events), dtype=bool)  # several lines of one basket are one moment
+    is_new[1:] = (events[1:] != events[:-1]) | (some.step[1:] != some.step[:-1])
+    step = np.zeros(len(keys), dtype=np.int64)
+    step[group] = some.step  # events are old to new, so the newest is written last
+    columns = {
+        "times_taken": times,
+        "days_since_taken": since,
+        "interval_share": share,
+        "taken_share": np.bincount(group, is_new, len(keys)) / some.n_moments[keys // some.n_items],
+        "steps_since_taken": step,
+        "habit": np.bincount(group, is_new * HABIT_DECAY**some.step, len(keys)),
+    }
     pair_keys = user.astype(np.int64) * some.n_items + item  # ascending; a user's own items are far fewer
     at = np.minimum(np.searchsorted(pair_keys, keys), max(0, len(pair_keys) - 1))
     mine = pair_keys[at] == keys if len(pair_keys) else np.zeros(len(keys), dtype=bool)
-    columns = {"times_taken": times, "days_since_taken": since, "interval_share": share}
     past = {name: np.full(len(pair_keys), np.nan) for name in columns}
     for name, values in columns.items():
         past[name][at[mine]] = values[mine]

@@ -14,12 +14,14 @@ from recsys.nearest import DenseSearch, leading_directions
 from recsys.text_tower import unit_rows
 from recsys.types import BoolArray, FloatArray, IntArray
 
+SHOPS_EVENTS = 5
+
 
 @dataclass(frozen=True)
 class ItemFacts:
     """Facts about items that do not depend on who looks, as of a moment; all (n_items,).
 
-    price: nan where unknown; category, brand: codes, -1 where unknown; age_days: since created or first sold,
+    rebought: share of the item's events that repeat one of the same user; price: nan where unknown; category, brand: codes, -1 where unknown; age_days: since created or first sold,
     nan where neither is known.
     """
 
@@ -27,6 +29,7 @@ class ItemFacts:
     counts_7d: FloatArray
     counts_30d: FloatArray
     counts: FloatArray
+    rebought: FloatArray
     age_days: FloatArray
     price: FloatArray
     category: IntArray
@@ -52,7 +55,9 @@ class ItemFacts:
     def columns(self) -> dict[str, FloatArray]:
         """What the ranker sees of an item, by feature."""
         counts = {f"count_{name}": values for name, values in self.log_counts.items()}
-        return counts | {"trend": self.trend, "age_days": self.age_days, "price": self.price}
+        return counts | {
+            "trend": self.trend, "age_days": self.age_days, "rebought": self.rebought, "price": self.price,
+        }  # fmt: skip
 
     @cached_property
     def table(self) -> FloatArray:
@@ -65,7 +70,12 @@ class ItemFacts:
         first_seen = np.full(histories.n_items, np.iinfo(np.int64).max)
         spans = (1, 7, 30, None)  # days
         counts = np.zeros((len(spans), histories.n_items))
+        n_events, n_buyers = np.zeros((2, histories.n_items))
+        carried: IntArray = np.zeros(0, dtype=np.int64)
         for block in histories.blocks():
+            n_events += np.bincount(block.item_pos, minlength=histories.n_items)
+            bought, carried = _first_buys(block, carried)
+            n_buyers += np.bincount(bought, minlength=histories.n_items)
             np.minimum.at(first_seen, block.item_pos, block.timestamp)
             counts += [block.popularity(days) for days in spans]
         age_days = np.where(first_seen < histories.as_of, (histories.as_of - first_seen) / DAY_US, np.nan)
@@ -81,11 +91,30 @@ class ItemFacts:
             counts[1],
             counts[2],
             counts[3],
+            _rebought(n_events, n_buyers),
             age_days,
             nothing if price is None else price.to_numpy(dtype=float, na_value=np.nan),
             _codes(catalogue, "category"),
             _codes(catalogue, "brand"),
         )
+
+
+def _first_buys(block: Histories, carried: IntArray) -> tuple[IntArray, IntArray]:
+    """Item of each (user, item) that no earlier block has, and the pairs of the last user, who may go on in the next."""
+    pairs = np.unique(block.user_pos.astype(np.int64) * block.n_items + block.item_pos)
+    new = np.setdiff1d(pairs, carried, assume_unique=True)
+    known = np.concatenate([carried, new])
+    last = block.user_pos[-1] if len(block.user_pos) else -1
+    return new % block.n_items, known[known // block.n_items == last]
+
+
+def _rebought(n_events: FloatArray, n_buyers: FloatArray) -> FloatArray:
+    """Share of each item's events that repeat one of the same user, (n_items,).
+
+    A few events say little: as many of the whole shop's as `SHOPS_EVENTS` are added to them.
+    """
+    shops = 1 - n_buyers.sum() / max(1.0, n_events.sum())
+    return np.asarray((n_events - n_buyers + SHOPS_EVENTS * shops) / (n_events + SHOPS_EVENTS))
 
 
 @dataclass(frozen=True)
