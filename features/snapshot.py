@@ -14,15 +14,15 @@ from recsys.nearest import DenseSearch, leading_directions
 from recsys.text_tower import unit_rows
 from recsys.types import BoolArray, FloatArray, IntArray
 
-SHOPS_EVENTS = 5
+SHOPS_EVENTS = 5  # that an item's share of repeats is drawn towards the shop's by
 
 
 @dataclass(frozen=True)
 class ItemFacts:
     """Facts about items that do not depend on who looks, as of a moment; all (n_items,).
 
-    rebought: share of the item's events that repeat one of the same user; price: nan where unknown; category, brand: codes, -1 where unknown; age_days: since created or first sold,
-    nan where neither is known.
+    rebought: share of the item's events that repeat one of the same user; age_days: since created or first sold, nan
+    where neither is known; price: nan where unknown; category, brand: codes, -1 where unknown.
     """
 
     counts_1d: FloatArray

@@ -308,8 +308,15 @@ def _as_autocast(embeddings: nn.Module, inputs: object, vectors: Tensor) -> Tens
 
 
 def _layers(encoder: nn.Module) -> nn.ModuleList:
-    """The stack of layers, which BERT, DistilBERT and others keep under names of their own."""
-    return next(module for module in encoder.modules() if isinstance(module, nn.ModuleList))
+    """The stack of layers, which BERT, DistilBERT and others keep under names of their own.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.ModuleList):
+            return module
+    raise ValueError(f"a {type(encoder).__name__} has no stack of layers to train")
 
 
 def _find_encoder(encoder: str) -> tuple[str, bool]:
@@ -353,8 +360,7 @@ def _load_pretrained(place: str, local_only: bool) -> tuple[Any, Any]:
         model = AutoModel.from_pretrained(
             place, local_files_only=local_only, use_safetensors=True, dtype=torch.float32, attn_implementation="eager"
         )
-        if not any(isinstance(module, nn.ModuleList) for module in model.modules()):
-            raise ValueError(f"a {model.config.model_type} has no stack of layers to train")
+        _layers(model)  # refused here, not an hour later when it is trained
         if model.config.model_type in _PLAIN_BERT:
             model.set_attn_implementation(_ATTENTION)
             model.embeddings.register_forward_hook(_as_autocast)
