@@ -153,7 +153,7 @@ class Histories:
     def days_since_last(self) -> FloatArray:
         """Days since the newest event of each user, (n_users,) float64; nan without an event."""
         last = np.zeros(self.n_users, dtype=np.int64)
-        np.maximum.at(last, self.user_pos, self.timestamp)
+        last[self.user_pos] = self.timestamp  # the newest event is written last
         return np.where(last > 0, (self.as_of - last) / DAY_US, np.nan)
 
     def new_only(self, targets: sp.csr_matrix) -> sp.csr_matrix:

@@ -160,10 +160,8 @@ def _own_past(some: Histories, user: IntArray, item: IntArray) -> dict[str, Floa
     events = some.user_pos.astype(np.int64) * some.n_items + some.item_pos
     keys, group = np.unique(events, return_inverse=True)
     times = np.bincount(group, minlength=len(keys))
-    first = np.full(len(keys), np.iinfo(np.int64).max)
-    last = np.zeros(len(keys), dtype=np.int64)
-    np.minimum.at(first, group, some.timestamp)
-    np.maximum.at(last, group, some.timestamp)
+    first, last = np.empty((2, len(keys)), dtype=np.int64)
+    first[group[::-1]], last[group] = some.timestamp[::-1], some.timestamp  # of a user's events, the last written stays
     since = (some.as_of - last) / DAY_US
     with np.errstate(divide="ignore", invalid="ignore"):
         interval = np.where(times > 1, (last - first) / DAY_US / (times - 1), np.nan)
@@ -183,7 +181,7 @@ def _own_past(some: Histories, user: IntArray, item: IntArray) -> dict[str, Floa
     pair_keys = user.astype(np.int64) * some.n_items + item  # ascending; a user's own items are far fewer
     at = np.minimum(np.searchsorted(pair_keys, keys), max(0, len(pair_keys) - 1))
     mine = pair_keys[at] == keys if len(pair_keys) else np.zeros(len(keys), dtype=bool)
-    past = {name: np.full(len(pair_keys), np.nan) for name in columns}
+    past = {name: np.full(len(pair_keys), np.nan, dtype=np.float32) for name in columns}
     for name, values in columns.items():
         past[name][at[mine]] = values[mine]
     return past
