@@ -172,7 +172,7 @@ def ease(past: Histories, frozen: FloatArray, settings: Settings) -> Scorer:
         ease_text_share=settings.get("text_share", 0.0),
         neighbours=10**6,
     )
-    weights = ease_weights(past.confidence(settings["half_life"]), frozen, config).toarray()
+    weights = ease_weights(past.confidence(settings["half_life"]), [frozen], config).toarray()
     return lambda some: some.decayed(settings["decay"]) @ weights
 
 
@@ -273,7 +273,7 @@ def without_text(snapshot: Snapshot, config: Config) -> Snapshot:
     """The same moment without a word: no text vectors, EASE and ALS from behaviour alone."""
     nothing = np.zeros((snapshot.histories.n_items, 1), dtype=np.float32)
     settings = config.cf.model_copy(update={"ease_text_share": 0.0})
-    cf = CFTower.fit(snapshot.histories.confidence(settings.half_life_days), nothing, settings, config.seed)
+    cf = CFTower.fit(snapshot.histories.confidence(settings.half_life_days), [nothing], settings, config.seed)
     return replace(snapshot, text_vectors=nothing, cf=cf)
 
 

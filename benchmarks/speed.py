@@ -291,7 +291,7 @@ def shop_scorer(folder: Path, size: Row) -> Scorer:
     vectors = word_vectors(item_texts(dataset.catalogue, config.text.fields))
     windows = cut(dataset, config)
     early = known_before(dataset, windows, 2)
-    cf = CFTower.fit(early.confidence(config.cf.half_life_days), vectors, config.cf, config.seed)
+    cf = CFTower.fit(early.confidence(config.cf.half_life_days), [vectors], config.cf, config.seed)
     snapshot = snapshot_at(early, vectors, cf, dataset, config)
     ranker = fit_ranker(snapshot, targets_of(dataset, windows, 2), config, np.random.default_rng(0))
     now = snapshot_at(histories_of(dataset), vectors, cf, dataset, config)

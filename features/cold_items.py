@@ -1,36 +1,34 @@
 """Items nobody took yet borrow behaviour from taken items with like texts: ALS factors and EASE columns.
 
-    likeness K = cosine of encoder vectors + cosine of weighted word pieces
+    likeness K = cosine of encoder vectors + cosine of weighted words
     shares     = (K_ll + RIDGE I)^-1 K_lc          l: lenders, the items that EASE covers; c: cold items
 
 A cold item's factors and its column of EASE weights are those of the lenders, summed by its shares (kernel ridge
 regression). The encoder as it came says more here than the tuned head, which knows what sold.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import cho_factor, cho_solve
 
-from features.terms import term_vectors
 from recsys.cf_tower import CFTower
 from recsys.errors import ModelError
+from recsys.text_terms import term_vectors
 from recsys.types import FloatArray, IntArray
 
 RIDGE = 3.0  # of 1 and 10 the first loses on online-retail, the second on movies; docs/experiments.md
 COLD_AT_ONCE = 4096  # bounds memory: their shares of all lenders are made, lent and dropped together
 
-Tokenizer = Callable[[IntArray], Sequence[Sequence[int]]]
 
-
-def with_cold_items(cf: CFTower, vectors: FloatArray, tokens_of: Tokenizer) -> CFTower:
+def with_cold_items(cf: CFTower, vectors: FloatArray, texts: Sequence[str]) -> CFTower:
     """The tower with factors and EASE columns for its cold items; doing it twice changes nothing.
 
     Args:
         cf: over the catalogue; items that are not warm are cold.
         vectors: unit vectors of the encoder without the head, (n_items, dim).
-        tokens_of: from item positions to token ids.
+        texts: of the items, (n_items,).
 
     Raises:
         ModelError: vectors that are no numbers, which an encoder with broken weights makes.
@@ -45,7 +43,7 @@ def with_cold_items(cf: CFTower, vectors: FloatArray, tokens_of: Tokenizer) -> C
     cold = np.flatnonzero(~cf.is_warm)
     if not len(lenders) or not len(cold):
         return cf.with_cold(cold, [])
-    terms = term_vectors(tokens_of(np.concatenate([lenders, cold])))
+    terms, _ = term_vectors([texts[item] for item in np.concatenate([lenders, cold])])
     lending, borrowing = terms[: len(lenders)], terms[len(lenders) :]
     likeness = _likeness(vectors[lenders], vectors[lenders], lending, lending)
     likeness[np.diag_indices_from(likeness)] += RIDGE

@@ -4,7 +4,7 @@ Users have no stored factors: each is folded in from the history at hand, so tha
 training is served like everybody else, and the model's size does not depend on the number of users.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,16 +47,15 @@ class CFTower:
     is_warm: BoolArray
 
     @classmethod
-    def fit(cls, confidence: sp.csr_matrix, text_vectors: FloatArray, config: CFConfig, seed: int) -> "CFTower":
+    def fit(cls, confidence: sp.csr_matrix, text_views: Sequence[FloatArray], config: CFConfig, seed: int) -> "CFTower":
         """Fits on decayed event weights.
 
         Args:
             confidence: summed, decayed weights, (n_users, n_items) float32, non-negative.
-            text_vectors: unit vectors of the items, (n_items, dim), that EASE is pulled towards: best those of the
-                encoder without the head, since they know what the labels do not.
+            text_views: see `ease_weights`.
             seed: of the factors' start.
         """
-        similarity, ease = neighbour_weights(confidence, config), ease_weights(confidence, text_vectors, config)
+        similarity, ease = neighbour_weights(confidence, config), ease_weights(confidence, text_views, config)
         return cls(config, als_factors(confidence, config, seed), similarity, ease, warm_items(confidence))
 
     def with_cold(self, cold: IntArray, loans: Iterable[tuple[IntArray, IntArray, FloatArray]]) -> "CFTower":
@@ -206,12 +205,17 @@ def warm_items(confidence: sp.csr_matrix) -> BoolArray:
     return np.asarray(np.bincount(confidence.indices, minlength=confidence.shape[1]) > 0)
 
 
-def ease_weights(confidence: sp.csr_matrix, vectors: FloatArray, config: CFConfig) -> sp.csr_matrix:
+def ease_weights(confidence: sp.csr_matrix, text_views: Sequence[FloatArray], config: CFConfig) -> sp.csr_matrix:
     """EASE pulled towards what texts say, over the most taken items, the strongest weights of each row kept.
 
     The weights B of min |X - XB|^2 + a |B|^2 + b |B - S|^2 with an empty diagonal, where S predicts an item's text
-    vector from those of the others in the same way. With P = (X'X + (a + b) I)^-1 they are P (X'X + b S) less what
+    vector from those of the others in the same way, the mean of several where texts are read in several ways. With P = (X'X + (a + b) I)^-1 they are P (X'X + b S) less what
     empties the diagonal, P diag(u).
+
+    Args:
+        confidence: as in `CFTower.fit`.
+        text_views: vectors of the items, (n_items, dim) each, by each way of reading texts; the shorter a way's vectors,
+            the less it says. Best those that know no labels: they say what the labels do not.
 
     What a user took is capped at 1, so that a staple bought every week does not outweigh all else. Dropping all but
     the strongest hundred a row cost nothing measurable; the inverse is why very long tails are left to ALS.
@@ -231,7 +235,8 @@ def ease_weights(confidence: sp.csr_matrix, vectors: FloatArray, config: CFConfi
     inverse = np.linalg.inv(gram)
     weights = -penalty * inverse  # P X'X = I - (a + b) P, and the diagonal is emptied below
     if config.ease_text_share:
-        weights += config.ease_text_share * penalty * (inverse @ _text_weights(vectors, chosen))
+        text_weights = sum(_text_weights(vectors, chosen) for vectors in text_views) / len(text_views)
+        weights += config.ease_text_share * penalty * (inverse @ text_weights)
     weights[diagonal] += 1
     weights -= inverse * (weights[diagonal] / inverse[diagonal])
     weights = weights.astype(np.float32)

@@ -2,7 +2,7 @@
 
     x -> x / |x| -> P x + W gelu(U x) -> unit length
 
-P starts as the identity and W as zero: an untrained head leaves the pretrained encoder's cosines as they are.
+P starts as the identity and W as zero: an untrained head leaves cosines as they are.
 """
 
 import torch
@@ -36,37 +36,42 @@ class TextHead(nn.Module):
             self.inner.copy_(drawn * _START / self.inner.shape[1] ** 0.5)
             self.outer.zero_()
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Unit vectors from pooled ones."""
-        x = nn.functional.normalize(pooled, dim=1)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Unit vectors from inputs, (n, width)."""
+        x = nn.functional.normalize(inputs, dim=1)
         bent = nn.functional.gelu(x @ self.inner.T) @ self.outer.T
         return nn.functional.normalize(x @ self.projection.T + bent, dim=1)
 
-    def as_two_layers(self) -> tuple[Tensor, Tensor]:
+    @property
+    def width(self) -> int:
+        """Length of an input."""
+        return int(self.projection.shape[1])
+
+    def as_two_layers(self, width: int) -> tuple[Tensor, Tensor]:
         """The same head after the first division as gelu layer and linear layer, for tools that know only those.
 
-        gelu(x) - gelu(-x) = x, so the hidden layer can carry the identity: (2 width + hidden, width) and
-        (dim, 2 width + hidden).
+        Of inputs whose places from `width` on are zero: (2 width + hidden, width) and (dim, 2 width + hidden), since
+        gelu(x) - gelu(-x) = x, so that the hidden layer can carry the linear map.
         """
-        one = torch.eye(self.projection.shape[1])
-        first = torch.cat([one, -one, self.inner.detach().cpu()])
-        second = torch.cat([self.projection, -self.projection, self.outer], dim=1).detach().cpu()
+        one = torch.eye(width)
+        projection = self.projection.detach().cpu()[:, :width]
+        first = torch.cat([one, -one, self.inner.detach().cpu()[:, :width]])
+        second = torch.cat([projection, -projection, self.outer.detach().cpu()], dim=1)
         return first.contiguous(), second.contiguous()
 
     @classmethod
-    def from_two_layers(cls, first: Tensor, second: Tensor) -> "TextHead":
-        """The head that `as_two_layers` wrote.
+    def of(cls, state: dict[str, Tensor]) -> "TextHead":
+        """The head whose `state_dict` this is.
 
         Raises:
-            ValueError: the shapes are not those of such a head.
+            KeyError, ValueError: a part is missing, or the shapes are not those of a head.
         """
-        width = first.shape[1]
-        hidden = len(first) - 2 * width
-        if hidden < 0 or second.shape[1] != len(first):
-            raise ValueError(f"layers of {tuple(first.shape)} and {tuple(second.shape)} make no head")
-        head = cls(width, hidden, len(second))
-        with torch.no_grad():
-            head.projection.copy_(second[:, :width])
-            head.inner.copy_(first[2 * width :])
-            head.outer.copy_(second[:, 2 * width :])
+        projection, inner = state["projection"], state["inner"]
+        if projection.ndim != 2 or inner.ndim != 2:
+            raise ValueError(f"parts of {projection.ndim} and {inner.ndim} dimensions make no head")
+        head = cls(projection.shape[1], len(inner), len(projection))
+        try:
+            head.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"the parts make no head: {error}") from error
         return head

@@ -1,8 +1,10 @@
 """The text tower: a BERT encoder that turns item texts into unit vectors; the only file that knows transformers.
 
-    texts -> tokens -> BERT -> mean over tokens -> head -> unit length
+    texts -> tokens -> BERT -> mean over tokens -> unit length -+
+                                                                +-> head -> unit length
+    texts -> words -> leading directions -> unit length --------+
 
-The head starts as the identity: an untrained tower is the plain pretrained encoder.
+The head starts as the identity: an untrained tower, which knows no words yet, is the plain pretrained encoder.
 """
 
 import copy
@@ -25,6 +27,7 @@ from recsys.errors import ModelError, shown
 from recsys.fused_linear import with_fused_linears
 from recsys.machine import keep_memory
 from recsys.text_head import TextHead
+from recsys.text_terms import TextTerms
 from recsys.types import FloatArray, IntArray
 
 PACKAGED_ENCODER = "all-MiniLM-L6-v2"
@@ -34,7 +37,7 @@ _ATTENTION = "short_text"
 _PLAIN_BERT = {  # embeddings, then layers whose attention is a softmax of scaled products and no more
     "bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert",
 }  # fmt: skip
-_DENSE = ("3_Dense", "4_Dense")  # folders of the head's two layers
+_DENSE = ("3_Dense", "4_Dense")  # folders of the head as two layers, for sentence-transformers
 _ROWS_PROJECTED = 8192
 _ROWS_WORTH_A_COPY = 256
 _TOKENS_PER_BATCH = 4096  # keeps one micro-batch's activations near 200 MB at MiniLM's width
@@ -45,20 +48,29 @@ Progress = Callable[[int, int], None]
 
 
 class TextTower:
-    """BERT, mean pooling, head; see the module's picture.
+    """BERT, mean pooling, words, head; see the module's picture.
+
+    Args:
+        encoder, tokenizer: of transformers.
+        head: over pooled vectors, and words beside them where there are `terms`.
+        max_tokens: longer texts are cut.
+        terms: of the catalogue; None until they are fitted.
 
     Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019 (encoder and pooling); Gao et al., Scaling deep
         contrastive learning batch size, RepL4NLP 2021 (gradient caching).
         Differs: dropout is off, so that both passes of gradient caching see the same network.
     """
 
-    def __init__(self, encoder: Any, tokenizer: Any, head: TextHead, max_tokens: int) -> None:
+    def __init__(
+        self, encoder: Any, tokenizer: Any, head: TextHead, max_tokens: int, terms: TextTerms | None = None
+    ) -> None:
         keep_memory()  # each batch takes the same blocks as the one before
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = encoder.to(self.device).eval()
         self.tokenizer = tokenizer
         self.head = head.to(self.device)
         self.max_tokens = min(max_tokens, int(encoder.config.max_position_embeddings))
+        self.terms = terms
 
     @classmethod
     def from_encoder(cls, encoder: str, max_tokens: int = 64) -> "TextTower":
@@ -77,26 +89,31 @@ class TextTower:
     @classmethod
     def load(cls, folder: Path) -> "TextTower":
         """A tower saved by `save`."""
+        if not (folder / "head.safetensors").is_file():
+            raise ModelError(f"{folder}: no head.safetensors; an earlier revision made this model, train again")
         model, tokenizer = _load_pretrained(str(folder), local_only=True)
-        for name in _DENSE:
-            if not (folder / name).is_dir():
-                raise ModelError(f"{folder}: no {name}; an earlier revision made this model, train again")
-        layers = [_dense(folder / name) for name in _DENSE]
         settings = json.loads((folder / "sentence_bert_config.json").read_text())
-        if layers[0].shape[1] != model.config.hidden_size:
-            raise ModelError(
-                f"{folder}: the head takes {layers[0].shape[1]} inputs, the encoder gives {model.config.hidden_size}; "
-                "the folder mixes two models, train again"
-            )
         try:
-            head = TextHead.from_two_layers(*layers)
-        except ValueError as error:
+            head, terms = TextHead.of(load_file(folder / "head.safetensors")), TextTerms.load(folder)
+        except (KeyError, ValueError) as error:
             raise ModelError(f"{folder}: {error}; the folder is damaged, train again") from error
-        return cls(model, tokenizer, head, settings["max_seq_length"])
+        if head.width != model.config.hidden_size + terms.dim:
+            raise ModelError(
+                f"{folder}: the head takes {head.width} inputs, the encoder gives {model.config.hidden_size} and the words "
+                f"{terms.dim}; the folder mixes two models, train again"
+            )
+        return cls(model, tokenizer, head, settings["max_seq_length"], terms)
 
     def save(self, folder: Path) -> None:
-        """Writes safetensors, tokenizer and JSON in the layout that `SentenceTransformer(folder)` opens."""
+        """Writes safetensors, tokenizer and JSON in the layout that `SentenceTransformer(folder)` opens.
+
+        It knows no words: what it makes of a text is what the tower makes of one without a known word.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: value.contiguous() for name, value in self.head.state_dict().items()}, folder / "head.safetensors"
+        )
+        (self.terms or TextTerms.fit([], 0)).save(folder)
         self.encoder.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         width = self.width
@@ -105,7 +122,7 @@ class TextTower:
             folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
         )
         activations = ("torch.nn.modules.activation.GELU", "torch.nn.modules.linear.Identity")
-        for name, weight, activation in zip(_DENSE, self.head.as_two_layers(), activations, strict=True):
+        for name, weight, activation in zip(_DENSE, self.head.as_two_layers(width), activations, strict=True):
             shape = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": False}
             _write_json(folder / name / "config.json", shape | {"activation_function": activation})
             save_file({"linear.weight": weight}, folder / name / "model.safetensors")
@@ -131,7 +148,7 @@ class TextTower:
     @property
     def width(self) -> int:
         """Length of a pooled vector."""
-        return int(self.head.projection.shape[1])
+        return int(self.encoder.config.hidden_size)
 
     def encoder_sha256(self) -> str:
         """Hash of everything that decides a pooled vector: encoder weights, vocabulary, cut."""
@@ -152,7 +169,17 @@ class TextTower:
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> FloatArray:
         """Unit vectors of texts, (n, dim) float32; each distinct text is encoded once, the empty one too."""
-        return self.project(self.pooled(texts, progress))
+        return self.project(self.inputs(texts, self.pooled(texts, progress)))
+
+    def inputs(self, texts: Sequence[str], pooled: FloatArray) -> FloatArray:
+        """What the head is given of texts: unit pooled vectors, and their words beside them, (n, inputs) float32."""
+        vectors = unit_rows(pooled)
+        return vectors if self.terms is None else np.concatenate([vectors, self.terms.vectors(texts)], axis=1)
+
+    def new_head(self, inputs: int, seed: int) -> None:
+        """An untrained head over vectors of that length."""
+        self.head = TextHead(inputs).to(self.device)
+        self.head.reset(seed)
 
     def pooled(self, texts: Sequence[str], progress: Progress | None = None) -> FloatArray:
         """Mean token vectors before the head, (n, width) float32."""
@@ -179,12 +206,12 @@ class TextTower:
                     progress(done, len(tokens))
         return out
 
-    def project(self, pooled: FloatArray) -> FloatArray:
-        """Unit vectors from pooled ones, (n, dim) float32."""
-        out = np.empty((len(pooled), self.dim), dtype=np.float32)
+    def project(self, inputs: FloatArray) -> FloatArray:
+        """Unit vectors from the head's inputs, (n, dim) float32; see `inputs`."""
+        out = np.empty((len(inputs), self.dim), dtype=np.float32)
         with torch.inference_mode():
-            for start in range(0, len(pooled), _ROWS_PROJECTED):
-                rows = torch.from_numpy(pooled[start : start + _ROWS_PROJECTED]).to(self.device)
+            for start in range(0, len(inputs), _ROWS_PROJECTED):
+                rows = torch.from_numpy(inputs[start : start + _ROWS_PROJECTED]).to(self.device)
                 out[start : start + len(rows)] = self.head(rows).cpu().numpy()
         return out
 
@@ -287,18 +314,6 @@ def _micro_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[IntArray
         size = max(1, max_tokens // max(1, lengths[order[start]]))
         yield order[start : start + size]
         start += size
-
-
-def _dense(folder: Path) -> Tensor:
-    """The weight of a saved linear layer, (out_features, in_features), which its config must agree with."""
-    weight = load_file(folder / "model.safetensors")["linear.weight"]
-    stated = json.loads((folder / "config.json").read_text())
-    if tuple(weight.shape) != (stated["out_features"], stated["in_features"]):
-        raise ModelError(
-            f"{folder}: the weight has {tuple(weight.shape)} dimensions, its config says "
-            f"{(stated['out_features'], stated['in_features'])}; the folder is damaged, train again"
-        )
-    return weight
 
 
 def _as_autocast(embeddings: nn.Module, inputs: object, vectors: Tensor) -> Tensor:

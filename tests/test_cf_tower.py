@@ -10,7 +10,7 @@ from recsys.config import CFConfig
 
 @pytest.fixture(scope="module")
 def tower() -> CFTower:
-    return CFTower.fit(taken(), vectors(), CFConfig(factors=2, iterations=15, neighbours=3), seed=0)
+    return CFTower.fit(taken(), [vectors()], CFConfig(factors=2, iterations=15, neighbours=3), seed=0)
 
 
 def taken() -> sp.csr_matrix:
@@ -51,7 +51,7 @@ def test_rows_keep_their_strongest_borrowed_weights_over_all_loans() -> None:
     rng = np.random.default_rng(0)
     dense = (rng.random((50, 9)) < 0.4).astype(np.float32)
     dense[:, 4:] = 0
-    tower = CFTower.fit(sp.csr_matrix(dense), np.eye(9, dtype=np.float32), CFConfig(factors=2, neighbours=2), 0)
+    tower = CFTower.fit(sp.csr_matrix(dense), [np.eye(9, dtype=np.float32)], CFConfig(factors=2, neighbours=2), 0)
     lenders, shares = np.arange(4), rng.random((4, 5)).astype(np.float32)
     together = tower.with_cold(np.arange(4, 9), [(lenders, np.arange(4, 9), shares)]).ease.toarray()
     apart = [(lenders, np.arange(n, n + 1), shares[:, [n - 4]]) for n in range(4, 9)]
@@ -77,10 +77,10 @@ def test_ease_is_the_closed_form_and_keeps_the_strongest_weights() -> None:
     inverse = np.linalg.inv(gram + 2 * gram.diagonal().mean() * np.eye(6))
     expected = -inverse / np.diag(inverse)
     np.fill_diagonal(expected, 0)
-    whole = CFTower.fit(taken(), vectors(), config, seed=0).ease.toarray()
+    whole = CFTower.fit(taken(), [vectors()], config, seed=0).ease.toarray()
     np.testing.assert_allclose(whole[:6, :6], expected, rtol=1e-5, atol=1e-6)
     assert not whole[6].any()
-    few = CFTower.fit(taken(), vectors(), config.model_copy(update={"neighbours": 2}), seed=0).ease.toarray()
+    few = CFTower.fit(taken(), [vectors()], config.model_copy(update={"neighbours": 2}), seed=0).ease.toarray()
     kept = few != 0
     np.testing.assert_array_equal(few[kept], whole[kept])
     assert np.abs(whole[~kept]).max() <= np.abs(few[kept]).min() + 1e-6
@@ -90,11 +90,11 @@ def test_ease_towards_texts_is_the_least_of_its_loss() -> None:
     """Any change of a weight off the diagonal raises |X - XB|^2 + a |B|^2 + b |B - S|^2."""
     rng = np.random.default_rng(0)
     dense = (rng.random((30, 6)) < 0.4).astype(np.float64)
-    texts = rng.normal(size=(6, 3)).astype(np.float32)
+    views = [rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=(6, 4)).astype(np.float32)]
     config = CFConfig(neighbours=6, ease_regularization=1.0, ease_text_share=0.25)
-    weights = ease_weights(sp.csr_matrix(dense.astype(np.float32)), texts, config).toarray().astype(np.float64)
-    inverse = np.linalg.inv(texts @ texts.T + TEXT_RIDGE * np.eye(6))
-    text_weights = -inverse / np.diag(inverse)
+    weights = ease_weights(sp.csr_matrix(dense.astype(np.float32)), views, config).toarray().astype(np.float64)
+    inverses = [np.linalg.inv(texts @ texts.T + TEXT_RIDGE * np.eye(6)) for texts in views]
+    text_weights = np.mean([-inverse / np.diag(inverse) for inverse in inverses], axis=0)
     np.fill_diagonal(text_weights, 0)
     penalty = (dense.T @ dense).diagonal().mean()
 
@@ -127,7 +127,7 @@ def test_another_catalogue_keeps_known_items_and_treats_new_ones_as_cold(tower: 
 def test_fold_in_solves_the_normal_equations_for_short_and_long_histories(n_taken: int) -> None:
     rng = np.random.default_rng(0)
     confidence = sp.csr_matrix(sp.random(200, 40, 0.2, random_state=rng, dtype=np.float32))
-    tower = CFTower.fit(confidence, np.eye(40, dtype=np.float32), CFConfig(factors=12, iterations=3), seed=0)
+    tower = CFTower.fit(confidence, [np.eye(40, dtype=np.float32)], CFConfig(factors=12, iterations=3), seed=0)
     items, weight = rng.permutation(40)[:n_taken], rng.random(n_taken).astype(np.float32)
     user = sp.csr_matrix((weight, (np.zeros(n_taken, int), items)), shape=(1, 40))
     y = np.where(tower.is_warm[:, None], tower.item_factors, 0).astype(np.float64)

@@ -38,7 +38,7 @@ def learned(histories: Histories, targets: sp.csr_matrix) -> dict[str, float]:
     settings = config().model_copy(update={"rules": config().rules.model_copy(update={"exclude_seen": False})})
     vectors = np.eye(N_ITEMS, dtype=np.float32)
     everything = np.ones(N_ITEMS, dtype=bool)
-    return learn_recency(histories, targets, vectors, everything, settings, np.random.default_rng(0))
+    return learn_recency(histories, targets, [vectors], everything, settings, np.random.default_rng(0))
 
 
 def test_fashions_make_events_age_and_lasting_tastes_do_not() -> None:

@@ -27,18 +27,23 @@ def test_the_length_of_a_pooled_vector_does_not_matter(head: TextHead) -> None:
     torch.testing.assert_close(head(pooled()), head(3 * pooled()))
 
 
-def test_two_plain_layers_say_the_same(head: TextHead) -> None:
-    first, second = head.as_two_layers()
-    x = torch.nn.functional.normalize(pooled(), dim=1)
+@pytest.mark.parametrize("width", [8, 6])
+def test_two_plain_layers_say_the_same_of_inputs_that_end_in_zeros(head: TextHead, width: int) -> None:
+    first, second = head.as_two_layers(width)
+    inputs = pooled()
+    inputs[:, width:] = 0
+    x = torch.nn.functional.normalize(inputs[:, :width], dim=1)
     plain = torch.nn.functional.normalize(torch.nn.functional.gelu(x @ first.T) @ second.T, dim=1)
-    torch.testing.assert_close(head(pooled()), plain)
+    torch.testing.assert_close(head(inputs), plain)
 
 
-def test_two_layers_give_back_the_head_and_others_are_refused(head: TextHead) -> None:
-    again = TextHead.from_two_layers(*head.as_two_layers())
+def test_its_state_gives_back_the_head_and_others_are_refused(head: TextHead) -> None:
+    again = TextHead.of(head.state_dict())
     np.testing.assert_array_equal(again(pooled()).detach(), head(pooled()).detach())
     with pytest.raises(ValueError, match="make no head"):
-        TextHead.from_two_layers(torch.zeros(20, 8), torch.zeros(8, 21))
+        TextHead.of(head.state_dict() | {"outer": torch.zeros(3, 8)})
+    with pytest.raises(ValueError, match="make no head"):
+        TextHead.of(head.state_dict() | {"inner": torch.zeros(3)})
 
 
 def test_the_seed_draws_the_hidden_layer() -> None:

@@ -1,3 +1,4 @@
+import shutil
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from recsys.errors import ModelError
+from recsys.text_terms import TextTerms
 from recsys.text_tower import TextTower
 
 TEXTS = ["green tea", "", "bike chain saddle", "green tea", "canvas " * 500]
@@ -14,7 +16,20 @@ TEXTS = ["green tea", "", "bike chain saddle", "green tea", "canvas " * 500]
 
 @pytest.fixture
 def tower(tiny_encoder: Path) -> TextTower:
+    """Over 32 pooled numbers, no words, and a head that does something."""
+    return disturbed(TextTower.from_encoder(str(tiny_encoder), max_tokens=16))
+
+
+@pytest.fixture
+def reader(tiny_encoder: Path) -> TextTower:
+    """The same with two words that it knows, "green" and "tea", and their pair."""
     tower = TextTower.from_encoder(str(tiny_encoder), max_tokens=16)
+    tower.terms = TextTerms.fit(["green tea", "green tea pot", "bike chain", "oil paint", "a", "b", "c"], seed=0)
+    tower.new_head(32 + tower.terms.dim, seed=0)
+    return disturbed(tower)
+
+
+def disturbed(tower: TextTower) -> TextTower:
     with torch.no_grad():
         for weight in tower.head.parameters():
             weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
@@ -28,18 +43,46 @@ def test_vectors_have_unit_length_even_for_an_empty_text(tower: TextTower) -> No
     np.testing.assert_array_equal(vectors[0], vectors[3])
 
 
-def test_save_then_load_gives_the_same_vectors_and_hash(tower: TextTower, tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["tower", "reader"])
+def test_save_then_load_gives_the_same_vectors_and_hash(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    tower: TextTower = request.getfixturevalue(which)
     tower.save(tmp_path)
     again = TextTower.load(tmp_path)
     np.testing.assert_array_equal(again.encode(TEXTS), tower.encode(TEXTS))
     assert again.encoder_sha256() == tower.encoder_sha256()
 
 
+def test_an_untrained_head_adds_the_likeness_of_encoder_and_words(reader: TextTower) -> None:
+    assert reader.terms is not None
+    reader.new_head(32 + reader.terms.dim, seed=0)
+    texts = ["green tea", "tea pot green"]
+    pooled = reader.pooled(texts)
+    one, other = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    words = reader.terms.vectors(texts)
+    vectors = reader.encode(texts)
+    np.testing.assert_allclose(vectors[0] @ vectors[1], (one @ other + words[0] @ words[1]) / 2, rtol=1e-4)
+
+
 def test_a_model_of_an_earlier_revision_is_named(tower: TextTower, tmp_path: Path) -> None:
     tower.save(tmp_path)
-    (tmp_path / "4_Dense").rename(tmp_path / "2_Dense")
-    with pytest.raises(ModelError, match="no 4_Dense; an earlier revision made this model, train again"):
+    (tmp_path / "head.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no head\.safetensors; an earlier revision made this model, train again"):
         TextTower.load(tmp_path)
+
+
+def test_a_head_of_another_size_and_terms_that_do_not_fit_are_refused(
+    tower: TextTower, reader: TextTower, tmp_path: Path
+) -> None:
+    tower.save(tmp_path / "plain")
+    reader.save(tmp_path / "words")
+    shutil.copy(tmp_path / "plain" / "head.safetensors", tmp_path / "words")
+    with pytest.raises(ModelError, match="the head takes 32 inputs, the encoder gives 32 and the words"):
+        TextTower.load(tmp_path / "words")
+    (tmp_path / "words" / "terms.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"0 terms, but \d rows of directions; the folder is damaged"):
+        TextTower.load(tmp_path / "words")
 
 
 def test_the_hash_of_pooled_vectors_changes_with_the_encoder_and_not_with_the_head(tower: TextTower) -> None:
@@ -54,11 +97,15 @@ def test_the_hash_of_pooled_vectors_changes_with_the_encoder_and_not_with_the_he
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_sentence_transformers_opens_the_saved_tower(tower: TextTower, tmp_path: Path) -> None:
+def test_sentence_transformers_opens_the_saved_tower(tower: TextTower, reader: TextTower, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     tower.save(tmp_path)
     theirs = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
+    reader.save(tmp_path / "words")
+    unread = ["bike", "canvas " * 500]  # no word that the reader knows
+    theirs_unread = SentenceTransformer(str(tmp_path / "words"), device="cpu").encode(unread)
+    assert (np.asarray(theirs_unread) * reader.encode(unread)).sum(1).min() > 0.999
     # ours runs in bfloat16 where the processor has it, which keeps about three digits
     assert (np.asarray(theirs) * tower.encode(TEXTS)).sum(1).min() > 0.999
 

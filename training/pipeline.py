@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ from features.text import item_texts
 from recsys.cf_tower import CFTower
 from recsys.config import Config
 from recsys.split import Windows, split_by_column, split_by_time
+from recsys.text_terms import TextTerms
 from recsys.text_tower import Progress, TextTower, unit_rows
 from recsys.types import FloatArray, IntArray
 from training.evaluate import Evaluation, Explain, evaluate
@@ -33,6 +35,8 @@ from training.model import Model, distinct_texts, histories_of, pooled_vectors
 from training.ranker import fit_ranker
 from training.recency import learn_recency
 from training.text import BatchSampler, Log, fit_encoder, fit_head
+
+WORDS_LENGTH = 0.5  # of the vectors that EASE is pulled towards; shorter ones predict each other less sharply
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 
@@ -49,7 +53,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class TextSpace:
-    """Distinct texts of a catalogue and their pooled vectors before and after fine-tuning.
+    """Distinct texts of a catalogue, their pooled vectors before and after fine-tuning, and a tower that knows their words.
 
     texts: (n_texts,); row: text of each item, (n_items,); frozen, tuned: (n_texts, width).
     """
@@ -60,9 +64,22 @@ class TextSpace:
     frozen: FloatArray
     tuned: FloatArray
 
-    def tokens(self, items: IntArray) -> list[list[int]]:
-        """Token ids of items' texts."""
-        return self.tower.tokenize([self.texts[row] for row in self.row[items]])
+    @cached_property
+    def inputs(self) -> FloatArray:
+        """What the head learns from, (n_texts, inputs)."""
+        return self.tower.inputs(self.texts, self.tuned)
+
+    @property
+    def views(self) -> list[FloatArray]:
+        """Vectors of the items that know no labels, (n_items, dim) each: by the encoder and by words, where there are any."""
+        width = self.tower.width
+        parts = self.inputs[:, :width], WORDS_LENGTH * self.inputs[:, width:]
+        return [part[self.row] for part in parts if part.shape[1]]
+
+    @cached_property
+    def item_texts(self) -> list[str]:
+        """Text of each item, (n_items,)."""
+        return [self.texts[row] for row in self.row]
 
 
 def train(
@@ -126,16 +143,20 @@ def fit_text(
     with stage("texts, frozen encoder") as progress:
         frozen = pooled_vectors(tower, texts, config, progress)
     histories = known_before(dataset, windows, 1).renamed(row, len(texts))
+    seed = int(np.random.default_rng([config.seed, 6]).integers(2**31))
+    with stage("words"):
+        terms = TextTerms.fit(texts, seed)
     checkpoint = work / f"text-{dataset.sha256[:12]}-{config.fingerprint('text')[:12]}.safetensors" if work else None
     rng = np.random.default_rng([config.seed, 1])
     with stage("text tower") as progress:
         fit_encoder(
             tower, texts, frozen, histories, config.text, rng, checkpoint=checkpoint, progress=progress, log=log
         )
-    if config.text.epochs == 0:
-        return TextSpace(tower, texts, row, frozen, frozen)
-    with stage("texts, tuned encoder") as progress:
-        tuned = pooled_vectors(tower, texts, config, progress)
+    tuned = frozen
+    if config.text.epochs:
+        with stage("texts, tuned encoder") as progress:
+            tuned = pooled_vectors(tower, texts, config, progress)
+    tower.terms = terms
     return TextSpace(tower, texts, row, frozen, tuned)
 
 
@@ -148,8 +169,8 @@ def recency(
     histories, targets = known_before(dataset, windows, 1), targets_of(dataset, windows, 1)
     if config.rules.exclude_seen:
         targets = histories.new_only(targets)
-    vectors, rng = unit_rows(space.tuned)[space.row], np.random.default_rng([config.seed, 5])
-    chosen = learn_recency(histories, targets, vectors, dataset.available, config, rng, progress)
+    rng = np.random.default_rng([config.seed, 5])
+    chosen = learn_recency(histories, targets, space.views, dataset.available, config, rng, progress)
     return config.model_copy(update={"cf": config.cf.model_copy(update=chosen)})
 
 
@@ -162,9 +183,9 @@ def fit_towers(
         progress(0, 2)
         vectors = fit_vectors(space, histories, config)
         progress(1, 2)
-        pooled = unit_rows(space.tuned)[space.row]
-        cf = CFTower.fit(histories.confidence(config.cf.half_life_days), pooled, config.cf, config.seed)
-        cf = with_cold_items(cf, pooled, space.tokens)
+        views = space.views
+        cf = CFTower.fit(histories.confidence(config.cf.half_life_days), views, config.cf, config.seed)
+        cf = with_cold_items(cf, views[0], space.item_texts)
         progress(2, 2)
     return space.tower, snapshot_at(histories, vectors, cf, dataset, config)
 
@@ -173,8 +194,8 @@ def fit_vectors(space: TextSpace, histories: Histories, config: Config) -> Float
     """Unit vectors of the items by a head fitted on histories, (n_items, dim); the head stays in the space's tower."""
     rng = np.random.default_rng([config.seed, 2])
     sampler = BatchSampler(histories.renamed(space.row, len(space.texts)), config.text.history_decay)
-    fit_head(space.tower, space.tuned, sampler, config.text, rng)
-    return space.tower.project(space.tuned)[space.row]
+    fit_head(space.tower, space.inputs, sampler, config.text, rng)
+    return space.tower.project(space.inputs)[space.row]
 
 
 def snapshot_at(histories: Histories, vectors: FloatArray, cf: CFTower, dataset: Dataset, config: Config) -> Snapshot:

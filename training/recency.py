@@ -3,6 +3,8 @@
 Gift shoppers follow the season, film lovers keep their taste for years: no default serves both.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -28,7 +30,7 @@ CHUNK = 256
 def learn_recency(
     histories: Histories,
     targets: sp.csr_matrix,
-    vectors: FloatArray,
+    text_views: Sequence[FloatArray],
     available: BoolArray,
     config: Config,
     rng: np.random.Generator,
@@ -42,7 +44,7 @@ def learn_recency(
     Args:
         histories: before the window.
         targets: what each user took in it, as far as it counts, (n_users, n_items).
-        vectors: unit text vectors that EASE is pulled towards, (n_items, dim).
+        text_views: vectors of texts that EASE is pulled towards, (n_items, dim) each.
         available: items that may be recommended, (n_items,).
 
     Returns:
@@ -59,7 +61,7 @@ def learn_recency(
     small = config.cf.model_copy(update={"ease_items": min(FEW_ITEMS, config.cf.ease_items)})
     values: dict[tuple[float, float], FloatArray] = {}
     for done, half_life in enumerate(HALF_LIVES):
-        weights = ease_weights(learners.confidence(half_life), vectors, small)
+        weights = ease_weights(learners.confidence(half_life), text_views, small)
         for decay in DECAYS:
             values[half_life, decay] = _quality(some, wanted, weights, decay, available, config.rules.exclude_seen)
         if progress:

@@ -19,7 +19,6 @@ from recsys.config import RECENCY, Config
 from recsys.errors import DataError
 from recsys.ids import IdMap
 from recsys.split import Windows
-from recsys.text_tower import unit_rows
 from recsys.types import FloatArray, IntArray
 from training.pipeline import Stage, TextSpace, fit_text, fit_vectors, known_before, recency, targets_of
 from training.ranker import Group, can_be_judged, cross_validate, draw_users, pairs_of
@@ -67,7 +66,7 @@ class Workbench:
         self._histories = known_before(dataset, windows, 1)
         self._targets = targets_of(dataset, windows, 1)
         self._facts = ItemFacts.build(self._histories, dataset.catalogue)
-        self._pooled = unit_rows(space.tuned)[space.row]
+        self._views = space.views
         self._recency = recency(dataset, windows, space, config).cf.model_dump(include=set(RECENCY))
         self._kept: dict[str, OrderedDict[Hashable, object]] = {}
         self.made: dict[str, int] = {}
@@ -118,9 +117,9 @@ class Workbench:
         factors = self._once("als", key, 4, lambda: als_factors(confidence, cf, config.seed))
         similarity = self._once("item-item", (days, cf.neighbours), 4, lambda: neighbour_weights(confidence, cf))
         key = (days, cf.neighbours, cf.ease_items, cf.ease_regularization, cf.ease_text_share)
-        ease: sp.csr_matrix = self._once("ease", key, 4, lambda: ease_weights(confidence, self._pooled, cf))
+        ease: sp.csr_matrix = self._once("ease", key, 4, lambda: ease_weights(confidence, self._views, cf))
         tower = CFTower(cf, factors, similarity, ease, warm_items(confidence))
-        return with_cold_items(tower, self._pooled, self._space.tokens)
+        return with_cold_items(tower, self._views[0], self._space.item_texts)
 
     def _once(self, stage: str, key: Hashable, most: int, make: Callable[[], T]) -> T:
         """What a stage makes of some settings; made when it is not among the last few kept."""

@@ -3,13 +3,10 @@ import pytest
 import scipy.sparse as sp
 
 from features.cold_items import RIDGE, with_cold_items
-from features.terms import term_vectors
 from recsys.cf_tower import CFTower
 from recsys.config import CFConfig
 from recsys.errors import ModelError
-from recsys.types import IntArray
-
-TEA, BIKE = 7, 8
+from recsys.text_terms import term_vectors
 
 
 def tower(n_items: int = 7) -> CFTower:
@@ -18,18 +15,15 @@ def tower(n_items: int = 7) -> CFTower:
     dense[:10, :3] = dense[10:, 3:6] = 1
     dense[np.arange(20), np.arange(20) % 3 + np.repeat([0, 3], 10)] = 0
     vectors = np.eye(2, dtype=np.float32)[[0, 0, 0, 1, 1, 1, *[0] * (n_items - 6)]]
-    return CFTower.fit(sp.csr_matrix(dense), vectors, CFConfig(factors=2, iterations=15), seed=0)
-
-
-def tokens(items: IntArray) -> list[list[int]]:
-    return [[101, BIKE if 3 <= i < 6 else TEA, 20 + i % 3, 102] for i in items]
+    return CFTower.fit(sp.csr_matrix(dense), [vectors], CFConfig(factors=2, iterations=15), seed=0)
 
 
 VECTORS = np.eye(2, dtype=np.float32)[[0, 0, 0, 1, 1, 1, 0]]
+TEXTS = [f"{'bike' if 3 <= i < 6 else 'tea'} {['red', 'green', 'blue'][i % 3]}" for i in range(11)]
 
 
 def test_a_cold_item_scores_like_those_with_its_text() -> None:
-    lent = with_cold_items(tower(), VECTORS, tokens)
+    lent = with_cold_items(tower(), VECTORS, TEXTS[:7])
     newcomer = sp.csr_matrix(np.array([[1, 0, 0, 0, 0, 0, 0]], dtype=np.float32))
     by_factors = (lent.fold_in(newcomer) @ lent.item_factors.T)[0]
     assert by_factors[6] > by_factors[3:6].max()
@@ -39,8 +33,8 @@ def test_a_cold_item_scores_like_those_with_its_text() -> None:
 
 def test_shares_are_kernel_ridge_regression() -> None:
     before = tower()
-    lent = with_cold_items(before, VECTORS, tokens)
-    terms = term_vectors(tokens(np.arange(7))).toarray()
+    lent = with_cold_items(before, VECTORS, TEXTS[:7])
+    terms = term_vectors(TEXTS[:7])[0].toarray()
     likeness = VECTORS @ VECTORS.T + terms @ terms.T
     shares = np.linalg.solve(likeness[:6, :6] + RIDGE * np.eye(6), likeness[:6, 6])
     np.testing.assert_allclose(lent.item_factors[6], shares @ before.item_factors[:6], rtol=1e-4)
@@ -49,26 +43,26 @@ def test_shares_are_kernel_ridge_regression() -> None:
 
 def test_warm_items_keep_what_they_have_and_twice_is_once() -> None:
     before = tower()
-    lent = with_cold_items(before, VECTORS, tokens)
+    lent = with_cold_items(before, VECTORS, TEXTS[:7])
     np.testing.assert_array_equal(lent.item_factors[:6], before.item_factors[:6])
     np.testing.assert_array_equal(lent.ease.toarray()[:, :6], before.ease.toarray()[:, :6])
-    twice = with_cold_items(lent, VECTORS, tokens)
+    twice = with_cold_items(lent, VECTORS, TEXTS[:7])
     np.testing.assert_array_equal(twice.ease.toarray(), lent.ease.toarray())
     np.testing.assert_array_equal(twice.item_factors, lent.item_factors)
 
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.concatenate([VECTORS, VECTORS[:4]])
-    whole = with_cold_items(tower(11), vectors, tokens)
+    whole = with_cold_items(tower(11), vectors, TEXTS)
     monkeypatch.setattr("features.cold_items.COLD_AT_ONCE", 2)
-    blocks = with_cold_items(tower(11), vectors, tokens)
+    blocks = with_cold_items(tower(11), vectors, TEXTS)
     np.testing.assert_allclose(blocks.item_factors, whole.item_factors, rtol=1e-5)
     np.testing.assert_allclose(blocks.ease.toarray(), whole.ease.toarray(), rtol=1e-5, atol=1e-8)
 
 
 def test_nothing_cold_changes_nothing() -> None:
     before = tower(6)
-    lent = with_cold_items(before, VECTORS[:6], tokens)
+    lent = with_cold_items(before, VECTORS[:6], TEXTS[:6])
     np.testing.assert_array_equal(lent.ease.toarray(), before.ease.toarray())
 
 
@@ -76,4 +70,4 @@ def test_vectors_that_are_no_numbers_are_refused_by_name() -> None:
     broken = VECTORS.copy()
     broken[3, 1] = np.nan
     with pytest.raises(ModelError, match="text tower: item vectors hold 1 numbers that are NaN"):
-        with_cold_items(tower(), broken, tokens)
+        with_cold_items(tower(), broken, TEXTS[:7])

@@ -27,7 +27,7 @@ def snapshot(available: BoolArray, exclude_seen: bool = True) -> Snapshot:
     }
     config = parse_config(settings)
     vectors = np.eye(4, 2, dtype=np.float32)
-    cf = CFTower.fit(histories.confidence(30.0), vectors, config.cf, 0)
+    cf = CFTower.fit(histories.confidence(30.0), [vectors], config.cf, 0)
     catalogue = pd.DataFrame({"item_id": range(4), "title": "x", "created_at": pd.Series(CREATED)})
     return Snapshot.of(histories, vectors, cf, catalogue, available, config)
 
