@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 from safetensors.numpy import load_file, save_file
-from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.utils.extmath import randomized_svd, svd_flip
 
 from recsys.types import FloatArray
 
@@ -74,9 +74,11 @@ class TextTerms:
         weights, vectorizer = term_vectors([texts[i] for i in np.sort(drawn)], MOST_TERMS)
         if vectorizer is None:
             return cls((), np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
-        svd = TruncatedSVD(min(DIRECTIONS, *weights.shape), random_state=seed).fit(weights)
+        size = min(DIRECTIONS, *weights.shape)
+        left, _, right = randomized_svd(weights, size, n_iter=5, random_state=seed, flip_sign=False)
+        directions = svd_flip(left, right, u_based_decision=False)[1].T  # signs do not hang on the machine
         terms = tuple(vectorizer.get_feature_names_out())
-        return cls(terms, vectorizer.idf_.astype(np.float32), np.ascontiguousarray(svd.components_.T, dtype=np.float32))
+        return cls(terms, vectorizer.idf_.astype(np.float32), np.ascontiguousarray(directions, dtype=np.float32))
 
     @property
     def dim(self) -> int:

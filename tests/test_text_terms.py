@@ -57,6 +57,13 @@ def test_vectors_are_those_of_the_fit_and_keep_cosines_where_all_directions_are_
     assert not terms.vectors(["", "nothing known"]).any()
 
 
+@pytest.mark.parametrize("texts", [["green tea 1", "green tea 2"], ["\ud800 tea", "tea b", "c"], ["tea\x00pot"] * 2])
+def test_odd_catalogues_have_vectors(texts: list[str]) -> None:
+    vectors = TextTerms.fit(texts, seed=0).vectors(texts)
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+    assert np.linalg.norm(vectors[0]) == pytest.approx(1)
+
+
 def test_order_of_texts_does_not_matter() -> None:
     order = [3, 0, 6, 2, 1, 5, 4]
     one, other = TextTerms.fit(TEXTS, seed=0).vectors(TEXTS), TextTerms.fit([TEXTS[i] for i in order], 0).vectors(TEXTS)
