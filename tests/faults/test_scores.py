@@ -38,14 +38,15 @@ def register_changed(shop: Shop, change: Callable[[Path], None]) -> str:
 
 
 def spoil(file: str, array: str, value: float | None) -> Callable[[Path], None]:
-    """Sets a number of an array to a value; None makes the whole array one number."""
+    """Sets a number of an array, or of all in the file, to a value; None makes the whole array one number."""
 
     def change(folder: Path) -> None:
         arrays = {name: array.copy() for name, array in load_arrays(folder / file).items()}
-        if value is None:
-            arrays[array][...] = 0.25
-        else:
-            arrays[array].flat[0] = value
+        for name in arrays if array == "all" else [array]:
+            if value is None:
+                arrays[name][...] = 0.25
+            else:
+                arrays[name].flat[0] = value
         save_arrays(folder / file, **arrays)
 
     return change
@@ -55,8 +56,9 @@ def spoil(file: str, array: str, value: float | None) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("file", "array", "tower", "value"),
     [
-        ("text/4_Dense/model.safetensors", "linear.weight", "text tower: item vectors", float("nan")),
-        ("text/4_Dense/model.safetensors", "linear.weight", "text tower: item vectors", None),
+        ("text/head.safetensors", "projection", "text tower: item vectors", float("nan")),
+        ("text/head.safetensors", "all", "text tower: item vectors", None),
+        ("text/terms.safetensors", "directions", "text tower: item vectors", float("nan")),
         ("text/model.safetensors", "embeddings.LayerNorm.weight", "text tower: item vectors", float("inf")),
         ("cf.safetensors", "item_factors", "CF tower: item factors", float("nan")),
         ("cf.safetensors", "item_factors", "CF tower: item factors", None),
