@@ -1,6 +1,6 @@
 """Items nobody took yet borrow behaviour from taken items with like texts: ALS factors and EASE columns.
 
-    likeness K = cosine of encoder vectors + cosine of weighted words
+    likeness K = cosine of encoder vectors + mean cosine of weighted words and word pieces
     shares     = (K_ll + RIDGE I)^-1 K_lc          l: lenders, the items that EASE covers; c: cold items
 
 A cold item's factors and its column of EASE weights are those of the lenders, summed by its shares (kernel ridge
@@ -22,13 +22,13 @@ RIDGE = 3.0  # of 1 and 10 the first loses on online-retail, the second on movie
 COLD_AT_ONCE = 4096  # bounds memory: their shares of all lenders are made, lent and dropped together
 
 
-def with_cold_items(cf: CFTower, vectors: FloatArray, texts: Sequence[str]) -> CFTower:
+def with_cold_items(cf: CFTower, vectors: FloatArray, readings: Sequence[Sequence[str]]) -> CFTower:
     """The tower with factors and EASE columns for its cold items; doing it twice changes nothing.
 
     Args:
         cf: over the catalogue; items that are not warm are cold.
         vectors: unit vectors of the encoder without the head, (n_items, dim).
-        texts: of the items, (n_items,).
+        readings: texts of the items, (n_items,) each: as they are, and in word pieces, which know stems but few scripts.
 
     Raises:
         ModelError: vectors that are no numbers, which an encoder with broken weights makes.
@@ -43,7 +43,9 @@ def with_cold_items(cf: CFTower, vectors: FloatArray, texts: Sequence[str]) -> C
     cold = np.flatnonzero(~cf.is_warm)
     if not len(lenders) or not len(cold):
         return cf.with_cold(cold, [])
-    terms, _ = term_vectors([texts[item] for item in np.concatenate([lenders, cold])])
+    both = np.concatenate([lenders, cold])
+    parts = [term_vectors([texts[item] for item in both])[0] / len(readings) ** 0.5 for texts in readings]
+    terms = sp.csr_matrix(sp.hstack(parts), dtype=np.float32)
     lending, borrowing = terms[: len(lenders)], terms[len(lenders) :]
     likeness = _likeness(vectors[lenders], vectors[lenders], lending, lending)
     likeness[np.diag_indices_from(likeness)] += RIDGE

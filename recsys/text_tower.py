@@ -167,6 +167,10 @@ class TextTower:
         encoded = self.tokenizer(cut, truncation=True, max_length=self.max_tokens, padding=False)
         return list(encoded["input_ids"])
 
+    def pieces(self, texts: Sequence[str]) -> list[str]:
+        """Texts with the numbers of their word pieces in the place of words, (n,)."""
+        return [" ".join(map(str, tokens[1:-1])) for tokens in self.tokenize(texts)]
+
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> FloatArray:
         """Unit vectors of texts, (n, dim) float32; each distinct text is encoded once, the empty one too."""
         return self.project(self.inputs(texts, self.pooled(texts, progress)))

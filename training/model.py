@@ -74,8 +74,9 @@ class Model:
         """
         texts, row = distinct_texts(item_texts(dataset.catalogue, self.config.text.fields))
         pooled = pooled_vectors(self.text, texts, config, progress)
+        readings = [[some[i] for i in row] for some in (texts, self.text.pieces(texts))]
         cf = self.cf.for_catalogue(self.items.positions(dataset.items.ids))
-        cf = with_cold_items(cf, unit_rows(pooled)[row], [texts[i] for i in row])
+        cf = with_cold_items(cf, unit_rows(pooled)[row], readings)
         merged = self.config.model_copy(update={"rules": config.rules, "serving": config.serving})
         vectors = self.text.project(self.text.inputs(texts, pooled))[row]
         return Snapshot.of(StoredHistories(dataset), vectors, cf, dataset.catalogue, dataset.available, merged)

@@ -77,9 +77,9 @@ class TextSpace:
         return [part[self.row] for part in parts if part.shape[1]]
 
     @cached_property
-    def item_texts(self) -> list[str]:
-        """Text of each item, (n_items,)."""
-        return [self.texts[row] for row in self.row]
+    def readings(self) -> list[list[str]]:
+        """Text of each item as it is, and in word pieces, (n_items,) each."""
+        return [[texts[row] for row in self.row] for texts in (self.texts, self.tower.pieces(self.texts))]
 
 
 def train(
@@ -185,7 +185,7 @@ def fit_towers(
         progress(1, 2)
         views = space.views
         cf = CFTower.fit(histories.confidence(config.cf.half_life_days), views, config.cf, config.seed)
-        cf = with_cold_items(cf, views[0], space.item_texts)
+        cf = with_cold_items(cf, views[0], space.readings)
         progress(2, 2)
     return space.tower, snapshot_at(histories, vectors, cf, dataset, config)
 

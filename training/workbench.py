@@ -119,7 +119,7 @@ class Workbench:
         key = (days, cf.neighbours, cf.ease_items, cf.ease_regularization, cf.ease_text_share)
         ease: sp.csr_matrix = self._once("ease", key, 4, lambda: ease_weights(confidence, self._views, cf))
         tower = CFTower(cf, factors, similarity, ease, warm_items(confidence))
-        return with_cold_items(tower, self._views[0], self._space.item_texts)
+        return with_cold_items(tower, self._views[0], self._space.readings)
 
     def _once(self, stage: str, key: Hashable, most: int, make: Callable[[], T]) -> T:
         """What a stage makes of some settings; made when it is not among the last few kept."""

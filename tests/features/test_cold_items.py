@@ -20,10 +20,15 @@ def tower(n_items: int = 7) -> CFTower:
 
 VECTORS = np.eye(2, dtype=np.float32)[[0, 0, 0, 1, 1, 1, 0]]
 TEXTS = [f"{'bike' if 3 <= i < 6 else 'tea'} {['red', 'green', 'blue'][i % 3]}" for i in range(11)]
+PIECES = ["7 7" if 3 <= i < 6 else "8 9" for i in range(11)]
+
+
+def readings(n_items: int = 7) -> list[list[str]]:
+    return [TEXTS[:n_items], PIECES[:n_items]]
 
 
 def test_a_cold_item_scores_like_those_with_its_text() -> None:
-    lent = with_cold_items(tower(), VECTORS, TEXTS[:7])
+    lent = with_cold_items(tower(), VECTORS, readings())
     newcomer = sp.csr_matrix(np.array([[1, 0, 0, 0, 0, 0, 0]], dtype=np.float32))
     by_factors = (lent.fold_in(newcomer) @ lent.item_factors.T)[0]
     assert by_factors[6] > by_factors[3:6].max()
@@ -33,9 +38,9 @@ def test_a_cold_item_scores_like_those_with_its_text() -> None:
 
 def test_shares_are_kernel_ridge_regression() -> None:
     before = tower()
-    lent = with_cold_items(before, VECTORS, TEXTS[:7])
-    terms = term_vectors(TEXTS[:7])[0].toarray()
-    likeness = VECTORS @ VECTORS.T + terms @ terms.T
+    lent = with_cold_items(before, VECTORS, readings())
+    words, pieces = (term_vectors(texts)[0].toarray() for texts in readings())
+    likeness = VECTORS @ VECTORS.T + (words @ words.T + pieces @ pieces.T) / 2
     shares = np.linalg.solve(likeness[:6, :6] + RIDGE * np.eye(6), likeness[:6, 6])
     np.testing.assert_allclose(lent.item_factors[6], shares @ before.item_factors[:6], rtol=1e-4)
     np.testing.assert_allclose(lent.ease.toarray()[:, 6], before.ease.toarray()[:, :6] @ shares, rtol=1e-4, atol=1e-7)
@@ -43,26 +48,26 @@ def test_shares_are_kernel_ridge_regression() -> None:
 
 def test_warm_items_keep_what_they_have_and_twice_is_once() -> None:
     before = tower()
-    lent = with_cold_items(before, VECTORS, TEXTS[:7])
+    lent = with_cold_items(before, VECTORS, readings())
     np.testing.assert_array_equal(lent.item_factors[:6], before.item_factors[:6])
     np.testing.assert_array_equal(lent.ease.toarray()[:, :6], before.ease.toarray()[:, :6])
-    twice = with_cold_items(lent, VECTORS, TEXTS[:7])
+    twice = with_cold_items(lent, VECTORS, readings())
     np.testing.assert_array_equal(twice.ease.toarray(), lent.ease.toarray())
     np.testing.assert_array_equal(twice.item_factors, lent.item_factors)
 
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.concatenate([VECTORS, VECTORS[:4]])
-    whole = with_cold_items(tower(11), vectors, TEXTS)
+    whole = with_cold_items(tower(11), vectors, readings(11))
     monkeypatch.setattr("features.cold_items.COLD_AT_ONCE", 2)
-    blocks = with_cold_items(tower(11), vectors, TEXTS)
+    blocks = with_cold_items(tower(11), vectors, readings(11))
     np.testing.assert_allclose(blocks.item_factors, whole.item_factors, rtol=1e-5)
     np.testing.assert_allclose(blocks.ease.toarray(), whole.ease.toarray(), rtol=1e-5, atol=1e-8)
 
 
 def test_nothing_cold_changes_nothing() -> None:
     before = tower(6)
-    lent = with_cold_items(before, VECTORS[:6], TEXTS[:6])
+    lent = with_cold_items(before, VECTORS[:6], readings(6))
     np.testing.assert_array_equal(lent.ease.toarray(), before.ease.toarray())
 
 
@@ -70,4 +75,4 @@ def test_vectors_that_are_no_numbers_are_refused_by_name() -> None:
     broken = VECTORS.copy()
     broken[3, 1] = np.nan
     with pytest.raises(ModelError, match="text tower: item vectors hold 1 numbers that are NaN"):
-        with_cold_items(tower(), broken, TEXTS[:7])
+        with_cold_items(tower(), broken, readings())
