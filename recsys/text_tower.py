@@ -27,7 +27,7 @@ from recsys.errors import ModelError, shown
 from recsys.fused_linear import with_fused_linears
 from recsys.machine import keep_memory
 from recsys.text_head import TextHead
-from recsys.text_terms import TextTerms
+from recsys.text_terms import MAX_CHARACTERS, TextTerms
 from recsys.types import FloatArray, IntArray
 
 PACKAGED_ENCODER = "all-MiniLM-L6-v2"
@@ -168,8 +168,9 @@ class TextTower:
         return list(encoded["input_ids"])
 
     def pieces(self, texts: Sequence[str]) -> list[str]:
-        """Texts with the numbers of their word pieces in the place of words, (n,)."""
-        return [" ".join(map(str, tokens[1:-1])) for tokens in self.tokenize(texts)]
+        """Texts with the numbers of their first word pieces in the place of words, (n,), for `term_vectors`."""
+        most = MAX_CHARACTERS // 7  # six digits and a space
+        return [" ".join(map(str, tokens[1:-1][:most])) for tokens in self.tokenize(texts)]
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> FloatArray:
         """Unit vectors of texts, (n, dim) float32; each distinct text is encoded once, the empty one too."""

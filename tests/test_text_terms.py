@@ -1,3 +1,7 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -62,6 +66,44 @@ def test_odd_catalogues_have_vectors(texts: list[str]) -> None:
     vectors = TextTerms.fit(texts, seed=0).vectors(texts)
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
     assert np.linalg.norm(vectors[0]) == pytest.approx(1)
+
+
+def test_words_keep_their_vowel_signs_and_accents() -> None:
+    """Hindi for black shoe and for won the fort share every consonant; full-width digits are digits."""
+    rows, vectorizer = term_vectors(
+        ["काला जूता", "किला जीता", "काला", "किला", "１００ x", "100 y", "Čaj", "čaj", "İstanbul", "istanbul"]
+    )
+    assert vectorizer is not None
+    assert {"काला", "किला", "100", "čaj"} <= set(vectorizer.get_feature_names_out())
+    assert (rows[0] @ rows[1].T).toarray() == 0
+
+
+def test_what_the_directions_hardly_hold_stays_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.text_terms.DIRECTIONS", 2)
+    texts = [*["green tea"] * 9, *["bike chain"] * 9, *[f"x{i // 2} y{i // 2}" for i in range(60)]]
+    lengths = np.linalg.norm(TextTerms.fit(texts, seed=0).vectors(texts), axis=1)
+    np.testing.assert_allclose(lengths[:18], 1, rtol=1e-5)
+    assert lengths[18:].max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("idf", [np.nan, 1, 1], "idf holds numbers that are NaN"),
+        ("directions", [1, 1, 1], "3 terms, but idf of"),
+        ("terms", ["a", "a", "b"], "no list of different words"),
+        ("terms", 3, "no list of different words"),
+    ],
+)
+def test_files_that_are_not_what_was_saved_are_refused(name: str, value: object, words: str, tmp_path: Path) -> None:
+    terms = TextTerms(("a", "b", "c"), np.ones(3, np.float32), np.ones((3, 2), np.float32))
+    if name == "terms":
+        terms.save(tmp_path)
+        (tmp_path / "terms.json").write_text(json.dumps(value))
+    else:
+        replace(terms, **{name: np.array(value, dtype=np.float32)}).save(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        TextTerms.load(tmp_path)
 
 
 def test_order_of_texts_does_not_matter() -> None:

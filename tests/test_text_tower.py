@@ -81,7 +81,9 @@ def test_a_head_of_another_size_and_terms_that_do_not_fit_are_refused(
     with pytest.raises(ModelError, match="the head takes 32 inputs, the encoder gives 32 and the words"):
         TextTower.load(tmp_path / "words")
     (tmp_path / "words" / "terms.json").write_text("[]")
-    with pytest.raises(ModelError, match=r"0 terms, but \d rows of directions; the folder is damaged"):
+    with pytest.raises(
+        ModelError, match=r"0 terms, but idf of \(\d,\) and directions of \(\d, \d\); the folder is damaged"
+    ):
         TextTower.load(tmp_path / "words")
 
 

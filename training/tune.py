@@ -26,6 +26,7 @@ from recsys.metrics import Interval, paired_interval
 from recsys.progress import Reporter
 from recsys.registry import Registry, RegistryDownError, Run
 from training.dials import GROUPS, MARK, Dial, Settings, free_dials, group_of, toml_lines, value_of, with_settings
+from training.job import code_revision
 from training.pipeline import cut
 from training.workbench import Workbench, encoded, without_report
 
@@ -254,7 +255,7 @@ def _range(dial: Dial) -> optuna.distributions.BaseDistribution:
 
 def _folder(dataset: Dataset, config: Config, dials: tuple[Dial, ...]) -> Path:
     """Where a search on these data, settings and dials is kept, beside the cache of vectors."""
-    asked = f"{dataset.sha256} {config.fingerprint()} {[asdict(dial) for dial in dials]}"
+    asked = f"{code_revision()} {dataset.sha256} {config.fingerprint()} {[asdict(dial) for dial in dials]}"
     folder = Path(config.text.cache).parent / "tune" / hashlib.sha256(asked.encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     return folder

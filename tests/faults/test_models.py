@@ -153,7 +153,7 @@ def test_a_model_swapped_for_another_sound_one_is_refused_with_both_hashes(yeste
     [
         ("cf.safetensors", "item_factors", "CF factors cover 79 items, its id map 80"),
         ("text/head.safetensors", "projection", "the parts make no head"),
-        ("text/terms.safetensors", "directions", "terms, but"),
+        ("text/terms.safetensors", "directions", "terms, but idf of"),
     ],
 )
 def test_parts_of_other_dimensions_are_refused(yesterday: Shop, file: str, array: str, words: str) -> None:
