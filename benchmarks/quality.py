@@ -2,7 +2,7 @@
 
 Every baseline has the same number of settings to try, judged by NDCG@10 on the validation window (the ranker's
 labels); the best is fitted again on all that precedes the test window and measured there once. The system runs with
-its defaults; its seeded parts (text head, ALS, ranker) are trained `--seeds` times. Without text it is trained once. Writes benchmarks/quality.md and
+its defaults; text baselines read the encoder alone. Its seeded parts (text head, ALS, ranker) are trained `--seeds` times. Without text it is trained once. Writes benchmarks/quality.md and
 benchmarks/quality.json, table by table; tables that are not run stay as they were. Data are read from ../shared/data.
 """
 
