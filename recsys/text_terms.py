@@ -79,7 +79,7 @@ class TextTerms:
         drawn = np.random.default_rng(seed).permutation(len(texts))[:FIT_TEXTS]
         weights, vectorizer = term_vectors([texts[i] for i in np.sort(drawn)], MOST_TERMS)
         if vectorizer is None:
-            return cls((), np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
+            return NO_WORDS
         size = min(DIRECTIONS, *weights.shape)
         left, _, right = randomized_svd(weights, size, n_iter=5, random_state=seed, flip_sign=False)
         directions = svd_flip(left, right, u_based_decision=False)[1].T  # signs do not hang on the machine
@@ -122,6 +122,10 @@ class TextTerms:
         if not np.isfinite(idf).all():
             raise ValueError("idf holds numbers that are NaN or infinite")
         return cls(tuple(map(str, terms)), idf, directions)
+
+
+NO_WORDS = TextTerms((), np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
+"""Of a tower that knows none."""
 
 
 def _vectorizer(**settings: object) -> TfidfVectorizer:

@@ -27,7 +27,7 @@ from recsys.errors import ModelError, shown
 from recsys.fused_linear import with_fused_linears
 from recsys.machine import keep_memory
 from recsys.text_head import TextHead
-from recsys.text_terms import MAX_CHARACTERS, TextTerms
+from recsys.text_terms import MAX_CHARACTERS, NO_WORDS, TextTerms
 from recsys.types import FloatArray, IntArray
 
 PACKAGED_ENCODER = "all-MiniLM-L6-v2"
@@ -52,9 +52,9 @@ class TextTower:
 
     Args:
         encoder, tokenizer: of transformers.
-        head: over pooled vectors, and words beside them where there are `terms`.
+        head: over pooled vectors, and words beside them.
         max_tokens: longer texts are cut.
-        terms: of the catalogue; None until they are fitted.
+        terms: of the catalogue.
 
     Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019 (encoder and pooling); Gao et al., Scaling deep
         contrastive learning batch size, RepL4NLP 2021 (gradient caching).
@@ -62,7 +62,7 @@ class TextTower:
     """
 
     def __init__(
-        self, encoder: Any, tokenizer: Any, head: TextHead, max_tokens: int, terms: TextTerms | None = None
+        self, encoder: Any, tokenizer: Any, head: TextHead, max_tokens: int, terms: TextTerms = NO_WORDS
     ) -> None:
         keep_memory()  # each batch takes the same blocks as the one before
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -113,7 +113,7 @@ class TextTower:
         save_file(
             {name: value.contiguous() for name, value in self.head.state_dict().items()}, folder / "head.safetensors"
         )
-        (self.terms or TextTerms.fit([], 0)).save(folder)
+        self.terms.save(folder)
         self.encoder.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         width = self.width
@@ -178,8 +178,7 @@ class TextTower:
 
     def inputs(self, texts: Sequence[str], pooled: FloatArray) -> FloatArray:
         """What the head is given of texts: unit pooled vectors, and their words beside them, (n, inputs) float32."""
-        vectors = unit_rows(pooled)
-        return vectors if self.terms is None else np.concatenate([vectors, self.terms.vectors(texts)], axis=1)
+        return np.concatenate([unit_rows(pooled), self.terms.vectors(texts)], axis=1)
 
     def new_head(self, inputs: int, seed: int) -> None:
         """An untrained head over vectors of that length."""

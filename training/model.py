@@ -17,7 +17,7 @@ from recsys.cf_tower import CFTower
 from recsys.config import Config, parse_config
 from recsys.ids import IdMap
 from recsys.ranker import Ranker
-from recsys.text_tower import Progress, TextTower, unit_rows
+from recsys.text_tower import Progress, TextTower
 from recsys.types import BoolArray, FloatArray
 
 
@@ -76,9 +76,10 @@ class Model:
         pooled = pooled_vectors(self.text, texts, config, progress)
         readings = [[some[i] for i in row] for some in (texts, self.text.pieces(texts))]
         cf = self.cf.for_catalogue(self.items.positions(dataset.items.ids))
-        cf = with_cold_items(cf, unit_rows(pooled)[row], readings)
+        inputs = self.text.inputs(texts, pooled)
+        cf = with_cold_items(cf, inputs[:, : self.text.width][row], readings)
         merged = self.config.model_copy(update={"rules": config.rules, "serving": config.serving})
-        vectors = self.text.project(self.text.inputs(texts, pooled))[row]
+        vectors = self.text.project(inputs)[row]
         return Snapshot.of(StoredHistories(dataset), vectors, cf, dataset.catalogue, dataset.available, merged)
 
 

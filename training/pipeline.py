@@ -143,9 +143,6 @@ def fit_text(
     with stage("texts, frozen encoder") as progress:
         frozen = pooled_vectors(tower, texts, config, progress)
     histories = known_before(dataset, windows, 1).renamed(row, len(texts))
-    seed = int(np.random.default_rng([config.seed, 6]).integers(2**31))
-    with stage("words"):
-        terms = TextTerms.fit(texts, seed)
     checkpoint = work / f"text-{dataset.sha256[:12]}-{config.fingerprint('text')[:12]}.safetensors" if work else None
     rng = np.random.default_rng([config.seed, 1])
     with stage("text tower") as progress:
@@ -156,7 +153,8 @@ def fit_text(
     if config.text.epochs:
         with stage("texts, tuned encoder") as progress:
             tuned = pooled_vectors(tower, texts, config, progress)
-    tower.terms = terms
+    with stage("words"):
+        tower.terms = TextTerms.fit(texts, int(np.random.default_rng([config.seed, 6]).integers(2**31)))
     return TextSpace(tower, texts, row, frozen, tuned)
 
 
