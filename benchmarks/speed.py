@@ -31,9 +31,10 @@ from features.text import item_texts
 from recsys.cf_tower import CFTower
 from recsys.config import load_config
 from recsys.losses import sampled_softmax
-from recsys.nearest import DenseSearch, leading_directions
-from recsys.text_tower import PACKAGED_ENCODER, TextTower, _packaged_folder, has_bf16, unit_rows
+from recsys.nearest import DIRECTIONS, DenseSearch
+from recsys.text_tower import PACKAGED_ENCODER, TextTower, _packaged_folder, has_bf16
 from recsys.types import FloatArray, IntArray
+from recsys.vectors import leading_directions, unit_rows
 from serving.releases import write_part
 from serving.score import Scorer, Stamp
 from training.model import histories_of
@@ -241,7 +242,7 @@ def index(size: Row) -> Row:
         np.stack([vectors[rng.integers(0, size["items"], 10)].mean(axis=0) for _ in range(size["queries"])])
     )
     wanted = top_k(queries @ vectors.T, LISTED)
-    search = DenseSearch.over(vectors, leading_directions(vectors))
+    search = DenseSearch.over(vectors, leading_directions(vectors, DIRECTIONS))
     chunk = max(1, 10_000_000 // size["items"])
 
     def ours() -> IntArray:

@@ -10,9 +10,9 @@ import scipy.sparse as sp
 from features.histories import DAY_US, Histories, Past
 from recsys.cf_tower import CFTower
 from recsys.config import Config
-from recsys.nearest import DenseSearch, leading_directions
-from recsys.text_tower import unit_rows
+from recsys.nearest import DIRECTIONS, DenseSearch
 from recsys.types import BoolArray, FloatArray, IntArray
+from recsys.vectors import leading_directions, unit_rows
 
 SHOPS_EVENTS = 5  # that an item's share of repeats is drawn towards the shop's by
 
@@ -184,7 +184,7 @@ class Snapshot:
     @cached_property
     def text_basis(self) -> FloatArray:
         """The directions in which texts differ most, (dim, directions) float32: enough for candidates and features."""
-        return leading_directions(self.text_vectors)
+        return leading_directions(self.text_vectors, DIRECTIONS)
 
     @cached_property
     def short_text_vectors(self) -> FloatArray:

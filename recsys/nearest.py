@@ -9,12 +9,7 @@ from recsys.text_tower import has_bf16
 from recsys.types import FloatArray, IntArray
 
 EXACT_UP_TO = 5_000  # items: below, float32 products of whole vectors are cheap
-DIRECTIONS = 128  # of MiniLM's 384: a third of the time, 99.9% of the first 50 items found; fewer with words beside it
-
-
-def leading_directions(vectors: FloatArray) -> FloatArray:
-    """Orthonormal principal directions of vectors (n, dim), at most `DIRECTIONS`: (dim, directions) float32."""
-    return np.asarray(np.linalg.eigh(vectors.T @ vectors)[1][:, -DIRECTIONS:], dtype=np.float32)
+DIRECTIONS = 128  # of MiniLM's 384: a third of the time, nearly all of the first 50 items found
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class DenseSearch:
         """The search over item vectors, (n_items, dim) float32.
 
         Args:
-            basis: directions that are enough for a large catalogue; see `leading_directions`.
+            basis: directions that are enough for a large catalogue; see `recsys.vectors.leading_directions`.
             exact_up_to: items of a catalogue that is searched exactly.
         """
         if len(vectors) <= exact_up_to:

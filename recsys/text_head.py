@@ -2,11 +2,15 @@
 
     x -> x / |x| -> P x + W gelu(U x) -> unit length
 
-P starts as the identity and W as zero: an untrained head leaves cosines as they are.
+P starts as the identity, or as the leading directions of inputs that are wider than the vectors, and W as zero: an
+untrained head leaves cosines as they are, or nearly.
 """
 
 import torch
 from torch import Tensor, nn
+
+from recsys.types import FloatArray
+from recsys.vectors import leading_directions
 
 HIDDEN = 512
 _START = 4.0  # length of U's rows: wide enough that gelu bends, narrow enough that nothing saturates
@@ -28,8 +32,19 @@ class TextHead(nn.Module):
         self.outer = nn.Parameter(torch.empty(dim, hidden))
         self.reset(0)
 
+    @classmethod
+    def untrained(cls, inputs: FloatArray, dim: int, seed: int) -> "TextHead":
+        """A head for such inputs, (n, width), that gives `dim` numbers or, where these are fewer, their width."""
+        width = inputs.shape[1]
+        head = cls(width, dim=min(dim, width))
+        head.reset(seed)
+        if dim < width:
+            with torch.no_grad():
+                head.projection.copy_(torch.from_numpy(leading_directions(inputs, dim).T))
+        return head
+
     def reset(self, seed: int) -> None:
-        """Back to the untrained head; the seed draws what the hidden layer looks at."""
+        """Back to the identity; the seed draws what the hidden layer looks at."""
         with torch.no_grad():
             self.projection.copy_(torch.eye(*self.projection.shape))
             drawn = torch.randn(self.inner.shape, generator=torch.Generator().manual_seed(seed))

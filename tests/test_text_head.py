@@ -23,6 +23,15 @@ def test_an_untrained_head_leaves_cosines_as_they_are() -> None:
     torch.testing.assert_close(TextHead(width=8)(pooled()), unit)
 
 
+def test_one_for_wider_inputs_starts_from_their_leading_directions() -> None:
+    inputs = torch.nn.functional.normalize(pooled() * torch.tensor([1.0] * 5 + [0.1] * 3), dim=1)
+    vectors = TextHead.untrained(inputs.numpy(), dim=6, seed=0)(inputs)
+    assert vectors.shape == (20, 6)
+    torch.testing.assert_close(vectors @ vectors.T, inputs @ inputs.T, atol=0.05, rtol=0)
+    narrow = TextHead.untrained(inputs.numpy(), dim=2, seed=0)(inputs)
+    assert (narrow @ narrow.T - inputs @ inputs.T).abs().max() > 0.5
+
+
 def test_the_length_of_a_pooled_vector_does_not_matter(head: TextHead) -> None:
     torch.testing.assert_close(head(pooled()), head(3 * pooled()))
 

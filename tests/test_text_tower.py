@@ -25,7 +25,7 @@ def reader(tiny_encoder: Path) -> TextTower:
     """The same with two words that it knows, "green" and "tea", and their pair."""
     tower = TextTower.from_encoder(str(tiny_encoder), max_tokens=16)
     tower.terms = TextTerms.fit(["green tea", "green tea pot", "bike chain", "oil paint", "a", "b", "c"], seed=0)
-    tower.new_head(32 + tower.terms.dim, seed=0)
+    tower.new_head(tower.inputs(TEXTS, tower.pooled(TEXTS)), seed=0)
     return disturbed(tower)
 
 
@@ -55,10 +55,9 @@ def test_save_then_load_gives_the_same_vectors_and_hash(
 
 
 def test_an_untrained_head_adds_the_likeness_of_encoder_and_words(reader: TextTower) -> None:
-    assert reader.terms is not None
-    reader.new_head(32 + reader.terms.dim, seed=0)
     texts = ["green tea", "tea pot green"]
     pooled = reader.pooled(texts)
+    reader.new_head(reader.inputs(texts, pooled), seed=0)  # 32 directions hold all of two texts
     one, other = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     words = reader.terms.vectors(texts)
     vectors = reader.encode(texts)

@@ -17,8 +17,9 @@ from features.snapshot import Snapshot
 from recsys import metrics
 from recsys.calibration import Reliability
 from recsys.ranker import Ranker
-from recsys.text_tower import Progress, unit_rows
+from recsys.text_tower import Progress
 from recsys.types import FloatArray, IntArray
+from recsys.vectors import unit_rows
 from training.calibration import measure_reliability
 from training.ranker import chunks
 

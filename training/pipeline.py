@@ -28,8 +28,9 @@ from recsys.cf_tower import CFTower
 from recsys.config import Config
 from recsys.split import Windows, split_by_column, split_by_time
 from recsys.text_terms import TextTerms
-from recsys.text_tower import Progress, TextTower, unit_rows
+from recsys.text_tower import Progress, TextTower
 from recsys.types import FloatArray, IntArray
+from recsys.vectors import unit_rows
 from training.evaluate import Evaluation, Explain, evaluate
 from training.model import Model, distinct_texts, histories_of, pooled_vectors
 from training.ranker import fit_ranker

@@ -194,11 +194,11 @@ def fit_encoder(
 def fit_head(
     tower: TextTower, inputs: FloatArray, sampler: BatchSampler, config: TextConfig, rng: np.random.Generator
 ) -> None:
-    """A new head, trained from the identity on given inputs, (n_texts, inputs); seconds, not minutes.
+    """A new head, trained on given inputs, (n_texts, inputs); seconds, not minutes.
 
     Source: Kumar et al., Fine-tuning can distort pretrained features, ICLR 2022 (head first, then encoder).
     """
-    tower.new_head(inputs.shape[1], int(rng.integers(2**31)))
+    tower.new_head(inputs, int(rng.integers(2**31)))
     vectors = torch.from_numpy(inputs).to(tower.device)
     optimizer = torch.optim.AdamW(tower.head.parameters(), lr=1e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.head_steps)
