@@ -27,6 +27,7 @@ from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import CosineRecommender
 
 from features.candidates import top_k
+from features.chunks import chunks
 from features.dataset import Dataset
 from features.histories import Histories
 from features.ingest import load_tables
@@ -41,7 +42,7 @@ from recsys.vectors import unit_rows
 from training.evaluate import rank_all
 from training.job import code_revision
 from training.pipeline import TextSpace, cut, fit_text, fit_towers, known_before, recency, targets_of
-from training.ranker import chunks, fit_ranker
+from training.ranker import fit_ranker
 
 FOLDER = Path(__file__).parent
 N_SLOTS = 50

@@ -57,9 +57,9 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
     """
     limits = snapshot.config.candidates
     known = np.flatnonzero(some.n_events)  # where nothing is known of a user, only popularity speaks
-    text_users = snapshot.text_users(some)
+    text_users, cf_users = snapshot.text_users(some), snapshot.cf_users(some)
     listings: dict[str, FloatArray | IntArray] = {
-        "text": snapshot.text_search.scores(text_users), "cf": snapshot.cf_search.scores(snapshot.cf_users(some)),
+        "text": snapshot.text_search.scores(text_users), "cf": snapshot.cf_search.scores(cf_users),
     }  # fmt: skip
     # a zero of a sparse source means "never heard of it", not a low score
     floors = {"text": snapshot.text_search.floor, "cf": snapshot.cf_search.floor} | dict.fromkeys(SPARSE, 0.0)
@@ -68,6 +68,8 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
     for name, values in listings.items():
         _bar(snapshot, some, values, _lowest(values.dtype))
         lists[name] = top_k(_rows(values, known), limits.per_source, floors[name])
+    for name, users in (("text", text_users), ("cf", cf_users)):
+        lists[name][~users[known].any(axis=1)] = -1  # who is nowhere is near nothing
     lists["new"] = _new(snapshot, _rows(listings["text"], known), limits.new)
     keys = {name: (known[:, None] * some.n_items + items, items >= 0) for name, items in lists.items()}
     everybody = np.arange(some.n_users)[:, None] * some.n_items

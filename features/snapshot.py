@@ -83,7 +83,7 @@ class ItemFacts:
             created = pd.to_datetime(catalogue["created_at"], utc=True)
             as_of = pd.Timestamp(histories.as_of, unit="us", tz="UTC")
             stated = ((as_of - created).dt.total_seconds() / 86_400).to_numpy(dtype=float, na_value=np.nan)
-            age_days = np.where(np.isnan(stated), age_days, stated)
+            age_days = np.fmax(stated, age_days)  # what sold was there, whatever an import wrote later
         price = pd.to_numeric(catalogue["price"], errors="coerce") if "price" in catalogue else None
         nothing = np.full(histories.n_items, np.nan)
         return cls(

@@ -46,7 +46,8 @@ class Logistic:
             n_rising: the first so many inputs get weights from 0 up.
         """
         means, scales = inputs.mean(axis=0), inputs.std(axis=0)
-        x = (inputs - means) / np.where(scales > 0, scales, 1.0)
+        differs = scales > 1e-9 * np.maximum(1.0, np.abs(means))  # a constant's deviation is rounding, not always 0
+        x = (inputs - means) / np.where(differs, scales, np.inf)
         # half a case of either kind: where all are alike the odds stay finite
         total, positive = len(is_true) + 1.0, is_true.sum() + 0.5
 
@@ -61,7 +62,7 @@ class Logistic:
         start[0] = np.log(positive / (total - positive))
         bounds = [(None, None)] + [(0.0 if column < n_rising else None, None) for column in range(x.shape[1])]
         found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-        weights = np.where(scales > 0, found[1:] / np.where(scales > 0, scales, 1.0), 0.0)
+        weights = found[1:] / np.where(differs, scales, np.inf)
         return cls(float(found[0] - weights @ means), tuple(map(float, weights)))
 
     def odds(self, inputs: FloatArray) -> FloatArray:

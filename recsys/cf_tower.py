@@ -21,6 +21,7 @@ from recsys.config import CFConfig
 from recsys.machine import one_blas_thread
 from recsys.types import BoolArray, FloatArray, IntArray
 
+ROWS_AT_ONCE = 20_000  # cast to float64
 TEXT_RIDGE = 1.0  # per item; text vectors have unit length, so this shrinks a map learned from few items
 
 
@@ -105,7 +106,7 @@ class CFTower:
                 at = slice(bounds[row], bounds[row + 1])
                 c = weights[at].astype(np.float32)
                 if not is_short[row]:
-                    y = self.item_factors[items[at]]
+                    y = self.item_factors[items[at]].astype(np.float64)  # weights may be revenue, millions of ones
                     out[row] = posv(gram + (y.T * (c - 1)) @ y, c @ y)[1]
                     continue
                 w = rotated[items[at]]
@@ -251,7 +252,10 @@ def _text_weights(vectors: FloatArray, chosen: IntArray) -> FloatArray:
 
     All items shape the directions. The inverse of V V' + c I is (I - V (V'V + c I)^-1 V') / c: small.
     """
-    directions = vectors.T.astype(np.float64) @ vectors + TEXT_RIDGE * np.eye(vectors.shape[1])
+    directions = TEXT_RIDGE * np.eye(vectors.shape[1])
+    for start in range(0, len(vectors), ROWS_AT_ONCE):
+        block = vectors[start : start + ROWS_AT_ONCE].astype(np.float64)
+        directions += block.T @ block
     some = vectors[chosen].astype(np.float64)
     inverse = -some @ np.linalg.solve(directions, some.T)
     inverse[np.diag_indices_from(inverse)] += 1

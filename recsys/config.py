@@ -78,7 +78,9 @@ class CFConfig(Section):
 
     factors: int = Field(128, ge=1)
     regularization: float = Field(0.1, gt=0)
-    alpha: float = Field(20.0, gt=0, description="Confidence is 1 + alpha * decayed weight.")
+    alpha: float = Field(
+        20.0, gt=0, description="Confidence in what a user took is alpha * decayed weight; in all else 1."
+    )
     iterations: int = Field(12, ge=1)
     learn_recency: bool = Field(
         True,

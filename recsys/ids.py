@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from recsys.types import IntArray
 
@@ -33,15 +34,22 @@ class IdMap:
     def positions(self, values: pd.Series | pd.Index | np.ndarray | list[object]) -> IntArray:
         """Positions of outside ids, (n,) int64; -1 where the id is unknown.
 
+        Integers and text meet as text: one table may have come as CSV, where every id is text.
+
         >>> IdMap.from_values(pd.Series(["b", "a"])).positions(["a", "z"])
         array([ 0, -1])
+        >>> IdMap.from_values(pd.Series([7, 10])).positions(["10", "07"])
+        array([ 1, -1])
         """
-        return self._lookup.get_indexer(pd.Index(values)).astype(np.int64)
+        asked = pd.Index(values)
+        if is_numeric_dtype(asked.dtype) == is_numeric_dtype(self.ids.dtype):
+            return self.ids.get_indexer(asked).astype(np.int64)
+        return self._texts.get_indexer(asked.astype("str")).astype(np.int64)
 
     def values(self, positions: IntArray) -> pd.Index:
         """Outside ids at positions, in their original type."""
         return self.ids[positions]
 
     @cached_property
-    def _lookup(self) -> pd.Index:
-        return self.ids
+    def _texts(self) -> pd.Index:
+        return self.ids.astype("str")

@@ -20,6 +20,7 @@ REFINED = 150  # what is further down by the fusion stays there
 FINALISTS = 60  # pairs of a user that the other trees see: those first after the early ones
 UNLISTED = 10_000.0  # longer than any list
 FUTURE_AUC = 0.995  # no honest single feature sorts tomorrow's purchases this well
+FEW = 30  # positives that chance can sort
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def fit_trees(
 
 
 def refuse_future(features: FloatArray, labels: FloatArray, names: tuple[str, ...]) -> None:
-    """Refuses a feature that all but tells the label: it was made from events after the cut.
+    """Refuses a feature that all but tells the label: it was made from events after the cut. Few labels tell nothing.
 
     Args:
         features: (n_pairs, n_features), nan ranks lowest.
@@ -265,7 +266,7 @@ def refuse_future(features: FloatArray, labels: FloatArray, names: tuple[str, ..
     """
     positive = labels > 0
     n_pos, n_neg = int(positive.sum()), int((~positive).sum())
-    if not n_pos or not n_neg:
+    if n_pos < FEW or not n_neg:
         return
     for index, name in enumerate(names):
         values = np.nan_to_num(features[:, index], nan=-1e30)

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from features.candidates import gather
 from features.dataset import Dataset
 from features.snapshot import Snapshot
 from recsys.config import Config, load_config, parse_config
 from recsys.errors import ConfigError, DataError, shown
 from recsys.ids import IdMap
 from recsys.progress import Reporter
+from recsys.types import IntArray
 from serving.score import Scorer, Stamp
 from training.evaluate import Evaluation
 from training.model import Model
@@ -55,14 +57,10 @@ class Recommender:
     def recommend(self, users: Iterable[object], k: int = 10) -> pd.DataFrame:
         """Recommendations in the contract's columns, by user, then rank; strangers get the popular list."""
         model, dataset, snapshot = self._fitted()
-        asked = pd.Index(list(users)).unique().sort_values()
-        positions = dataset.users.positions(asked)
-        n_known = len(dataset.users)
-        positions[positions < 0] = n_known + np.arange((positions < 0).sum())  # a position of no history: a stranger
-        ids = dataset.users.ids.append(asked[positions >= n_known])
+        positions, ids = _with_strangers(dataset.users, users)
         stamp = Stamp("notebook", "fitted", f"{dataset.as_of:%Y-%m-%d}")
         titles = dataset.catalogue["title"].fillna("").astype(str)
-        scorer = Scorer(snapshot, model.ranker, IdMap(pd.Index(ids)), dataset.items, titles, stamp)
+        scorer = Scorer(snapshot, model.ranker, IdMap(ids), dataset.items, titles, stamp)
         table = scorer.score(positions, k).to_pandas()
         return table.sort_values(["user_id", "rank"], kind="stable").reset_index(drop=True)
 
@@ -73,8 +71,8 @@ class Recommender:
         for item in items:
             pos = self._item(dataset, item)
             scores = snapshot.text_vectors @ snapshot.text_vectors[pos]
-            scores[pos] = -np.inf
-            best = np.argsort(-scores, kind="stable")[:k]
+            order = np.argsort(-scores, kind="stable")
+            best = order[order != pos][:k]
             columns = {"item_id": item, "similar_item_id": dataset.items.values(best), "score": scores[best]}
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -85,9 +83,10 @@ class Recommender:
         Raises:
             DataError: the item is no candidate of the user.
         """
-        _, dataset, _ = self._fitted()
+        _, dataset, snapshot = self._fitted()
         self._item(dataset, item)
-        table = self.recommend([user], k=self.config.candidates.per_source * 4)
+        some = snapshot.histories.of_users(_with_strangers(dataset.users, [user])[0])
+        table = self.recommend([user], k=len(gather(snapshot, some).item_pos))
         row = table[table["item_id"] == item]
         if row.empty:
             raise DataError(f"item {shown(item)} is no candidate of user {shown(user)}: no source puts it forward")
@@ -104,3 +103,13 @@ class Recommender:
         if pos < 0:
             raise DataError(f"item {shown(item)} is not in the items table")
         return pos
+
+
+def _with_strangers(known: IdMap, users: Iterable[object]) -> tuple[IntArray, pd.Index]:
+    """Positions of users, ascending, and the ids that they are positions of: those of strangers follow the known ones."""
+    asked = pd.Index(list(users)).unique().sort_values()
+    positions = known.positions(asked)
+    is_stranger = positions < 0
+    positions[is_stranger] = len(known) + np.arange(is_stranger.sum())  # a position of no history
+    ids = known.ids.append(asked[is_stranger])
+    return np.sort(positions), ids.astype("str") if ids.dtype == object else ids  # a stranger's text among numbers

@@ -11,6 +11,7 @@ import pyarrow as pa
 from features import pairs
 from features.activity import activity
 from features.candidates import gather
+from features.chunks import chunk_size, chunks
 from features.clean import clean_ids, ids_like
 from features.cold_order import score_pairs
 from features.dataset import Dataset
@@ -25,9 +26,6 @@ from recsys.text_tower import Progress
 from recsys.types import FloatArray, IntArray
 from serving.reasons import quoted, reasons
 from training.evaluate import rank_pairs
-from training.ranker import chunks
-
-MAX_CELLS = 10_000_000  # users x items scored at once: bounds memory (about 25 bytes a cell and thread)
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Scorer:
         """The recommendation table of users, sorted by user, then rank.
 
         A user without history gets the popular list of the last days. A user gets fewer than k rows only
-        where fewer items may be recommended. `p` is null where calibration is off, for users without history (nobody
+        where fewer items that ever sold may be recommended to them. `p` is null where calibration is off, for users without history (nobody
         knows whether a stranger takes anything) and for popular items that fill a list up (the ranker never saw them).
 
         Args:
@@ -86,7 +84,7 @@ class Scorer:
             k: items per user.
         """
         keep_memory()
-        size = max(1, min(self.snapshot.config.serving.chunk_users, MAX_CELLS // max(1, len(self.items))))
+        size = chunk_size(self.snapshot.config, len(self.items))
         histories = self.snapshot.histories.of_users(users)  # read once; the chunks below share it
         parts = []
         pool = ThreadPoolExecutor(usable_cores())
@@ -118,26 +116,29 @@ class Scorer:
             bounds = candidates.indptr
             listed["p"] = self.ranker.calibration.probabilities(scores, bounds, some.n_events, activity(some))[rows]
         listed = pd.concat([listed, why], axis=1)
-        listed = pd.concat([listed, self._fill(listed, some.n_users, k)], ignore_index=True)
+        listed = pd.concat([listed, self._fill(listed, some, k)], ignore_index=True)
         listed = listed.sort_values("user_row", kind="stable")
         listed["rank"] = listed.groupby("user_row").cumcount() + 1
         return self._table(listed, users)
 
-    def _fill(self, listed: pd.DataFrame, n_users: int, k: int) -> pd.DataFrame:
+    def _fill(self, listed: pd.DataFrame, some: Histories, k: int) -> pd.DataFrame:
         """Popular items for users whose candidates ran out, scored below everything they have."""
-        short = np.flatnonzero(np.bincount(listed["user_row"], minlength=n_users) < k)
-        popular = self.snapshot.popular["all_time"][: 4 * k]
+        short = np.flatnonzero(np.bincount(listed["user_row"], minlength=some.n_users) < k)
+        popular = self.snapshot.popular["all_time"]
         frames = []
-        for row in short:  # rare: cold users already have the popular lists among their candidates
+        for row in short:  # rare: the popular lists are among everybody's candidates
             mine = listed[listed["user_row"] == row]
-            extra = popular[~np.isin(popular, mine["item_pos"])][: k - len(mine)]
+            barred = mine["item_pos"].to_numpy(dtype=np.int64)
+            if self.snapshot.config.rules.exclude_seen:
+                barred = np.union1d(barred, some.item_pos[some.user_pos == row])
+            first = popular[: k + len(barred)]
+            extra = first[~np.isin(first, barred)][: k - len(mine)]
             floor = mine["score"].min() if len(mine) else 0.0
             columns = {
                 "user_row": row, "item_pos": extra, "score": floor - 1 - np.arange(len(extra)), "source": "popular",
                 "reason": "Popular", "reason_pos": -1, "p": np.nan,
             }  # fmt: skip
-            if not self.snapshot.config.rules.exclude_seen or not len(mine):
-                frames.append(pd.DataFrame(columns))
+            frames.append(pd.DataFrame(columns))
         return pd.concat(frames) if frames else listed.iloc[:0]
 
     def _table(self, listed: pd.DataFrame, users: IntArray) -> pa.Table:
@@ -179,7 +180,7 @@ def users_to_score(dataset: Dataset, wanted: pd.Series | None = None) -> IntArra
 
 
 def _arrow_type(ids: IdMap) -> pa.DataType:
-    return pa.int64() if pd.api.types.is_integer_dtype(ids.ids.dtype) else pa.string()
+    return pa.from_numpy_dtype(ids.ids.dtype) if pd.api.types.is_integer_dtype(ids.ids.dtype) else pa.string()
 
 
 def refuse_broken(scores: FloatArray) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from features.dataset import Dataset
 from features.snapshot import Snapshot
+from features.text import item_texts
 from recsys.errors import ModelError
 from recsys.ranker import Ranker
 from recsys.registry import Fetched
@@ -38,7 +39,7 @@ def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapsh
             raise ModelError(f"{where}: {error}; {REMEDY}") from error
     check_finite("text tower: item vectors", snapshot.text_vectors, where)
     check_finite("CF tower: item factors", snapshot.cf.item_factors, where)
-    if dataset.catalogue["title"].nunique() > 1:  # items without a word between them may share one vector
+    if len(set(item_texts(dataset.catalogue, model.config.text.fields))) > 1:  # items of one text share one vector
         check_apart("text tower: item vectors", snapshot.text_vectors, where)
     check_apart("CF tower: item factors", model.cf.item_factors[model.cf.is_warm], where)
     return snapshot, model.ranker
@@ -74,5 +75,5 @@ def check_finite(name: str, values: FloatArray, where: str) -> None:
 def check_apart(name: str, rows: FloatArray, where: str) -> None:
     """Refuses rows, (n_items, dim), that all lie on one line: their scores would tell no item from another."""
     units = unit_rows(rows)
-    if len(rows) > 2 and (np.abs(units @ units[0]) > 1 - SAME).all():
+    if min(rows.shape) > 1 and len(rows) > 2 and (np.abs(units @ units[0]) > 1 - SAME).all():
         raise ModelError(f"{where}: {name} are all the same, so they cannot tell items apart; {REMEDY}")

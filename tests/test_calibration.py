@@ -139,3 +139,9 @@ def test_broken_values_are_refused_by_name(tmp_path: Path, part: str, key: str, 
     (tmp_path / FILE).write_text(json.dumps(content))
     with pytest.raises(ModelError, match=words):
         Calibration.load(tmp_path)
+
+
+@pytest.mark.parametrize("n", [3, 100, 20_000])
+def test_what_is_the_same_for_all_says_nothing_of_others(n: int) -> None:
+    inputs = np.stack([np.random.default_rng(0).normal(size=n), np.full(n, np.log1p(1))], axis=1)
+    assert Logistic.fit(inputs, inputs[:, 0] > 0).weights[1] == 0

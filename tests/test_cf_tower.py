@@ -139,3 +139,13 @@ def test_fold_in_solves_the_normal_equations_for_short_and_long_histories(n_take
         y.T @ y + y.T @ (c_less[:, None] * y) + tower.config.regularization * np.eye(12), y.T @ c
     )
     np.testing.assert_allclose(tower.fold_in(user)[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_long_history_of_huge_weights_is_folded_in_too(tower: CFTower) -> None:
+    rng = np.random.default_rng(0)
+    confidence = sp.csr_matrix(sp.random(300, 100, 0.2, random_state=rng, dtype=np.float32))
+    tower = CFTower.fit(confidence, [np.eye(100, dtype=np.float32)], CFConfig(factors=64, iterations=3), seed=0)
+    once = sp.csr_matrix(np.ones((1, 100), dtype=np.float32))
+    y = tower.item_factors.astype(np.float64)
+    expected = np.linalg.lstsq(y, np.ones(100), rcond=None)[0]  # so much certainty outweighs all else
+    np.testing.assert_allclose(tower.fold_in(once * np.float32(1e8))[0], expected, rtol=1e-2, atol=1e-3)

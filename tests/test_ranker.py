@@ -196,3 +196,10 @@ def test_what_a_list_lacks_comes_in_the_order_of_all_time() -> None:
     features = np.array([[nan, nan], [0, nan], [nan, 1], [1, 5], [nan, 0]], np.float32)
     scores = list_scores(features, ("recent_rank", "all_time_rank"), "recent")
     assert np.argsort(-scores).tolist() == [1, 3, 4, 2, 0]
+
+
+def test_few_labels_that_a_feature_sorts_by_chance_are_no_future() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        labels = (np.arange(600) == rng.integers(600)).astype(float)
+        refuse_future(rng.normal(size=(600, len(NAMES))), labels, NAMES)

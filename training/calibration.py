@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from features import pairs
 from features.activity import activity
 from features.candidates import gather
+from features.chunks import chunk_size, chunks
 from features.cold_order import score_pairs
 from features.snapshot import Snapshot
 from recsys.calibration import Calibration, Reliability
@@ -60,9 +61,8 @@ def measure_reliability(
     if ranker.calibration is None or not len(users):
         return {}
     p, taken, top = [], [], []
-    size = snapshot.config.serving.chunk_users
-    for start in range(0, len(users), size):
-        chunk = np.sort(users[start : start + size])
+    for drawn in chunks(users, chunk_size(snapshot.config, snapshot.histories.n_items)):
+        chunk = np.sort(drawn)
         some = snapshot.histories.of_users(chunk)
         candidates = gather(snapshot, some)
         scores = score_pairs(ranker, candidates, pairs.build(snapshot, some, candidates))

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from features import pairs
 from features.candidates import Candidates, gather, source_scores, top_k
+from features.chunks import chunk_size, chunks
 from features.cold_order import score_pairs
 from features.histories import Histories
 from features.pairs import PairTable
@@ -21,7 +22,6 @@ from recsys.text_tower import Progress
 from recsys.types import FloatArray, IntArray
 from recsys.vectors import unit_rows
 from training.calibration import measure_reliability
-from training.ranker import chunks
 
 N_SLOTS = 50
 N_EXPLAINED = 10  # places that say why: as many as a report shows
@@ -106,7 +106,8 @@ def evaluate(
     cold_targets.eliminate_zeros()
     frames, lists = [], []
     shown = {source: np.zeros(snapshot.histories.n_items, dtype=bool) for source in SOURCES}
-    for done, chunk in enumerate(chunks(users, snapshot.config.serving.chunk_users)):
+    size = chunk_size(snapshot.config, snapshot.histories.n_items)
+    for done, chunk in enumerate(chunks(users, size)):
         some = snapshot.histories.of_users(chunk)
         ranked, scores, candidates, table = rank_all(snapshot, frozen_vectors, ranker, some)
         has_cold = np.flatnonzero(np.diff(cold_targets[chunk].indptr))
@@ -121,14 +122,14 @@ def evaluate(
         listed = _list_frame(chunk, ranked["ranker"], scores)
         lists.append(listed if explain is None else _explained(listed, chunk, candidates, snapshot, table, explain))
         if progress:
-            progress(min(len(users), (done + 1) * len(chunk)), len(users))
+            progress(min(len(users), (done + 1) * size), len(users))
     per_user = pd.concat(frames, ignore_index=True)
     per_user["segment"] = pd.Categorical(per_user["segment"], SEGMENTS, ordered=True)
     per_user["source"] = pd.Categorical(per_user["source"], SOURCES, ordered=True)
     n_eligible = max(1, int(snapshot.is_eligible.sum()))
     coverage = {source: float(seen.sum() / n_eligible) for source, seen in shown.items()}
     n_cold = int((np.diff(cold_targets[users].indptr) > 0).sum())
-    cost = _cpu_ms_per_user(snapshot, ranker, users[: min(N_TIMED, snapshot.config.serving.chunk_users)])
+    cost = _cpu_ms_per_user(snapshot, ranker, users[: min(N_TIMED, size)])
     reliability = measure_reliability(snapshot, ranker, targets, rng)
     per_user = per_user.sort_values(["source", "user_pos"])
     return Evaluation(per_user, coverage, pd.concat(lists), n_cold, cost, reliability)

@@ -15,6 +15,7 @@ from features.snapshot import Snapshot
 from features.text import VectorCache, item_texts
 from recsys.cf_tower import CFTower
 from recsys.config import Config, parse_config
+from recsys.errors import ModelError, shown
 from recsys.ids import IdMap
 from recsys.ranker import Ranker
 from recsys.text_tower import Progress, TextTower
@@ -75,7 +76,13 @@ class Model:
         texts, row = distinct_texts(item_texts(dataset.catalogue, self.config.text.fields))
         pooled = pooled_vectors(self.text, texts, config, progress)
         readings = [[some[i] for i in row] for some in (texts, self.text.pieces(texts))]
-        cf = self.cf.for_catalogue(self.items.positions(dataset.items.ids))
+        known = self.items.positions(dataset.items.ids)
+        if not (known >= 0).any():
+            raise ModelError(
+                f"the model knows {len(self.items):,} items, such as {shown(self.items.ids[0])}, none of the {len(known):,} of the "
+                f"items table, such as {shown(dataset.items.ids[0])}; it is of another shop: set data.items, or train again"
+            )
+        cf = self.cf.for_catalogue(known)
         inputs = self.text.inputs(texts, pooled)
         cf = with_cold_items(cf, inputs[:, : self.text.width][row], readings)
         merged = self.config.model_copy(update={"rules": config.rules, "serving": config.serving})

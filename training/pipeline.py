@@ -8,6 +8,7 @@ fitted again on all events before that moment, with the same settings: nothing a
 the labels it is judged by.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,15 +18,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from features.cold_items import with_cold_items
 from features.dataset import Dataset
 from features.histories import Histories
-from features.snapshot import Snapshot
+from features.snapshot import ItemFacts, Snapshot
 from features.text import item_texts
 from recsys.cf_tower import CFTower
 from recsys.config import Config
+from recsys.errors import DataError
 from recsys.split import Windows, split_by_column, split_by_time
 from recsys.text_terms import TextTerms
 from recsys.text_tower import Progress, TextTower
@@ -101,6 +104,7 @@ def train(
     """
     clock: dict[str, float] = {}
     windows = cut(dataset, config)
+    refuse_silence(dataset, windows, config)
     space = _timed(clock, "text tower", lambda: fit_text(dataset, windows, config, stage, log, work))
     with stage("recency") as progress:
         config = _timed(clock, "recency", lambda: recency(dataset, windows, space, config, progress))
@@ -135,6 +139,24 @@ def cut(dataset: Dataset, config: Config) -> Windows:
     return split_by_time(dataset.timestamp, end, share=config.data.window_share, days=config.data.window_days)
 
 
+def refuse_silence(dataset: Dataset, windows: Windows, config: Config) -> None:
+    """Refuses a report's window in which nobody took what could have been recommended: nothing would judge the model.
+
+    Raises:
+        DataError: before any time is spent.
+    """
+    histories, targets = known_before(dataset, windows, 2), targets_of(dataset, windows, 2)
+    if config.rules.exclude_seen:
+        targets = histories.new_only(targets)
+    if not targets[:, ItemFacts.build(histories, dataset.catalogue).exists].nnz:
+        start, end = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (windows.starts[1], windows.end))
+        raise DataError(
+            f"data.events: from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC nobody took an item that was new to them and there "
+            "before, so nothing can judge a model; set rules.exclude_seen = false where people buy the same again, or a "
+            "larger data.window_share"
+        )
+
+
 def fit_text(
     dataset: Dataset, windows: Windows, config: Config, stage: Stage, log: Log | None = None, work: Path | None = None
 ) -> TextSpace:
@@ -144,7 +166,7 @@ def fit_text(
     with stage("texts, frozen encoder") as progress:
         frozen = pooled_vectors(tower, texts, config, progress)
     histories = known_before(dataset, windows, 1).renamed(row, len(texts))
-    checkpoint = work / f"text-{dataset.sha256[:12]}-{config.fingerprint('text')[:12]}.safetensors" if work else None
+    checkpoint = work / f"text-{_cut_off(dataset, windows, config)}.safetensors" if work else None
     rng = np.random.default_rng([config.seed, 1])
     with stage("text tower") as progress:
         fit_encoder(
@@ -157,6 +179,12 @@ def fit_text(
     with stage("words"):
         tower.terms = TextTerms.fit(texts, int(np.random.default_rng([config.seed, 6]).integers(2**31)))
     return TextSpace(tower, texts, row, frozen, tuned)
+
+
+def _cut_off(dataset: Dataset, windows: Windows, config: Config) -> str:
+    """What a fine-tuning that was cut off must share with one that goes on from its checkpoint, as a hash."""
+    decides = dataset.sha256, config.fingerprint("text", "data"), config.seed, *windows.starts, windows.end
+    return hashlib.sha256(repr(decides).encode()).hexdigest()[:24]
 
 
 def recency(

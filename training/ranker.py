@@ -1,6 +1,5 @@
 """Trains the ranker on the middle window, from what was known when it began."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +7,7 @@ import scipy.sparse as sp
 
 from features import pairs
 from features.candidates import gather
+from features.chunks import chunk_size, chunks
 from features.snapshot import Snapshot
 from recsys.config import Config
 from recsys.metrics import ndcg
@@ -159,18 +159,13 @@ def _try_fold(
     return found, int(ranker.booster.num_trees())
 
 
-def chunks(users: IntArray, size: int) -> Iterator[IntArray]:
-    """User positions in runs of `size`."""
-    for start in range(0, len(users), size):
-        yield users[start : start + size]
-
-
 def pairs_of(
     snapshot: Snapshot, users: IntArray, targets: sp.csr_matrix, config: Config, progress: Progress | None
 ) -> Group:
     """Features, integer gains and group bounds of some users' candidates."""
     features, labels, sizes = [], [], []
-    for done, chunk in enumerate(chunks(users, config.serving.chunk_users)):
+    size = chunk_size(config, snapshot.histories.n_items)
+    for done, chunk in enumerate(chunks(users, size)):
         some = snapshot.histories.of_users(chunk)
         candidates = gather(snapshot, some)
         features.append(pairs.build(snapshot, some, candidates).features)
@@ -178,7 +173,7 @@ def pairs_of(
         labels.append(np.asarray(taken).ravel())
         sizes.append(np.diff(candidates.indptr))
         if progress:
-            progress(min(len(users), (done + 1) * config.serving.chunk_users), len(users))
+            progress(min(len(users), (done + 1) * size), len(users))
     if not features:
         return np.zeros((0, len(pairs.NAMES)), np.float32), np.zeros(0), np.zeros(1, np.int64)
     gain = np.concatenate(labels)

@@ -9,13 +9,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from features.candidates import top_k
+from features.chunks import chunks
 from features.histories import Histories
 from recsys.cf_tower import ease_weights
 from recsys.config import RECENCY, Config
 from recsys.metrics import hits_of, ndcg
 from recsys.text_tower import Progress
 from recsys.types import BoolArray, FloatArray
-from training.ranker import chunks
 
 NEVER = 100_000.0  # days
 HALF_LIVES = (NEVER, 730.0, 180.0, 60.0, 20.0, 7.0)  # the slowest first: it wins where nothing speaks against it

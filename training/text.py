@@ -70,8 +70,9 @@ class BatchSampler:
         self.user_draws = np.flatnonzero(
             np.bincount(histories.user_pos, self.is_target, minlength=histories.n_users) > 0
         )
-        drawn = np.bincount(histories.item_pos, share[histories.user_pos], minlength=histories.n_items)
-        self.rate: FloatArray = drawn / max(1, histories.n_users)
+        draws = np.isin(np.arange(histories.n_users), self.user_draws)
+        drawn = np.bincount(histories.item_pos, (share * draws)[histories.user_pos], minlength=histories.n_items)
+        self.rate: FloatArray = drawn / max(1, len(self.user_draws))
 
     def draw(self, n_texts: int, rng: np.random.Generator) -> Batch | None:
         """A batch of `n_texts` texts, or of all where there are fewer; None when nobody has a pair in it."""
@@ -257,22 +258,20 @@ def _fit_encoder(
         {"params": list(tower.head.parameters()), "lr": config.learning_rate},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
-    warmup = max(1, n_steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1.0, (s + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, s / n_steps)))
-    )
     best = _Best(tower)
-    start = _resume(checkpoint, tower, optimizer, schedule)
+    step, spent = _resume(checkpoint, tower, optimizer, best)
     every = max(1, n_steps // 8)
     seed = int(rng.integers(2**31))
-    began = time.monotonic()
-    for step in range(start, n_steps):
+    began = time.monotonic() - spent
+    while step < n_steps and time.monotonic() - began < 60 * config.max_minutes:
         if step % every == 0:
             best.offer(_validate(tower, tokens, check, config, log, step))
-            _save_checkpoint(checkpoint, tower, optimizer, step)
+            _save_checkpoint(checkpoint, tower, optimizer, best, step, time.monotonic() - began)
         # seeded by step, so that a resumed run draws what an uninterrupted one would have drawn
         batch = sampler.draw(config.batch_items, np.random.default_rng([seed, step]))
         if batch is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _warm_then_cosine(step, n_steps)
             optimizer.zero_grad()
             loss = tower.backward(
                 [tokens[i] for i in batch.texts], partial(batch_loss, batch=batch, temperature=config.temperature)
@@ -280,15 +279,21 @@ def _fit_encoder(
             optimizer.step()
             if log:
                 log({"text_train_loss": loss}, step)
-        schedule.step()
+        step += 1
         if progress:
-            progress(step + 1, n_steps)
-        if time.monotonic() - began > 60 * config.max_minutes:
-            break
-    best.offer(_validate(tower, tokens, check, config, log, n_steps))
+            progress(step, n_steps)
+    best.offer(_validate(tower, tokens, check, config, log, step))
+    if log:
+        log({"text_steps": step, "text_steps_wanted": n_steps}, step)  # fewer where max_minutes ended it
     best.restore()
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
+
+
+def _warm_then_cosine(step: int, n_steps: int) -> float:
+    """Share of the learning rate: up within a tenth of the steps, then down to 0."""
+    warmup = max(1, n_steps // 10)
+    return float(min(1.0, (step + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * step / n_steps)))
 
 
 class _Best:
@@ -318,37 +323,37 @@ def _validate(
     return loss
 
 
-def _save_checkpoint(path: Path | None, tower: TextTower, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save_checkpoint(
+    path: Path | None, tower: TextTower, optimizer: torch.optim.Optimizer, best: _Best, step: int, spent: float
+) -> None:
     if path is None:
         return
     tensors = {f"tower.{name}": value for name, value in tower.state().items()}
+    tensors |= {f"best.{name}": value for name, value in best.state.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    tensors["step"] = torch.tensor(step)
+    tensors |= {"step": torch.tensor(step), "spent": torch.tensor(spent), "best_loss": torch.tensor(best.loss)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
     temporary.replace(path)
 
 
-def _resume(
-    path: Path | None,
-    tower: TextTower,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> int:
-    """Continues from a checkpoint; the step to go on with, 0 where there is none."""
+def _resume(path: Path | None, tower: TextTower, optimizer: torch.optim.Optimizer, best: _Best) -> tuple[int, float]:
+    """Continues from a checkpoint; the step to go on with and the seconds spent so far, 0 where there is none."""
     if path is None or not path.exists():
-        return 0
+        return 0, 0.0
     tensors = load_file(path)
-    tower.load_state({name.removeprefix("tower."): v for name, v in tensors.items() if name.startswith("tower.")})
+    tower.load_state(_part(tensors, "tower."))
+    best.loss, best.state = float(tensors["best_loss"]), _part(tensors, "best.")
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".")
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    step = int(tensors["step"])
-    for _ in range(step):
-        schedule.step()
-    return step
+    return int(tensors["step"]), float(tensors["spent"])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,9 +1,12 @@
 """What may be recommended, and what counts as a label, as of a moment."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from features.candidates import gather
 from features.histories import Histories
 from features.snapshot import ItemFacts, Snapshot
 from recsys.cf_tower import CFTower
@@ -49,3 +52,22 @@ def test_what_is_created_later_is_no_label_and_what_was_taken_only_where_repeats
     repeats = snapshot(np.ones(4, bool), exclude_seen=False).countable(targets)
     assert repeats.toarray().tolist() == [[1, 0, 0, 1], [6, 0, 0, 1]]
     assert repeats.nnz == 4
+
+
+def test_what_sold_was_there_whatever_an_import_wrote_later() -> None:
+    histories = snapshot(np.ones(4, bool)).histories
+    catalogue = pd.DataFrame({"item_id": range(4), "title": "x", "created_at": MOMENT + pd.Timedelta("1D")})
+    facts = ItemFacts.build(histories, catalogue)
+    assert facts.exists.tolist() == [False, False, False, True]
+    assert facts.age_days[3] == 1.0
+
+
+def test_a_user_whose_items_no_one_else_took_is_near_nothing() -> None:
+    known = snapshot(np.ones(4, bool), exclude_seen=False)
+    cf = known.cf.with_cold(np.array([3]), [])
+    lost = replace(
+        known, text_vectors=np.full((4, 2), 0.5, np.float32), cf=replace(cf, is_warm=np.zeros(4, dtype=bool))
+    )
+    candidates = gather(lost, lost.histories.loaded().of_users(np.arange(2)))
+    assert np.isnan(candidates.ranks["cf"]).all()
+    assert not np.isnan(candidates.ranks["text"]).all()

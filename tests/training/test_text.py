@@ -1,12 +1,16 @@
 """Batches of the text tower: what counts as history, target and mask, counted by hand or by a slow loop."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from features.histories import DAY_US, Histories
+from recsys.config import TextConfig
+from recsys.text_tower import TextTower
 from training import text
-from training.text import Batch, BatchSampler, batch_loss
+from training.text import Batch, BatchSampler, batch_loss, fit_encoder
 
 
 def histories(n_users: int = 40, n_items: int = 60, n_events: int = 900) -> Histories:
@@ -113,3 +117,58 @@ def test_the_loss_and_its_gradient_are_those_of_dense_histories() -> None:
     assert other.grad is not None
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_users_who_come_later_do_not_change_how_often_a_text_is_drawn() -> None:
+    h = histories()
+    later = Histories.build(
+        h.user_pos, h.item_pos, h.timestamp, h.weight, n_users=10 * h.n_users, n_items=h.n_items, as_of=31 * DAY_US
+    )
+    np.testing.assert_allclose(BatchSampler(later, 0.7).rate, BatchSampler(h, 0.7).rate)
+    first_only = BatchSampler(h, 0.7, targets_after=29 * DAY_US)
+    assert first_only.rate.sum() < h.n_items
+    assert len(first_only.user_draws) < h.n_users
+    taken = np.isin(h.user_pos, first_only.user_draws)
+    assert not first_only.rate[np.setdiff1d(np.arange(h.n_items), h.item_pos[taken])].any()
+
+
+class KilledError(Exception):
+    """What a test ends a training with."""
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_that_was_cut_off_ends_as_an_uncut_one(tiny_encoder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(200), 15)
+    item = user % 4 + 4 * rng.integers(0, 16, len(user))  # each user keeps to one of four kinds
+    day = rng.integers(1, 30, len(user)) * DAY_US
+    h = Histories.build(user, item, day, np.ones(len(user), np.float32), n_users=200, n_items=64, as_of=31 * DAY_US)
+    kinds = ["green tea", "bike chain", "oil paint", "canvas tent"]
+    texts = [f"{kinds[number % 4]} {number}" for number in range(64)]
+    config = TextConfig(encoder=str(tiny_encoder), epochs=16, batch_items=16, head_steps=5, learning_rate=1e-3)
+    logged: list[dict[str, float]] = []
+
+    def tuned(cut_at: int | None) -> TextTower:
+        tower = TextTower.from_encoder(str(tiny_encoder), 16)
+
+        def progress(done: int, total: int) -> None:
+            if done == cut_at:
+                raise KilledError
+
+        fit_encoder(
+            tower, texts, tower.pooled(texts), h, config, np.random.default_rng(0), checkpoint=tmp_path / "c.safetensors",
+            progress=progress, log=lambda values, step: logged.append(values),
+        )  # fmt: skip
+        return tower
+
+    uncut = tuned(None).state()
+    best = min(values["text_validation_loss"] for values in logged if "text_validation_loss" in values)
+    with pytest.raises(KilledError):
+        tuned(cut_at=45)
+    assert (tmp_path / "c.safetensors").exists()
+    resumed = tuned(None).state()
+    for name, value in uncut.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
+    assert logged[-1] == {"text_steps": 64, "text_steps_wanted": 64}
+    assert best < logged[0]["text_validation_loss"]
+    assert not (tmp_path / "c.safetensors").exists()

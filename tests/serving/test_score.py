@@ -1,0 +1,136 @@
+"""Lists that run short, ids of every width, and the same job for notebooks."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from features.candidates import gather
+from features.dataset import Dataset
+from features.histories import Histories
+from features.pairs import NAMES
+from features.snapshot import Snapshot
+from recsys.cf_tower import CFTower
+from recsys.config import parse_config
+from recsys.errors import DataError, ModelError
+from recsys.ids import IdMap
+from recsys.ranker import LinearFusion, Ranker
+from serving.recommender import Recommender
+from serving.score import Scorer, Stamp
+from serving.soundness import check_apart
+
+N_ITEMS = 8
+
+
+def scorer(exclude_seen: bool, popular: int = 2) -> Scorer:
+    """User 0 took all of eight items, user 1 the first four, user 2 none; later items sold more often."""
+    pairs = (
+        [(0, i) for i in range(N_ITEMS)]
+        + [(1, i) for i in range(4)]
+        + [(3 + u, i) for i in range(N_ITEMS) for u in range(i)]
+    )
+    user, item = np.array(pairs).T
+    order = np.lexsort((item, user))
+    when = np.arange(1, len(pairs) + 1) * 1_000_000
+    histories = Histories.build(
+        user[order], item[order], when, np.ones(len(pairs), np.float32), n_users=12, n_items=N_ITEMS, as_of=10**12
+    )
+    settings = {
+        "data": {"events": "e", "items": "i", "event_weights": {"buy": 1}},
+        "rules": {"exclude_seen": exclude_seen}, "cf": {"factors": 2},
+        "candidates": {"per_source": 1, "popular": popular, "new": 1},
+    }  # fmt: skip
+    config = parse_config(settings)
+    vectors = np.eye(N_ITEMS, dtype=np.float32)
+    cf = CFTower.fit(histories.confidence(30.0), [vectors], config.cf, 0)
+    catalogue = pd.DataFrame({"item_id": range(N_ITEMS), "title": "x"})
+    snapshot = Snapshot.of(histories, vectors, cf, catalogue, np.ones(N_ITEMS, bool), config)
+    ranker = Ranker(NAMES, LinearFusion((0,), (1.0,), (0.0,), (1.0,)), None, "fusion", {})
+    ids = IdMap.from_values(pd.Series(np.arange(12)))
+    items = IdMap.from_values(pd.Series(np.arange(N_ITEMS, dtype=np.uint64) + np.uint64(2**63)))
+    return Scorer(snapshot, ranker, ids, items, catalogue["title"], Stamp("r", "1", "2024-01-01"))
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_a_list_runs_short_only_where_nothing_is_left(exclude_seen: bool) -> None:
+    made = scorer(exclude_seen)
+    table = made.score(np.arange(3), k=6).to_pandas()
+    listed = table.groupby("user_id")["item_id"].agg(lambda ids: sorted(int(i) - 2**63 for i in ids))
+    if exclude_seen:
+        assert 0 not in listed.index  # took everything
+        assert listed[1] == [4, 5, 6, 7]
+    else:
+        assert len(listed[0]) == len(listed[1]) == 6
+    assert listed[2] == [2, 3, 4, 5, 6, 7]  # a stranger: what sold most
+    assert (table.groupby("user_id")["rank"].diff().dropna() == 1).all()
+    assert table.groupby("user_id")["score"].is_monotonic_decreasing.all()
+
+
+def test_ids_of_64_bits_without_sign_stay_whole() -> None:
+    table = scorer(True).score(np.arange(3), k=2)
+    assert table.schema.field("item_id").type == pa.uint64()
+    assert table["item_id"].to_pylist()[0] >= 2**63
+
+
+def test_one_number_an_item_cannot_but_lie_on_a_line() -> None:
+    check_apart("factors", np.arange(1, 6, dtype=np.float32)[:, None], "here")
+    with pytest.raises(ModelError, match="all the same"):
+        check_apart("factors", np.ones((5, 2), dtype=np.float32), "here")
+
+
+@pytest.fixture(scope="module")
+def numbered() -> Recommender:
+    """Fitted on 60 users and 30 items with integer ids."""
+    rng = np.random.default_rng(0)
+    n = 900
+    events = pd.DataFrame({
+        "user_id": rng.integers(0, 60, n), "item_id": rng.integers(0, 30, n), "event_type": "buy",
+        "timestamp": pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(np.sort(rng.uniform(0, 90, n)), "D"),
+    })  # fmt: skip
+    items = pd.DataFrame({"item_id": range(30), "title": [f"thing {i % 7} of {i % 5}" for i in range(30)]})
+    model = Recommender(parse_config({
+        "data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}, "rules": {"exclude_seen": False},
+        "text": {"epochs": 0, "head_steps": 5}, "cf": {"factors": 4}, "ranker": {"trees": 5},
+        "candidates": {"per_source": 3, "popular": 3, "new": 1},
+    }))  # fmt: skip
+    return model.fit(Dataset.from_frames(events, items))
+
+
+@pytest.mark.slow
+def test_ids_may_come_as_text_and_strangers_under_any_name(numbered: Recommender) -> None:
+    by_number, by_text = numbered.recommend([7, 12], 4), numbered.recommend(["12", "7"], 4)
+    assert by_number["item_id"].tolist() == by_text["item_id"].tolist()
+    mixed = numbered.recommend(["7", "nobody"], 4)
+    assert mixed["item_id"].tolist()[:4] == by_number["item_id"].tolist()[:4]
+    assert mixed["user_id"].unique().tolist() == ["7", "nobody"]
+
+
+@pytest.mark.slow
+def test_every_candidate_is_explained_and_no_other(numbered: Recommender) -> None:
+    snapshot = numbered._fitted()[2]
+    candidates = gather(snapshot, snapshot.histories.of_users(np.array([7])))
+    assert 3 < len(candidates.item_pos) < 30
+    for item in candidates.item_pos:
+        assert len(numbered.explain(7, int(item))) == 1
+    other = np.setdiff1d(np.arange(30), candidates.item_pos)[0]
+    with pytest.raises(DataError, match="no source puts it forward"):
+        numbered.explain(7, int(other))
+
+
+@pytest.mark.slow
+def test_an_item_is_not_like_itself(numbered: Recommender) -> None:
+    found = numbered.similar([3], k=100)
+    assert len(found) == 29
+    assert 3 not in found["similar_item_id"].tolist()
+
+
+@pytest.mark.slow
+def test_a_model_of_another_shop_is_refused(numbered: Recommender) -> None:
+    _, dataset, _ = numbered._fitted()
+    assert numbered.model.snapshot(dataset, numbered.config).histories.n_items == 30
+    other = Dataset.from_frames(
+        pd.DataFrame({"user_id": [1], "item_id": ["x"], "event_type": "buy", "timestamp": dataset.as_of}),
+        pd.DataFrame({"item_id": ["x"], "title": "x"}),
+    )
+    with pytest.raises(ModelError, match="of another shop"):
+        numbered.model.snapshot(other, numbered.config)
