@@ -165,13 +165,14 @@ def fit_text(
     texts, row = distinct_texts(item_texts(dataset.catalogue, config.text.fields))
     with stage("texts, frozen encoder") as progress:
         frozen = pooled_vectors(tower, texts, config, progress)
-    histories = known_before(dataset, windows, 1).renamed(row, len(texts))
+    histories = known_before(dataset, windows, 1)
     checkpoint = work / f"text-{_cut_off(dataset, windows, config)}.safetensors" if work else None
     rng = np.random.default_rng([config.seed, 1])
     with stage("text tower") as progress:
         fit_encoder(
-            tower, texts, frozen, histories, config.text, rng, checkpoint=checkpoint, progress=progress, log=log
-        )
+            tower, texts, frozen, histories.renamed(row, len(texts)), config.text, rng,
+            existing=existing_texts(histories, dataset, row), checkpoint=checkpoint, progress=progress, log=log,
+        )  # fmt: skip
     tuned = frozen
     if config.text.epochs:
         with stage("texts, tuned encoder") as progress:
@@ -208,7 +209,7 @@ def fit_towers(
     histories = known_before(dataset, windows, window)
     with stage(f"towers before window {window}" if window < 3 else "towers to serve") as progress:
         progress(0, 2)
-        vectors = fit_vectors(space, histories, config)
+        vectors = fit_vectors(space, histories, dataset, config)
         progress(1, 2)
         views = space.views
         cf = CFTower.fit(histories.confidence(config.cf.half_life_days), views, config.cf, config.seed)
@@ -217,12 +218,18 @@ def fit_towers(
     return space.tower, snapshot_at(histories, vectors, cf, dataset, config)
 
 
-def fit_vectors(space: TextSpace, histories: Histories, config: Config) -> FloatArray:
+def fit_vectors(space: TextSpace, histories: Histories, dataset: Dataset, config: Config) -> FloatArray:
     """Unit vectors of the items by a head fitted on histories, (n_items, dim); the head stays in the space's tower."""
     rng = np.random.default_rng([config.seed, 2])
-    sampler = BatchSampler(histories.renamed(space.row, len(space.texts)), config.text.history_decay)
+    existing = existing_texts(histories, dataset, space.row)
+    sampler = BatchSampler(histories.renamed(space.row, len(space.texts)), config.text.history_decay, existing)
     fit_head(space.tower, space.inputs, sampler, config.text, rng)
     return space.tower.project(space.inputs)[space.row]
+
+
+def existing_texts(histories: Histories, dataset: Dataset, row: IntArray) -> IntArray:
+    """Rows of the texts of items that exist at the moment of the histories, ascending."""
+    return np.unique(row[ItemFacts.build(histories, dataset.catalogue).exists])
 
 
 def snapshot_at(histories: Histories, vectors: FloatArray, cf: CFTower, dataset: Dataset, config: Config) -> Snapshot:

@@ -57,11 +57,16 @@ class BatchSampler:
     Args:
         histories: events before the moment of training.
         decay: weight of a history item per step back.
+        texts: ascending positions of those that exist at the moment, (n,) (all by default): what comes later is no
+            evidence.
         targets_after: int64 us; only events at or after it may be targets (all by default).
     """
 
-    def __init__(self, histories: Histories, decay: float, targets_after: int | None = None) -> None:
+    def __init__(
+        self, histories: Histories, decay: float, texts: IntArray | None = None, targets_after: int | None = None
+    ) -> None:
         self.h = histories
+        self.texts = np.arange(histories.n_items) if texts is None else texts
         self.decay = decay
         self.is_target = np.ones(len(histories.item_pos), dtype=bool)
         if targets_after is not None:
@@ -76,7 +81,7 @@ class BatchSampler:
 
     def draw(self, n_texts: int, rng: np.random.Generator) -> Batch | None:
         """A batch of `n_texts` texts, or of all where there are fewer; None when nobody has a pair in it."""
-        texts, users, n_users_drawn = self._texts(min(n_texts, self.h.n_items), rng)
+        texts, users, n_users_drawn = self._texts(min(n_texts, len(self.texts)), rng)
         column = np.full(self.h.n_items, -1, dtype=np.int64)
         column[texts] = np.arange(len(texts))
         rows = self._events_of(users)
@@ -87,17 +92,17 @@ class BatchSampler:
         if not len(target):
             return None
         history, masked = self._rows(user, step, col, target, len(texts))
-        uniform = UNIFORM_SHARE * n_texts / self.h.n_items
+        uniform = UNIFORM_SHARE * n_texts / len(self.texts)
         inclusion = 1 - (1 - np.minimum(self.rate[texts], 1 - 1e-9)) ** n_users_drawn * (1 - min(uniform, 1 - 1e-9))
-        log_inclusion = np.log(np.maximum(inclusion, 1e-9)) if len(texts) < self.h.n_items else np.zeros(len(texts))
+        log_inclusion = np.log(np.maximum(inclusion, 1e-9)) if len(texts) < len(self.texts) else np.zeros(len(texts))
         weight = self.h.weight[inside][target]
         return Batch(texts, history, col[target], masked, log_inclusion.astype(np.float32), weight)
 
     def _texts(self, n_texts: int, rng: np.random.Generator) -> tuple[IntArray, IntArray, int]:
         """Texts of drawn users up to a share of the batch, the rest uniform; all users, those drawn first; their number."""
         users = rng.permutation(self.user_draws)
-        if n_texts >= self.h.n_items:
-            return np.arange(self.h.n_items), users, len(users)
+        if n_texts >= len(self.texts):
+            return self.texts, users, len(users)
         wanted = int(n_texts * (1 - UNIFORM_SHARE))
         chosen: IntArray = np.zeros(0, dtype=np.int64)
         used, block = 0, max(8, wanted // EVENTS_PER_USER)
@@ -110,17 +115,18 @@ class BatchSampler:
             chosen = chosen[np.sort(np.unique(chosen, return_index=True)[1])]
             used += block
         chosen = chosen[:wanted]
-        rest = rng.choice(self.h.n_items, n_texts, replace=False)
+        rest = rng.choice(self.texts, n_texts, replace=False)
         rest = rest[~np.isin(rest, chosen)][: n_texts - len(chosen)]
         return np.sort(np.concatenate([chosen, rest])), users, min(used, len(users))
 
     def _events_of(self, users: IntArray) -> IntArray | slice:
-        """Rows of all events, or of the first users' where there are very many."""
+        """Rows of all events, or of the first users' newest where there are very many."""
         if len(self.h.item_pos) <= EVENTS_PER_STEP:
             return slice(None)
         counts = np.minimum(self.h.n_events[users], MOST_OF_A_USER)
         n = int(np.searchsorted(np.cumsum(counts), EVENTS_PER_STEP)) + 1
-        return self.h.rows_of(np.sort(users[:n]))
+        rows = self.h.rows_of(np.sort(users[:n]))
+        return rows[self.h.indptr[self.h.user_pos[rows] + 1] - rows <= MOST_OF_A_USER]
 
     def _targets(self, user: IntArray, step: IntArray, allowed: BoolArray, rng: np.random.Generator) -> IntArray:
         """One event per user that has an earlier one inside the batch, (n_queries,) rows."""
@@ -168,6 +174,7 @@ def fit_encoder(
     config: TextConfig,
     rng: np.random.Generator,
     *,
+    existing: IntArray | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     log: Log | None = None,
@@ -179,6 +186,7 @@ def fit_encoder(
         texts: the distinct texts, (n_texts,).
         pooled: the tower's pooled vectors of them, (n_texts, width).
         histories: events whose item positions are rows of `texts`.
+        existing: positions of the texts that exist when the histories end, ascending; all by default.
         checkpoint: file to continue from when a run was cut off; removed at the end.
         log: called with metrics and a step.
     """
@@ -186,8 +194,8 @@ def fit_encoder(
         return
     cut = int(np.quantile(histories.timestamp, 1 - VALIDATION_SHARE, method="lower"))
     past = histories.before(cut)
-    sampler = BatchSampler(past if len(past.timestamp) else histories, config.history_decay)
-    held_out = BatchSampler(histories, config.history_decay, targets_after=cut)
+    sampler = BatchSampler(past if len(past.timestamp) else histories, config.history_decay, existing)
+    held_out = BatchSampler(histories, config.history_decay, existing, targets_after=cut)
     fit_head(tower, pooled, sampler, config, rng)
     _fit_encoder(tower, texts, sampler, held_out, config, rng, checkpoint, progress, log)
 

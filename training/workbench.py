@@ -106,7 +106,7 @@ class Workbench:
     def _snapshot(self, config: Config) -> Snapshot:
         text = config.text
         key = (text.temperature, text.history_decay, text.head_steps)
-        vectors = self._once("text", key, 4, lambda: fit_vectors(self._space, self._histories, config))
+        vectors = self._once("text", key, 4, lambda: fit_vectors(self._space, self._histories, self._dataset, config))
         is_eligible = self._dataset.available & self._facts.exists
         return Snapshot(self._histories, vectors, self._cf(config), self._facts, is_eligible, config)
 

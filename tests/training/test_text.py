@@ -119,6 +119,34 @@ def test_the_loss_and_its_gradient_are_those_of_dense_histories() -> None:
     torch.testing.assert_close(one.grad, other.grad)
 
 
+def test_a_text_of_later_is_in_no_batch() -> None:
+    h = histories()
+    existing = np.unique(h.item_pos)[:50]
+    earlier = Histories.build(
+        h.user_pos, np.minimum(h.item_pos, existing[-1]), h.timestamp, h.weight, n_users=40, n_items=60, as_of=h.as_of
+    )
+    sampler = BatchSampler(earlier, 0.7, existing)
+    drawn = [sampler.draw(n, np.random.default_rng(n)) for n in (20, 40, 50, 60)]
+    assert all(batch is not None and np.isin(batch.texts, existing).all() for batch in drawn)
+    assert drawn[-1] is not None
+    assert len(drawn[-1].texts) == 50
+    assert not drawn[-1].log_inclusion.any()
+    for n in (20, 60):  # where all exist, naming them changes nothing
+        one, other = BatchSampler(h, 0.7), BatchSampler(h, 0.7, np.arange(60))
+        np.testing.assert_array_equal(
+            one._texts(n, np.random.default_rng(0))[0], other._texts(n, np.random.default_rng(0))[0]
+        )
+
+
+def test_of_very_many_events_a_giants_newest_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "EVENTS_PER_STEP", 300)
+    monkeypatch.setattr(text, "MOST_OF_A_USER", 10)
+    h = histories()
+    rows = BatchSampler(h, 0.7)._events_of(np.array([3, 1]))
+    assert isinstance(rows, np.ndarray)
+    assert rows.tolist() == [*range(h.indptr[2] - 10, h.indptr[2]), *range(h.indptr[4] - 10, h.indptr[4])]
+
+
 def test_users_who_come_later_do_not_change_how_often_a_text_is_drawn() -> None:
     h = histories()
     later = Histories.build(
