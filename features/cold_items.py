@@ -4,7 +4,7 @@
     shares     = (K_ll + RIDGE I)^-1 K_lc          l: lenders, the items that EASE covers; c: cold items
 
 A cold item's factors and its column of EASE weights are those of the lenders, summed by its shares (kernel ridge
-regression). The encoder as it came says more here than the tuned head, which knows what sold.
+regression). The encoder alone says more here than the head, which knows what sold.
 """
 
 from collections.abc import Iterator, Sequence

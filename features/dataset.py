@@ -128,11 +128,22 @@ class Dataset:
         """How many events lie before a moment."""
         return sum(int((block["timestamp"] < _microseconds(moment)).sum()) for block in self.blocks())
 
-    @cached_property
+    @property
+    def oldest(self) -> pd.Timestamp:
+        """When the first event was."""
+        return self._span[0]
+
+    @property
     def newest(self) -> pd.Timestamp:
         """When the last event was."""
-        newest = max(int(block["timestamp"].max(initial=0)) for block in self.blocks())
-        return pd.Timestamp(newest, unit="us", tz="UTC")
+        return self._span[1]
+
+    @cached_property
+    def _span(self) -> tuple[pd.Timestamp, pd.Timestamp]:
+        times = (block["timestamp"] for block in self.blocks() if len(block))
+        spans = [(int(some.min()), int(some.max())) for some in times]
+        first, last = min((a for a, _ in spans), default=0), max((b for _, b in spans), default=0)
+        return pd.Timestamp(first, unit="us", tz="UTC"), pd.Timestamp(last, unit="us", tz="UTC")
 
     def before(self, moment: pd.Timestamp) -> "Dataset":
         """The same with only the events before a moment; users, items and `sha256` stay as they are."""

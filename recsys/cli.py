@@ -224,7 +224,11 @@ def score(
 @as_of_option
 @click.option("--train", "when", type=click.Choice(["due", "always", "never"]), default="due", show_default=True)
 @click.option("--move-current", is_flag=True, help="Let a backfill of a past date become what is served.")
-@click.option("--promote", is_flag=True, help="Let a new version become champion if the report says PROMOTE.")
+@click.option(
+    "--promote",
+    is_flag=True,
+    help="Let a new version become champion if the report says PROMOTE, or HOLD where settings are the champion's and data newer.",
+)
 @click.option(
     "--show-users",
     type=click.IntRange(min=0),
@@ -248,7 +252,7 @@ def nightly(
     """Validates, trains when due, scores, audits, publishes, reports: the line for cron.
 
     \b
-    0 3 * * *  recsys nightly -c /srv/shop/recsys.toml --deadline 3h
+    0 3 * * *  recsys nightly -c /srv/shop/recsys.toml --promote --deadline 3h
     """
     from serving.runs import Run, recorded
 
@@ -409,7 +413,8 @@ def compare(
 @click.option("--force", is_flag=True, help="Promote whatever the report says; needs --why.")
 @click.option("--why", default=None, metavar="TEXT", help="Why the verdict is overruled; stored with the version.")
 @log_option
-def promote(config: Config, version: str, force: bool, why: str | None, log: Log) -> None:
+@json_option
+def promote(config: Config, version: str, force: bool, why: str | None, log: Log, as_json: bool) -> None:
     """Moves `champion` to VERSION (or an alias) if the report against the champion says PROMOTE.
 
     The one before becomes `previous`. The report is stored with the version in MLflow. A version that stays out
@@ -420,9 +425,13 @@ def promote(config: Config, version: str, force: bool, why: str | None, log: Log
     if force != bool(why):
         raise ConfigError("--force and --why go together: whoever overrules the report says why, as in --why 'hotfix'")
     outcome = through_the_gate(config, version, Reporter(log=log), why=why, command=_this_command())
-    click.echo(outcome.sentence)
-    if outcome.folder:
-        click.echo(f"report: {outcome.folder / 'report.html'}")
+    page = str(outcome.folder / "report.html") if outcome.folder else None
+    if as_json:
+        verdict = outcome.report.verdict if outcome.report else None
+        said = {"version": outcome.version, "is_champion": outcome.is_champion, "verdict": verdict, "report": page}
+        _print_json(said | {"sentence": outcome.sentence})
+    else:
+        click.echo(outcome.sentence + (f"\nreport: {page}" if page else ""))
     sys.exit(outcome.exit_code)
 
 
@@ -430,7 +439,8 @@ def promote(config: Config, version: str, force: bool, why: str | None, log: Log
 @with_config
 @click.option("--model", "model_too", is_flag=True, help="Move `champion` back to `previous` too.")
 @click.option("--unpin", is_flag=True, help="Undo the pin instead: the next night moves `current` again.")
-def rollback(config: Config, model_too: bool, unpin: bool) -> None:
+@json_option
+def rollback(config: Config, model_too: bool, unpin: bool, as_json: bool) -> None:
     """Swaps `current` back to the release before it, and pins it there until --unpin.
 
     \b
@@ -440,15 +450,21 @@ def rollback(config: Config, model_too: bool, unpin: bool) -> None:
     from serving.publish import ReleaseStore
 
     store = ReleaseStore(Path(config.serving.output))
+    said: dict[str, object] = {"pinned": not unpin}
     if unpin:
         store.unpin()
-        click.echo("no longer pinned; the next night moves current again")
-        return
-    click.echo(f"current is now {store.rollback().name}, pinned; let nights move it again: recsys rollback --unpin")
-    if model_too:
-        from recsys.registry import Registry
+        sentence = "no longer pinned; the next night moves current again"
+    else:
+        said["current"] = store.rollback().name
+        sentence = f"current is now {said['current']}, pinned; let nights move it again: recsys rollback --unpin"
+    try:
+        if model_too and not unpin:
+            from recsys.registry import Registry
 
-        click.echo(f"champion is now version {Registry(config.mlflow).rollback().version}")
+            said["champion"] = Registry(config.mlflow).rollback().version
+            sentence += f"\nchampion is now version {said['champion']}"
+    finally:  # the lists have been swapped, whatever the registry does
+        _print_json(said) if as_json else click.echo(sentence)
 
 
 @cli.command()
@@ -488,7 +504,8 @@ def status(config: Config, as_json: bool) -> None:
 @cli.command()
 @with_config
 @click.option("--delete", is_flag=True, help="Delete; without it, only say what would go.")
-def gc(config: Config, delete: bool) -> None:
+@json_option
+def gc(config: Config, delete: bool, as_json: bool) -> None:
     """Retention: old releases and leftovers of broken runs.
 
     Never current, previous, pinned, or the newest release of a model version that an alias names.
@@ -503,6 +520,9 @@ def gc(config: Config, delete: bool) -> None:
     store, keep = ReleaseStore(Path(config.serving.output)), config.serving.keep_releases
     aliased = None if aliases is None else set(aliases.values())
     gone = remove_leftovers(store, keep, aliased) if delete else leftovers(store, keep, aliased)
+    if as_json:
+        _print_json({"deleted" if delete else "would_delete": [str(path) for path in gone]})
+        return
     verb = "deleted" if delete else "would delete (run with --delete)"
     click.echo("\n".join(f"{verb}: {path}" for path in gone) or "nothing to delete")
 

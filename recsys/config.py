@@ -59,9 +59,9 @@ class TextConfig(Section):
     max_tokens: int = Field(64, ge=8, le=512, description="Longer texts are cut.")
     epochs: float = Field(1.0, ge=0, description="Passes over the catalogue; 0 leaves the encoder as it is.")
     max_minutes: float = Field(4.0, gt=0, description="Fine-tuning stops after this time, keeping the best state.")
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: float = Field(1e-5, gt=0, description="Of encoder and head, at its highest.")
     head_steps: int = Field(
-        600, ge=0, description="Training steps of the head on cached vectors, before the encoder's."
+        600, ge=0, description="Training steps of the head on cached vectors: before the encoder's, and at each moment."
     )
     temperature: float = Field(0.1, gt=0, description="Divides cosines in the softmax.")
     batch_items: int = Field(256, ge=8, description="Unique items encoded per step.")
@@ -76,12 +76,12 @@ RECENCY = ("half_life_days", "history_decay")  # settings of [cf] that `learn_re
 class CFConfig(Section):
     """The collaborative-filtering tower: implicit ALS, item-item and EASE."""
 
-    factors: int = Field(128, ge=1)
-    regularization: float = Field(0.1, gt=0)
+    factors: int = Field(128, ge=1, description="Numbers that ALS keeps of a user and of an item.")
+    regularization: float = Field(0.1, gt=0, description="Pull of ALS towards zero.")
     alpha: float = Field(
         20.0, gt=0, description="Confidence in what a user took is alpha * decayed weight; in all else 1."
     )
-    iterations: int = Field(12, ge=1)
+    iterations: int = Field(12, ge=1, description="Rounds of ALS.")
     learn_recency: bool = Field(
         True,
         description="Choose half_life_days and history_decay by EASE on the ranker's window; false takes them as set.",
@@ -107,10 +107,10 @@ class CandidatesConfig(Section):
 class RankerConfig(Section):
     """A linear fusion of the candidates' scores, and LightGBM LambdaMART that starts from it."""
 
-    trees: int = Field(300, ge=1)
-    leaves: int = Field(31, ge=2)
-    learning_rate: float = Field(0.05, gt=0)
-    min_rows_per_leaf: int = Field(50, ge=1)
+    trees: int = Field(300, ge=1, description="At most; training stops where more do not help.")
+    leaves: int = Field(31, ge=2, description="Of a tree, at most.")
+    learning_rate: float = Field(0.05, gt=0, description="Share of a tree's correction that counts.")
+    min_rows_per_leaf: int = Field(50, ge=1, description="Pairs of user and item that a leaf must hold.")
     max_users: int = Field(20_000, ge=1, description="Users sampled for the ranker's training.")
     calibrate: bool = Field(True, description="Fill `p`, the probability that the user takes the item.")
 
@@ -125,18 +125,20 @@ class AuditConfig(Section):
     """Gates between a finished scoring and its publication."""
 
     max_rows_change: float = Field(0.2, gt=0, description="Largest change of the row count against the last release.")
-    min_users_covered: float = Field(0.995, ge=0, le=1)
+    min_users_covered: float = Field(0.995, ge=0, le=1, description="Smallest share of users with a list.")
     min_overlap: float = Field(
         0.05, ge=0, le=1, description="Smallest mean overlap of a user's list with the last release."
     )
-    max_overlap: float = Field(0.995, ge=0, le=1)
+    max_overlap: float = Field(
+        0.995, ge=0, le=1, description="More in common with the last lists warns: nothing moves."
+    )
     max_fallback_share: float = Field(0.05, ge=0, le=1, description="Largest share of users served a popularity list.")
     min_coverage: float = Field(0.0, ge=0, le=1, description="Smallest share of the catalogue in anybody's list.")
     max_gini: float = Field(0.999, ge=0, le=1, description="Largest Gini coefficient of item exposure.")
-    model_warn_days: float = Field(14, gt=0)
-    model_max_days: float = Field(30, gt=0)
-    data_warn_hours: float = Field(36, gt=0)
-    data_max_hours: float = Field(72, gt=0)
+    model_warn_days: float = Field(14, gt=0, description="An older model warns.")
+    model_max_days: float = Field(30, gt=0, description="An older model is refused.")
+    data_warn_hours: float = Field(36, gt=0, description="An older newest event warns.")
+    data_max_hours: float = Field(72, gt=0, description="An older newest event is refused.")
 
 
 class ServingConfig(Section):
@@ -147,7 +149,7 @@ class ServingConfig(Section):
     users_per_shard: int = Field(50_000, ge=1, description="Users per part file.")
     chunk_users: int = Field(256, ge=1, description="Users scored at once; bounds memory.")
     train_every_days: float = Field(7, gt=0, description="`nightly` trains when the newest model is older.")
-    keep_releases: int = Field(14, ge=2)
+    keep_releases: int = Field(14, ge=2, description="Releases that `gc` leaves.")
     audit: AuditConfig = Field(default_factory=AuditConfig)
 
 
@@ -155,8 +157,8 @@ class MlflowConfig(Section):
     """Tracking and registry."""
 
     tracking_uri: str | None = Field(None, description="Default: sqlite:///mlflow.db beside the config.")
-    experiment: str = Field("recsys", min_length=1)
-    model_name: str = Field("recsys", min_length=1)
+    experiment: str = Field("recsys", min_length=1, description="Where runs are logged.")
+    model_name: str = Field("recsys", min_length=1, description="Under which versions are registered.")
     timeout_s: int = Field(30, ge=1, description="Longest wait for a registry that does not answer.")
 
 
@@ -164,7 +166,7 @@ class FloorsConfig(Section):
     """Smallest margins of the guardrails, each in its own unit: a share of nearly nothing may move by chance alone."""
 
     coverage: float = Field(0.01, ge=0, description="Share of the catalogue.")
-    gini: float = Field(0.05, ge=0)
+    gini: float = Field(0.05, ge=0, description="Gini coefficient of item exposure.")
     novelty: float = Field(0.1, ge=0, description="Bits.")
     diversity: float = Field(0.02, ge=0, description="One less the mean cosine of a list.")
     serendipity: float = Field(0.005, ge=0, description="Share of a user's labels.")
@@ -179,11 +181,11 @@ class ReportConfig(Section):
 
     max_users: int = Field(20_000, ge=1, description="Users sampled for evaluation tables.")
     min_lift: float = Field(0.01, ge=0, description="Relative lift of NDCG@10 that a promotion needs.")
-    alpha: float = Field(0.05, gt=0, lt=1)
+    alpha: float = Field(0.05, gt=0, lt=1, description="Level of tests and intervals.")
     guardrail_margin: float = Field(0.05, ge=0, description="Relative loss tolerated on a guardrail.")
     guardrail_floors: FloorsConfig = Field(default_factory=FloorsConfig)
     cost_margin: float = Field(1.0, ge=0, description="Relative growth tolerated of the time to score a user.")
-    min_segment_users: int = Field(100, ge=2)
+    min_segment_users: int = Field(100, ge=2, description="Smaller segments are not judged.")
     max_missing_users: float = Field(0.01, ge=0, le=1, description="Largest share of users listed in one arm alone.")
     max_short_lists: float = Field(0.01, ge=0, le=1, description="Largest share of an arm's lists under k items.")
     min_seeds: int = Field(3, ge=1, description="Training seeds that a promotion of a model version needs.")

@@ -121,6 +121,6 @@ def recommendation_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.
             ("reason_item_id", item_type),
             ("run_id", pa.string()),
             ("model_version", pa.string()),
-            ("run_date", pa.string()),
+            ("run_date", pa.date32()),
         ]
     )

@@ -331,7 +331,11 @@ def _overlap(lists: _Lists, last: pa.Table) -> tuple[float, int]:
 def _ages(context: AuditContext) -> list[Gate]:
     limits = context.config
     is_ahead = context.model_age_days < 0
-    model = "it saw events after this moment: for a fair backfill train with --as-of" if is_ahead else "recsys train"
+    model = (
+        "it saw events after this moment: for a fair backfill train with --as-of"
+        if is_ahead
+        else "recsys train, then recsys promote challenger"
+    )
     return [
         _aged("model age, days", context.model_age_days, limits.model_warn_days, limits.model_max_days, model),
         _aged("newest event, hours", context.data_age_hours, limits.data_warn_hours, limits.data_max_hours,

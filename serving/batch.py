@@ -89,7 +89,7 @@ def publish_lists(
         "run_date": f"{dataset.as_of:%Y-%m-%d}",
         "model_sha256": fetched.bundle.sha256,
         "data_sha256": dataset.sha256,
-        "config_sha256": _request_sha256(config, k, users),
+        "request_sha256": _request_sha256(config, k, users),
     }
     release = store.find(key)
     is_new = release is None
@@ -225,10 +225,12 @@ def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) ->
         "key": key,
         "model": {"name": name, "version": fetched.version.version, "sha256": fetched.bundle.sha256},
         "data": {
+            "from": dataset.oldest.isoformat(),
             "until": dataset.as_of.isoformat(),
             "sha256": dataset.sha256,
             "events": dataset.n_before(dataset.as_of),
         },
+        "config_sha256": run.config.fingerprint(),
         "code_revision": code_revision(),
         "seconds": run.seconds,
         "timings": run.reporter.seconds,

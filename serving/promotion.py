@@ -37,7 +37,9 @@ class Promotion:
         return 0 if self.is_champion or self.report is None else self.report.exit_code
 
 
-def promote(config: Config, wanted: str, reporter: Reporter, *, why: str | None = None, command: str = "") -> Promotion:
+def promote(
+    config: Config, wanted: str, reporter: Reporter, *, why: str | None = None, refresh: bool = False, command: str = ""
+) -> Promotion:
     """Moves `champion` to a version if the report against the present one says PROMOTE, or if a person says why.
 
     The report is stored with the run that made the version, its verdict as the tag `report_verdict`. Other seeds
@@ -46,6 +48,8 @@ def promote(config: Config, wanted: str, reporter: Reporter, *, why: str | None 
     Args:
         wanted: a version or alias.
         why: overrules every verdict; stored as the tag `promoted_because`.
+        refresh: HOLD is enough for the champion's own settings on newer data: they will hardly ever be better by a
+            margin, and a champion that nobody replaces grows too old to serve.
         command: for the page: how to make the report again.
 
     Raises:
@@ -67,6 +71,8 @@ def promote(config: Config, wanted: str, reporter: Reporter, *, why: str | None 
         return _crown(registry, chosen, None, None, why)
     tags = {"report_verdict": report.verdict, "report_against": champion.version}
     registry.attach(chosen.version, folder, f"compare/against-{champion.version}", tags)
+    if refresh and why is None and report.verdict == "HOLD" and _is_refresh(chosen, champion):
+        why = f"these are the settings of version {champion.version} on newer data"
     if report.verdict == "PROMOTE" or why is not None:
         return _crown(registry, chosen, report, folder, why)
     sentence = f"version {chosen.version} stays out: {report.verdict}: {report.reason} (overrule with --force --why)"
@@ -76,9 +82,17 @@ def promote(config: Config, wanted: str, reporter: Reporter, *, why: str | None 
 def promoted_or_not(config: Config, version: str, reporter: Reporter) -> str:
     """`promote` for the night: the outcome in a sentence; a comparison that fails leaves the champion, not the night."""
     try:
-        return promote(config, version, reporter, command=f"recsys promote {version}").sentence
+        return promote(config, version, reporter, refresh=True, command=f"recsys promote {version}").sentence
     except RecsysError as error:
         return f"version {version} stays out: {error}"
+
+
+def _is_refresh(chosen: ModelVersion, champion: ModelVersion) -> bool:
+    """Whether a version has the champion's settings and newer data."""
+    settings = {version.tags.get("config_sha256") for version in (chosen, champion)}
+    if len(settings) > 1 or None in settings:
+        return False
+    return pd.Timestamp(champion.tags["data_until"]) < pd.Timestamp(chosen.tags["data_until"])
 
 
 def _crown(

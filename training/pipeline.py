@@ -75,7 +75,7 @@ class TextSpace:
 
     @property
     def views(self) -> list[FloatArray]:
-        """Vectors of the items that know no labels, (n_items, dim) each: by the encoder and by words, where there are any."""
+        """Vectors of the items without the head, (n_items, dim) each: by the encoder and by words, where there are any."""
         width = self.tower.width
         parts = self.inputs[:, :width], WORDS_LENGTH * self.inputs[:, width:]
         return [part[self.row] for part in parts if part.shape[1]]

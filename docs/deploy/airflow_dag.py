@@ -31,7 +31,7 @@ def recsys() -> None:
         assert data_interval_end is not None
         as_of = ["--as-of", data_interval_end.isoformat()]
         code = subprocess.run(
-            [*RECSYS, "nightly", *CONFIG, *as_of, "--deadline", "3h", "--log", "json"], check=False
+            [*RECSYS, "nightly", *CONFIG, *as_of, "--promote", "--deadline", "3h", "--log", "json"], check=False
         ).returncode
         if code == BUSY:
             raise AirflowSkipException("another run is at work")

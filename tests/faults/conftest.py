@@ -20,6 +20,11 @@ from tests.faults.served import assert_served_whole
 YESTERDAY, TODAY = "2024-04-11", "2024-04-12"
 
 
+def dates(table: pa.Table) -> set[str]:
+    """The nights that rows are of."""
+    return {str(day) for day in table["run_date"].to_pylist()}
+
+
 @dataclass
 class Shop:
     """A folder with recsys.toml, tables, a registry with version 1, and yesterday's release in `out`."""
@@ -53,11 +58,11 @@ class Shop:
 
     def assert_yesterday_served(self) -> None:
         table = self.served()
-        assert set(table["run_date"].to_pylist()) == {YESTERDAY}
+        assert dates(table) == {YESTERDAY}
 
     def assert_today_served(self) -> None:
         table = self.served()
-        assert set(table["run_date"].to_pylist()) == {TODAY}
+        assert dates(table) == {TODAY}
 
     def events(self) -> pd.DataFrame:
         return pd.read_parquet(self.folder / "events.parquet")

@@ -11,7 +11,7 @@ import pytest
 
 from serving.publish import ReleaseStore
 from serving.retention import remove_leftovers
-from tests.faults.conftest import Shop
+from tests.faults.conftest import Shop, dates
 from tests.faults.matrix import fault
 from tests.faults.nursery import Nursery, die_before_step
 from tests.faults.served import assert_served_whole
@@ -144,7 +144,7 @@ def kill_nights(shop: Shop, n_kills: int) -> None:
         if number % 5 == 4:
             ended = shop.run("nightly", "--as-of", date, *words, "--move-current")
             assert ended.code == 0, ended.err
-            assert set(shop.served()["run_date"].to_pylist()) == {date}
+            assert dates(shop.served()) == {date}
             remove_leftovers(ReleaseStore(shop.output), keep=2)
             shop.acknowledged = []
 
@@ -173,7 +173,7 @@ def die_in_nights(shop: Shop, every: int) -> None:
         if step > 12:  # the record of a run is there from about then on
             assert "killed" in shop.run("status").out
         assert shop.run("nightly", *night).code == 0
-        assert set(shop.served()["run_date"].to_pylist()) == {night[1]}
+        assert dates(shop.served()) == {night[1]}
     assert 30 < step < 399
 
 

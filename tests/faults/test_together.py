@@ -15,7 +15,7 @@ import pytest
 
 from serving.publish import ReleaseStore
 from serving.retention import leftovers
-from tests.faults.conftest import TODAY, YESTERDAY, Shop
+from tests.faults.conftest import TODAY, YESTERDAY, Shop, dates
 from tests.faults.matrix import fault
 from tests.faults.nursery import Nursery
 from tests.faults.served import assert_served_whole
@@ -105,7 +105,7 @@ def test_a_backfill_reads_only_events_before_its_date_and_leaves_current(yesterd
     paths = [Path(one["release"]) / "part-00000.parquet" for one in (made, again)]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert json.loads(yesterday.run("score", *asked, "--move-current").out)["moved"]
-    assert set(yesterday.served()["run_date"].to_pylist()) == {past}
+    assert dates(yesterday.served()) == {past}
 
 
 @fault(11)
@@ -147,11 +147,14 @@ def test_retention_spares_current_previous_pinned_and_aliased(yesterday: Shop) -
     named = yesterday.output / "releases" / "2024-03-02.old"
     (yesterday.output / "before-the-sale").symlink_to(Path("releases") / named.name)
     assert yesterday.tonight().code == 0
-    assert yesterday.run("rollback").code == 0
+    back = json.loads(yesterday.run("rollback", "--json").out)
+    assert (back["current"][:10], back["pinned"]) == (YESTERDAY, True)
     keep_two = ["--set", "serving.keep_releases=2"]
     told = yesterday.run("gc", *keep_two)
     listed = {Path(line.split(": ")[1]).name for line in told.out.splitlines()}
     assert listed == {"2024-03-01.old", "2024-03-03.old", "2024-03-04.old"}
+    as_json = json.loads(yesterday.run("gc", *keep_two, "--json").out)
+    assert {Path(path).name for path in as_json["would_delete"]} == listed
     assert len(ReleaseStore(yesterday.output).all()) == 6  # a dry run by default
     assert yesterday.run("gc", *keep_two, "--delete").code == 0
     left = {p.name[:10] for p in ReleaseStore(yesterday.output).all()}

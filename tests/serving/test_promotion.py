@@ -149,3 +149,27 @@ def test_force_and_why_go_together(tmp_path: Path, words: list[str]) -> None:
     done = CliRunner().invoke(cli, ["promote", "2", "-c", str(tmp_path / "recsys.toml"), *words])
     assert isinstance(done.exception, ConfigError)
     assert "--why" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("told", "settings", "until", "outcome"),
+    [
+        ("HOLD", "a", "2024-02-08", "champion is now version 2 (HOLD, overruled because 'these are the settings of version 1"),
+        ("HOLD", "b", "2024-02-08", "version 2 stays out: HOLD"),
+        ("HOLD", "a", "2024-01-25", "version 2 stays out: HOLD"),
+        ("HOLD", None, "2024-02-08", "version 2 stays out: HOLD"),
+        ("REJECT", "a", "2024-02-08", "version 2 stays out: REJECT"),
+        ("INVALID", "a", "2024-02-08", "version 2 stays out: INVALID"),
+    ],
+    indirect=["told"],
+)  # fmt: skip
+def test_a_night_lets_a_refresh_pass_unless_it_does_harm(
+    config: Config, told: Report, settings: str | None, until: str, outcome: str
+) -> None:
+    registry = Registry(config.mlflow)
+    registry.tag("1", {"config_sha256": "a", "data_until": "2024-02-01T00:00:00+00:00"})
+    registry.tag("2", {"data_until": f"{until}T00:00:00+00:00"} | ({"config_sha256": settings} if settings else {}))
+    by_hand = promote(config, "2", Reporter())
+    assert not by_hand.is_champion
+    assert outcome in promoted_or_not(config, "2", Reporter())
+    assert registry.resolve("champion").version == ("2" if "champion is now" in outcome else "1")
