@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
 
+from recsys.errors import ConfigError, shown
 from recsys.text_tower import Progress
 from recsys.types import FloatArray
 
@@ -19,10 +20,16 @@ def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
 
     >>> item_texts(pd.DataFrame({"title": ["Tea", ""], "brand": ["Leaf", "Oak"]}), ["title", "brand", "color"])
     ['Tea. Leaf', 'Oak']
+
+    Raises:
+        ConfigError: none of the columns is there, so no item would have a text.
     """
     columns = [catalogue[f].fillna("").astype(str).str.strip().str[:MAX_CHARACTERS] for f in fields if f in catalogue]
     if not columns:
-        return [""] * len(catalogue)
+        raise ConfigError(
+            f"text.fields: none of {', '.join(fields) or 'nothing'} is a column of the items table, which has "
+            f"{', '.join(map(shown, catalogue.columns))}"
+        )
     return [". ".join(part for part in row if part) for row in zip(*columns, strict=True)]
 
 

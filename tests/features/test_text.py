@@ -2,8 +2,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 
-from features.text import VectorCache
+from features.text import VectorCache, item_texts
+from recsys.errors import ConfigError
 from recsys.text_tower import Progress
 
 
@@ -32,3 +35,8 @@ def test_a_damaged_cache_file_is_filled_again(tmp_path: Path) -> None:
     content[-1] ^= 1
     cache.path.write_bytes(content)
     assert cache.vectors(["a", "b"], encode).tolist() == [[1, 1], [1, 1]]
+
+
+def test_fields_that_no_column_has_are_an_error_and_not_a_shop_without_words() -> None:
+    with pytest.raises(ConfigError, match=r"text.fields: none of name, text is a column of the items table"):
+        item_texts(pd.DataFrame({"item_id": [1], "title": ["Tea"]}), ["name", "text"])
