@@ -17,6 +17,7 @@ MAX_CHARACTERS = 20_000  # far beyond any encoder's cut; bounds the work on a ho
 
 def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
     """One text per item: its non-empty fields in order, joined by ". "; absent columns are skipped.
+    Without fields all are empty.
 
     >>> item_texts(pd.DataFrame({"title": ["Tea", ""], "brand": ["Leaf", "Oak"]}), ["title", "brand", "color"])
     ['Tea. Leaf', 'Oak']
@@ -25,9 +26,11 @@ def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
         ConfigError: none of the columns is there, so no item would have a text.
     """
     columns = [catalogue[f].fillna("").astype(str).str.strip().str[:MAX_CHARACTERS] for f in fields if f in catalogue]
+    if not fields:
+        return [""] * len(catalogue)
     if not columns:
         raise ConfigError(
-            f"text.fields: none of {', '.join(fields) or 'nothing'} is a column of the items table, which has "
+            f"text.fields: none of {', '.join(fields)} is a column of the items table, which has "
             f"{', '.join(map(shown, catalogue.columns))}"
         )
     return [". ".join(part for part in row if part) for row in zip(*columns, strict=True)]

@@ -53,8 +53,7 @@ class TextConfig(Section):
     encoder: str = Field("all-MiniLM-L6-v2", description="The packaged encoder, a folder, or a hub name 'org/model'.")
     fields: tuple[str, ...] = Field(
         ("title", "brand", "category", "tags", "description"),
-        min_length=1,
-        description="Item columns that make the text, in order.",
+        description="Item columns that make the text, in order; [] is a shop without words.",
     )
     max_tokens: int = Field(64, ge=8, le=512, description="Longer texts are cut.")
     epochs: float = Field(1.0, ge=0, description="Passes over the catalogue; 0 leaves the encoder as it is.")

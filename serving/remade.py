@@ -103,7 +103,10 @@ def score_before(
     with reporter.stage(f"scoring version {fetched.version.version} as of {as_of:%Y-%m-%d}") as progress:
         known = dataset.before(as_of)
         scorer = Scorer.of(
-            known, model.snapshot(known, own), model.ranker, Stamp("compare", fetched.version.version, "")
+            known,
+            model.snapshot(known, own),
+            model.ranker,
+            Stamp("compare", fetched.version.version, f"{as_of:%Y-%m-%d}"),
         )
         positions = dataset.users.positions(users)
         table = scorer.score(np.sort(positions[positions >= 0]), N_SLOTS, progress)

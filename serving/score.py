@@ -30,7 +30,7 @@ from training.evaluate import rank_pairs
 
 @dataclass(frozen=True)
 class Stamp:
-    """What every row says about its origin."""
+    """What every row says about its origin; `run_date` is YYYY-MM-DD."""
 
     run_id: str
     model_version: str

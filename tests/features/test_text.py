@@ -40,3 +40,4 @@ def test_a_damaged_cache_file_is_filled_again(tmp_path: Path) -> None:
 def test_fields_that_no_column_has_are_an_error_and_not_a_shop_without_words() -> None:
     with pytest.raises(ConfigError, match=r"text.fields: none of name, text is a column of the items table"):
         item_texts(pd.DataFrame({"item_id": [1], "title": ["Tea"]}), ["name", "text"])
+    assert item_texts(pd.DataFrame({"item_id": [1], "title": ["Tea"]}), []) == [""]
