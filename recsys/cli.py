@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 
 from recsys.config import Config, json_schema, load_config
-from recsys.errors import ConfigError, RecsysError, as_ours
+from recsys.errors import ConfigError, RecsysError, as_ours, public
 from recsys.progress import Log, Reporter
 from recsys.stop import stoppable
 from training.dials import GROUPS
@@ -185,7 +185,9 @@ def train(config: Config, as_of: str | None, deadline: float | None, log: Log, a
 @as_of_option
 @click.option("--model", default="champion", show_default=True, help="An alias or a version.")
 @click.option("--users", "users_file", default=None, help="Parquet or CSV with a user_id column; all users by default.")
-@click.option("-k", "k", type=int, default=None, help="Recommendations per user; default from the config.")
+@click.option(
+    "-k", "k", type=click.IntRange(min=1), default=None, help="Recommendations per user; default from the config."
+)
 @click.option("--move-current", is_flag=True, help="Let a backfill of a past date become what is served.")
 @deadline_option
 @log_option
@@ -555,13 +557,15 @@ def moment(text: str | None) -> pd.Timestamp:
         return pd.Timestamp.now(tz="UTC")
     try:
         stamp = pd.Timestamp(text)
-    except ValueError:
-        raise ConfigError(f"--as-of {text!r}: no date or moment; write 2017-12-31 or 2017-12-31T05:00:00Z") from None
-    return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
+        if pd.isna(stamp) or not 1990 <= stamp.year < 2100:
+            raise ValueError("no moment that data are of")
+        return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
+    except (ValueError, OverflowError):
+        raise ConfigError(f"{text!r} is no date or moment; write 2017-12-31 or 2017-12-31T05:00:00Z") from None
 
 
 def _this_command() -> str:
-    return shlex.join(["recsys", *sys.argv[1:]])
+    return public(shlex.join(["recsys", *sys.argv[1:]]))
 
 
 def _print_json(value: object) -> None:

@@ -209,6 +209,10 @@ class Config(Section):
     mlflow: MlflowConfig = Field(default_factory=MlflowConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
 
+    def recipe_sha256(self) -> str:
+        """sha256 of the settings that a training depends on; where and how lists are served is no part of it."""
+        return self.fingerprint("seed", "data", "text", "cf", "candidates", "ranker", "rules")
+
     def fingerprint(self, *sections: str) -> str:
         """sha256 of the settings that change results; where files lie does not.
 
@@ -315,7 +319,9 @@ def _resolve(config: Config, folder: Path) -> Config:
         changes[name] = section.model_copy(update=absolute)
     if config.text.encoder.startswith((".", "/")):
         changes["text"] = changes["text"].model_copy(update={"encoder": _absolute(config.text.encoder, folder)})
-    uri = config.mlflow.tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
+    uri = config.mlflow.tracking_uri or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///") and uri != "sqlite:///:memory:":
+        uri = f"sqlite:///{folder / uri.removeprefix('sqlite:///')}"
     changes["mlflow"] = config.mlflow.model_copy(update={"tracking_uri": uri})
     return config.model_copy(update=changes)
 

@@ -65,13 +65,14 @@ def table_arm(path: Path) -> Arm:
     """
     info: dict[str, str] = {}
     cost = Cost()
+    path = path.resolve()  # once: a night may move `current` meanwhile
     try:
         if (path / "manifest.json").exists():
             facts = releases.manifest(path)
             info = {"trained_until": facts["data"]["until"], "code_revision": str(facts.get("code_revision", ""))}
             info["model"] = f"{facts['model']['name']} {facts['model']['version']}" if "model" in facts else ""
             cost = _release_cost(facts)
-            table = ReleaseStore(path.resolve().parent.parent).read(path).to_pandas()
+            table = ReleaseStore(path.parent.parent).read(path).to_pandas()
         elif path.suffix == ".csv":
             table = pd.read_csv(path, dtype={"user_id": "str", "item_id": "str"})  # "007" is not 7
         else:

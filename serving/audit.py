@@ -57,6 +57,7 @@ class AuditContext:
     Args:
         eligible_users: how many users should have a list.
         k: items a list should have.
+        taken: items that nearly every user has taken at most, and may not get again.
         catalogue: (n_items,) unique ids that may be recommended: known, available, not blocked.
         last_release: what is served, or None: then nothing is compared.
         model_age_days: from the end of the model's data to the moment of scoring; below 0 it saw later events.
@@ -71,6 +72,7 @@ class AuditContext:
     model_age_days: float
     data_age_hours: float
     config: AuditConfig
+    taken: int = 0
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class _Seen:
             self.counts["compared"] += n_compared
 
     def _add_shape(self, lists: _Lists) -> None:
-        wanted = min(self.context.k, len(self.context.catalogue))
+        wanted = min(self.context.k, max(1, len(self.context.catalogue) - self.context.taken))
         row = np.arange(len(lists.user))
         first_row = np.maximum.accumulate(np.where(lists.starts, row, 0))
         self.counts["rows"] += lists.n_rows
@@ -261,7 +263,7 @@ def _shape(seen: _Seen, context: AuditContext) -> list[Gate]:
         _gate("users covered", covered, f">= {limit}", covered >= limit, "see who has no list, then score again"),
         _gate(
             "short lists, share", short, f"<= {MAX_SHORT_SHARE}", short <= MAX_SHORT_SHARE,
-            "raise candidates.per_source or lower serving.k",
+            "lower serving.k, or train with a larger candidates.per_source",
         ),
         _gate("longest list", seen.longest, f"<= {context.k}", seen.longest <= context.k, DEFECT),
         _none(seen, "item twice in a list", DEFECT),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -177,6 +178,7 @@ def _audit(staging: Path, dataset: Dataset, run: Run, users: IntArray, k: int, t
         model_age_days=(dataset.as_of - trained_until).total_seconds() / 86_400,
         data_age_hours=(dataset.as_of - dataset.newest).total_seconds() / 3600,
         config=config.serving.audit,
+        taken=_taken(dataset, users, k) if config.rules.exclude_seen else 0,
     )
     result = audit(store.read_staged(staging, COLUMNS), context)
     run.facts["audit"] = {gate.name: gate.number for gate in result.gates}
@@ -218,6 +220,17 @@ def _count_late(dataset: Dataset, run: Run) -> int:
     return 0
 
 
+def _taken(dataset: Dataset, users: IntArray, k: int) -> int:
+    """Distinct items of a user's events, of all but one in twenty users at most this many; 0 where that leaves plenty."""
+    if not len(users) or np.quantile(np.diff(dataset.bounds)[users], 0.95) + k <= dataset.available.sum():
+        return 0
+    counts = np.zeros(len(dataset.users), dtype=np.int64)
+    for block in dataset.blocks():
+        pairs = np.unique(block["user"].astype(np.int64) * len(dataset.items) + block["item"])
+        counts += np.bincount(pairs // len(dataset.items), minlength=len(counts))
+    return int(np.quantile(counts[users], 0.95, method="higher"))
+
+
 def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) -> dict[str, Any]:
     name = run.config.mlflow.model_name
     return {
@@ -239,7 +252,7 @@ def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) ->
 
 
 def _request_sha256(config: Config, k: int, users: IntArray) -> str:
-    """What was asked of a model: the rules, k and the users."""
+    """What was asked of a model: labels, rules, k and the users."""
     return hashlib.sha256(
-        f"{config.fingerprint('rules', 'candidates')} {k} {users.tobytes().hex()}".encode()
+        f"{config.fingerprint('data', 'rules', 'candidates')} {k} {users.tobytes().hex()}".encode()
     ).hexdigest()

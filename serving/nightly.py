@@ -85,7 +85,8 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
         run: holds the lock; see `serving.runs.recorded`.
         when: "due" trains when the newest model is older than `serving.train_every_days`; "always"; "never".
         move_current: lets a backfill of a past date become what is served.
-        promote: lets a version trained tonight become champion, if the report against the champion says so.
+        promote: lets a version that no report has judged yet become champion, if its report says so; it serves from
+            the next night on.
     """
     config, reporter = run.config, run.reporter
     dataset, data = load_dataset(config, run.as_of, reporter)
@@ -95,10 +96,14 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
     is_due = when == "always" or (when == "due" and _is_due(run))
     run.facts["trained"] = is_due
     if is_due:
-        version = train_and_register(dataset, config, reporter, explainer(dataset)).version
-        if promote:
-            reporter.say(promoted_or_not(config, version, reporter))
+        try:
+            train_and_register(dataset, config, reporter, explainer(dataset))
+        except RegistryDownError as error:
+            reporter.say(f"the new version is lost, the last verified one serves: {error}")
+            run.facts["trained"] = is_due = False
     released = publish_lists(dataset, run, move_current=move_current)
+    if promote and (candidate := _unjudged(run)):  # after: lists do not wait for a comparison that may take hours
+        reporter.say(promoted_or_not(config, candidate, reporter))
     with reported(released.release):
         evaluation = evaluation_in(model_cache(config) / released.model_sha256)
     page = run.registry.page_command()
@@ -136,11 +141,14 @@ def reported(release: Path) -> Iterator[None]:
 
 def training_is_due(config: Config, as_of: pd.Timestamp, registry: Registry | None = None) -> bool:
     """Whether no version was trained on data from the last `train_every_days`."""
+    versions = (registry or Registry(config.mlflow)).versions()
     ages = [
         (as_of - pd.Timestamp(version.tags["data_until"])).total_seconds() / 86_400
-        for version in (registry or Registry(config.mlflow)).versions()
+        for version in versions
         if "data_until" in version.tags
     ]
+    if not any("champion" in version.aliases for version in versions):
+        return True  # the first training died before its version had a name
     past = [age for age in ages if age >= 0]
     return not past or min(past) >= config.serving.train_every_days
 
@@ -151,6 +159,18 @@ def champion(config: Config) -> tuple[Model, str]:
     if fetched.stale:
         raise ModelError("the registry is down; only a last verified copy is at hand")
     return Model.load(fetched.bundle.folder), fetched.version.version
+
+
+def _unjudged(run: Run) -> str | None:
+    """The challenger, where no report has judged it yet: tonight's, or that of a night that did not get so far."""
+    try:
+        named = {alias: version for version in run.registry.versions() for alias in version.aliases}
+    except RegistryDownError:
+        return None
+    challenger, present = named.get("challenger"), named.get("champion")
+    if challenger is None or challenger == present or "report_verdict" in challenger.tags:
+        return None
+    return challenger.version
 
 
 def _is_due(run: Run) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from recsys.config import Config
-from recsys.errors import RecsysError, shown
+from recsys.errors import DeadlineError, RecsysError, StoppedError, shown
 from recsys.progress import Reporter
 from recsys.registry import CHAMPION, ModelVersion, Registry
 from serving.comparison import compare_arms
@@ -68,13 +68,13 @@ def promote(
         if why is None:
             raise
         reporter.say(f"no report: {error}")
-        return _crown(registry, chosen, None, None, why)
+        return _crown(registry, chosen, champion, None, None, why)
     tags = {"report_verdict": report.verdict, "report_against": champion.version}
     registry.attach(chosen.version, folder, f"compare/against-{champion.version}", tags)
     if refresh and why is None and report.verdict == "HOLD" and _is_refresh(chosen, champion):
         why = f"these are the settings of version {champion.version} on newer data"
     if report.verdict == "PROMOTE" or why is not None:
-        return _crown(registry, chosen, report, folder, why)
+        return _crown(registry, chosen, champion, report, folder, why)
     sentence = f"version {chosen.version} stays out: {report.verdict}: {report.reason} (overrule with --force --why)"
     return Promotion(chosen.version, False, report, folder, sentence)
 
@@ -83,21 +83,32 @@ def promoted_or_not(config: Config, version: str, reporter: Reporter) -> str:
     """`promote` for the night: the outcome in a sentence; a comparison that fails leaves the champion, not the night."""
     try:
         return promote(config, version, reporter, refresh=True, command=f"recsys promote {version}").sentence
-    except RecsysError as error:
-        return f"version {version} stays out: {error}"
+    except (StoppedError, DeadlineError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the lists are out, whatever breaks here
+        return f"version {version} stays out: {type(error).__name__}: {shown(error, 300)}"
 
 
 def _is_refresh(chosen: ModelVersion, champion: ModelVersion) -> bool:
     """Whether a version has the champion's settings and newer data."""
-    settings = {version.tags.get("config_sha256") for version in (chosen, champion)}
+    settings = {version.tags.get("recipe_sha256") for version in (chosen, champion)}
     if len(settings) > 1 or None in settings:
         return False
     return pd.Timestamp(champion.tags["data_until"]) < pd.Timestamp(chosen.tags["data_until"])
 
 
 def _crown(
-    registry: Registry, chosen: ModelVersion, report: Report | None, folder: Path | None, why: str | None
+    registry: Registry,
+    chosen: ModelVersion,
+    against: ModelVersion,
+    report: Report | None,
+    folder: Path | None,
+    why: str | None,
 ) -> Promotion:
+    now = registry.resolve(CHAMPION).version
+    if now != against.version:
+        sentence = f"version {chosen.version} stays out: version {now} became champion meanwhile; compare with that one"
+        return Promotion(chosen.version, False, report, folder, sentence)
     if why is not None:
         registry.tag(chosen.version, {"promoted_because": why})
     registry.promote(chosen.version)

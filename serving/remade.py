@@ -17,13 +17,13 @@ from recsys.config import Config, parse_config
 from recsys.progress import Reporter
 from recsys.registry import Fetched
 from serving.explained import explainer
+from serving.releases import write_whole
 from serving.score import Scorer, Stamp
 from training.job import code_revision, evaluated_lists, evaluation_summary
 from training.model import Model
 from training.pipeline import train
 
 N_SLOTS = 50
-_DECIDES = ("seed", "data", "text", "cf", "candidates", "ranker", "rules")  # what a training depends on
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
 def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Reporter) -> Remade:
     """Trains a recipe on everything before a moment; taken from `folder` where that was done before."""
     dataset = Dataset.from_tables(load_tables(config.data, as_of), as_of)
-    recipe_sha256 = config.fingerprint(*_DECIDES)[:12]
-    key = f"{dataset.sha256[:12]}-{recipe_sha256}-{config.report.max_users}-{code_revision().replace('+', '-')}"
+    key = f"{dataset.sha256[:12]}-{config.recipe_sha256()[:12]}-{config.report.max_users}-{code_revision().replace('+', '-')}"
     table, about = folder / f"{key}.parquet", folder / f"{key}.json"
     if not about.exists():
         reporter.say(f"training again before {as_of:%Y-%m-%d %H:%M}, seed {config.seed}")
@@ -74,7 +73,7 @@ def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Rep
         evaluated_lists(trained, dataset).to_parquet(table, index=False)
         users = dataset.users.values(trained.evaluation.per_user["user_pos"].unique())
         # written last, so that it vouches for the table
-        about.write_text(json.dumps({"users": users.tolist(), **evaluation_summary(trained, dataset)}))
+        write_whole(about, json.dumps({"users": users.tolist(), **evaluation_summary(trained, dataset)}))
     told = json.loads(about.read_text())
     users = pd.Index(np.array(told["users"]) if dataset.users.ids.dtype.kind in "iu" else told["users"])
     start, end = pd.Timestamp(told["test_start"]), pd.Timestamp(told["test_end"])

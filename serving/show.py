@@ -154,7 +154,7 @@ def _print_user(
     titles = items.set_index("item_id")["title"].to_dict()
     history = history[::-1].sort_values("timestamp", ascending=False, kind="stable")
     had = set(history["item_id"])
-    table = Table(title=f"user {plain(user)}: {len(history):,} events", title_justify="left")
+    table = Table(title=Text(f"user {plain(user)}: {len(history):,} events"), title_justify="left")
     for heading in ("", "item", "title", "new", "p", "source", "reason"):
         table.add_column(heading)
     last = history.drop_duplicates("item_id").head(5)
@@ -201,7 +201,7 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
         console.print_json(json.dumps({k: json.loads(f.to_json(orient="records")) for k, f in frames.items()}))
         return
     for name, frame in frames.items():
-        table = Table(title=f"like {plain(titles.iloc[pos])}, by {name}", title_justify="left")
+        table = Table(title=Text(f"like {plain(titles.iloc[pos])}, by {name}"), title_justify="left")
         for heading in ("item", "title", "score"):
             table.add_column(heading)
         for row in frame.itertuples():

@@ -5,13 +5,15 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from features.demo import render_config
-from recsys.cli import cli
+from recsys.cli import cli, moment
 from recsys.config import Config, load_config, parse_config
 from recsys.errors import ConfigError
+from serving.batch import _request_sha256
 
 ROOT = Path(__file__).parents[1]
 DATA = {"events": "e", "items": "i", "event_weights": {"buy": 1.0}}
@@ -93,3 +95,33 @@ def test_the_program_ends_with_the_exit_code_of_the_error_and_no_traceback(tmp_p
     assert done.returncode == 2
     assert "no.toml: no such file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_registry_of_a_config_lies_beside_it_from_wherever_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "recsys.toml"
+    for written, expected in (
+        ("", f"sqlite:///{tmp_path}/mlflow.db"),
+        ('[mlflow]\ntracking_uri = "sqlite:///own.db"', f"sqlite:///{tmp_path}/own.db"),
+        ('[mlflow]\ntracking_uri = "sqlite:////srv/own.db"', "sqlite:////srv/own.db"),
+        ('[mlflow]\ntracking_uri = "http://host:5000"', "http://host:5000"),
+    ):
+        path.write_text(f'[data]\nevents = "e"\nitems = "i"\nevent_weights = {{ buy = 1 }}\n{written}')
+        assert load_config(path).mlflow.tracking_uri == expected
+
+
+@pytest.mark.parametrize("text", ["", "nat", "9999-01-01", "yesterday"])
+def test_what_is_no_moment_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no date or moment; write 2017-12-31"):
+        moment(text)
+
+
+def test_a_recipe_is_what_a_training_depends_on() -> None:
+    base = {"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}}
+    one = parse_config(base)
+    assert parse_config(base | {"serving": {"keep_releases": 20}}).recipe_sha256() == one.recipe_sha256()
+    assert parse_config(base | {"cf": {"factors": 20}}).recipe_sha256() != one.recipe_sha256()
+    other = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 2}}})
+    assert other.recipe_sha256() != one.recipe_sha256()
+    users = np.arange(3)
+    assert _request_sha256(one, 5, users) == _request_sha256(one, 5, users)
+    assert _request_sha256(one, 5, users) != _request_sha256(other, 5, users)

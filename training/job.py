@@ -5,6 +5,7 @@ import resource
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from features.dataset import Dataset
 from recsys.bundle import seal
 from recsys.config import Config
 from recsys.progress import Reporter
-from recsys.registry import Registry, Run
+from recsys.registry import Registry, RegistryDownError, Run
 from recsys.types import FloatArray
 from training.calibration import diagram
 from training.evaluate import Evaluation, Explain
@@ -43,12 +44,16 @@ def train_and_register(
     registry = Registry(config.mlflow)
     window = {"data_until": dataset.as_of.isoformat(), "data_sha256": dataset.sha256}
     tags = window | {"code_revision": code_revision(), "config_sha256": config.fingerprint()}
+    tags |= {"recipe_sha256": config.recipe_sha256()}
     with registry.run(f"train {dataset.as_of:%Y-%m-%d}", config.model_dump(mode="json"), tags) as run:
         run.log_dataset("events", dataset.sha256, len(dataset.user_pos), "events", "training")
         work = Path(config.text.cache).parent / "checkpoints"
-        trained = train(
-            dataset, config, reporter.stage, lambda values, step: run.log_metrics(values, step), work, explain
-        )
+
+        def log(values: dict[str, float], step: int) -> None:
+            with suppress(RegistryDownError):  # a curve with a gap is no reason to lose the training
+                run.log_metrics(values, step)
+
+        trained = train(dataset, config, reporter.stage, log, work, explain)
         run.log_metrics(_metrics(trained.evaluation) | {f"seconds {k}": v for k, v in trained.seconds.items()})
         run.log_metrics({f"guard ndcg_10 {k}": v for k, v in trained.model.ranker.guard.items()})
         folder = Path(tempfile.mkdtemp(prefix="recsys-bundle-"))

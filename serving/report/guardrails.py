@@ -65,6 +65,8 @@ def guardrails(
         if name not in in_a:
             continue
         effect = paired_effect(in_a[name], in_b[name], config.alpha)
+        if not effect.n:  # of nobody: lists of one have no diversity, a column without values no categories
+            continue
         rows.append(
             Guardrail(
                 metric=name,

@@ -114,6 +114,8 @@ def _users(world: World, users: pd.DataFrame | None) -> Iterator[Coding]:
 
 def _of_column(kind: str, values: pd.Series) -> Iterator[Coding]:
     """A users column as groups: few values as they are, many numbers by quarters; many texts are left out."""
+    if not values.map(pd.api.types.is_hashable).all():  # lists of interests and the like
+        return
     n_values = values.nunique()
     if pd.api.types.is_numeric_dtype(values.dtype) and n_values > MAX_VALUES:
         numbers = values.astype("float64")

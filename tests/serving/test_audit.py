@@ -177,3 +177,10 @@ def test_a_million_rows_take_seconds() -> None:
     began = time.process_time()
     assert failed(found, AuditContext(n_users, k, pa.array(range(5000)), served(found), 1.0, 1.0, AuditConfig())) == []
     assert time.process_time() - began < 10  # about 1.5 on an idle core; a loop over users takes minutes
+
+
+def test_where_nearly_all_is_taken_already_short_lists_are_no_fault() -> None:
+    small = replace(CONTEXT, k=20)
+    assert "short lists, share" in failed(table(), small)
+    assert "short lists, share" not in failed(table(), replace(small, taken=10))  # two of twelve are left
+    assert "short lists, share" in failed(table(), replace(small, taken=9))

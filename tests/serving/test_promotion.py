@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from recsys.bundle import save_arrays, seal
 from recsys.cli import cli
 from recsys.config import Config, MlflowConfig, ReportConfig, parse_config
-from recsys.errors import ConfigError, DataError, ModelError
+from recsys.errors import ConfigError, DataError, DeadlineError, ModelError
 from recsys.progress import Reporter
 from recsys.registry import Registry
 from serving import promotion
@@ -167,9 +167,46 @@ def test_a_night_lets_a_refresh_pass_unless_it_does_harm(
     config: Config, told: Report, settings: str | None, until: str, outcome: str
 ) -> None:
     registry = Registry(config.mlflow)
-    registry.tag("1", {"config_sha256": "a", "data_until": "2024-02-01T00:00:00+00:00"})
-    registry.tag("2", {"data_until": f"{until}T00:00:00+00:00"} | ({"config_sha256": settings} if settings else {}))
+    registry.tag("1", {"recipe_sha256": "a", "data_until": "2024-02-01T00:00:00+00:00"})
+    registry.tag("2", {"data_until": f"{until}T00:00:00+00:00"} | ({"recipe_sha256": settings} if settings else {}))
     by_hand = promote(config, "2", Reporter())
     assert not by_hand.is_champion
     assert outcome in promoted_or_not(config, "2", Reporter())
     assert registry.resolve("champion").version == ("2" if "champion is now" in outcome else "1")
+
+
+def test_what_breaks_a_comparison_leaves_the_night_alone_and_what_ends_the_night_does_not(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(error: Exception) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(promotion, "compare_arms", fail)
+
+    broken(OSError(28, "No space left on device"))
+    assert "version 2 stays out: OSError" in promoted_or_not(config, "2", Reporter())
+    broken(DeadlineError("the deadline passed"))
+    with pytest.raises(DeadlineError):
+        promoted_or_not(config, "2", Reporter())
+
+
+@pytest.mark.parametrize("told", ["PROMOTE"], indirect=True)
+def test_a_champion_that_came_meanwhile_is_not_overrun(
+    config: Config, told: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    registry = Registry(config.mlflow)
+    report = promotion.compare_arms  # type: ignore[attr-defined]
+
+    def slow(*words: object, **settings: object) -> object:
+        folder = tmp_path / "third"
+        folder.mkdir()
+        save_arrays(folder / "weights.safetensors", scale=np.array([3.0]))
+        seal(folder, {})
+        with registry.run("train", {}, {}) as run:
+            registry.promote(registry.register(run, folder, {}))
+        return report(*words, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(promotion, "compare_arms", slow)
+    assert "version 3 became champion meanwhile" in promote(config, "2", Reporter()).sentence
+    assert registry.resolve("champion").version == "3"

@@ -117,3 +117,9 @@ def test_an_even_exposure_and_a_tiny_cold_share_do_not_block_a_planted_winner() 
     assert rows["Exposure Gini"].a == 0
     assert rows["Exposure Gini"].low > 0
     assert report.verdict == "PROMOTE", report.reason
+
+
+def test_what_can_be_measured_of_nobody_stands_in_nobodys_way() -> None:
+    one = found(Arm("A", table({1: [1], 2: [1]})), Arm("B", table({1: [3], 2: [2]})), k=1)
+    assert "Intra-list diversity" not in one
+    assert "Catalogue coverage" in one

@@ -44,6 +44,7 @@ def report() -> Report:
             "age": np.arange(N) / 3,
             "plan": np.where(np.arange(N) % 2, "free", "paid"),
             "comment": [f"no {i}" for i in range(N)],
+            "interests": [["tea", "bikes"]] * N,
         }
     )
     config = ReportConfig(min_segment_users=30)

@@ -1,0 +1,20 @@
+"""What people see of ids and titles that try to be more than text."""
+
+import io
+
+import pandas as pd
+from rich.console import Console
+
+from serving.show import _print_user
+
+
+def test_an_id_that_looks_like_markup_is_shown_as_it_is() -> None:
+    out = io.StringIO()
+    items = pd.DataFrame({"item_id": ["a"], "title": ["[red]tea[/b]"]})
+    history = pd.DataFrame({"item_id": ["a"], "timestamp": pd.to_datetime(["2024-01-01"], utc=True)})
+    mine = pd.DataFrame(
+        {"item_id": ["a"], "rank": [1], "score": [1.0], "p": [0.5], "source": ["text"], "reason": ["x"]}
+    )
+    _print_user("[/x]", mine, history, items, Console(file=out, width=120), 5)
+    assert "user [/x]: 1 events" in out.getvalue()
+    assert "[red]tea[/b]" in out.getvalue()
