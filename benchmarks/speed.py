@@ -219,10 +219,10 @@ def _recsys(command: str, shop: Path, as_of: str, settings: list[str]) -> Row:
         if process.returncode:
             raise SystemExit(f"recsys {command} ended with {process.returncode}: {said.read()[-2000:]}")
     (run,) = sorted((shop / "out" / "runs").glob("*.json"))[-1:]
-    stages = json.loads(run.read_text())["stages"]
+    record = json.loads(run.read_text())
     return {
         "seconds": time.perf_counter() - began, "cpu_s": used.ru_utime + used.ru_stime,
-        "peak_mib": used.ru_maxrss // 1024, "stages": stages,
+        "peak_mib": record["peak_memory_mib"], "stages": record["stages"],
     }  # fmt: skip
 
 

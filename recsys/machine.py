@@ -2,8 +2,11 @@
 
 import ctypes
 import os
+import re
+import resource
 from contextlib import AbstractContextManager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
@@ -17,6 +20,16 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+def peak_memory_mib() -> int:
+    """The most memory that this program held at once so far, MiB.
+
+    The system's own number (`ru_maxrss`) counts what the program that started this one held, too, where it was more.
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) // 1024
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import resource
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 from features.dataset import Dataset
 from recsys.config import Config
 from recsys.errors import DataError, ResourceError
+from recsys.machine import peak_memory_mib
 from recsys.registry import Fetched
 from recsys.types import IntArray
 from serving.audit import COLUMNS, AuditContext, LastRelease, audit
@@ -247,7 +247,7 @@ def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) ->
         "code_revision": code_revision(),
         "seconds": run.seconds,
         "timings": run.reporter.seconds,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mib": peak_memory_mib(),
     }
 
 

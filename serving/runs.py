@@ -6,7 +6,6 @@ imported here, so that a run which may not begin (locked, read-only, full) says 
 
 import json
 import os
-import resource
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import pandas as pd
 
 from recsys.config import Config
 from recsys.errors import DeadlineError, RecsysError, ResourceError, StoppedError, as_ours, shown
+from recsys.machine import peak_memory_mib
 from recsys.progress import Reporter
 from serving.publish import ReleaseStore
 from serving.releases import named, write_whole
@@ -81,7 +81,7 @@ class Run:
             "stage": self.reporter.stage_now,
             "seconds": self.seconds,
             "stages": self.reporter.seconds,
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_memory_mib": peak_memory_mib(),
             **self.facts,
         }
         folder = self.store.output / "runs"

@@ -1,7 +1,6 @@
 """The training job: tables in, a registered model version out."""
 
 import json
-import resource
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ import pandas as pd
 from features.dataset import Dataset
 from recsys.bundle import seal
 from recsys.config import Config
+from recsys.machine import peak_memory_mib
 from recsys.progress import Reporter
 from recsys.registry import Registry, RegistryDownError, Run
 from recsys.types import FloatArray
@@ -116,7 +116,7 @@ def evaluation_summary(trained: Trained, dataset: Dataset) -> dict[str, Any]:
         "calibration": {name: asdict(found) for name, found in evaluation.reliability.items()},
         "seconds": trained.seconds,
         "cpu_ms_per_user": evaluation.cpu_ms_per_user if len(evaluation.lists) else None,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mib": peak_memory_mib(),
     }
 
 
