@@ -12,7 +12,7 @@ from rich.console import Console
 from features.dataset import Dataset
 from features.ingest import DataReport, load_tables
 from recsys.config import Config
-from recsys.errors import ConfigError, DeadlineError, ModelError, ReportError, StoppedError
+from recsys.errors import AuditError, ConfigError, DeadlineError, ModelError, ReportError, StoppedError
 from recsys.progress import Reporter
 from recsys.registry import Registry, RegistryDownError
 from serving import releases
@@ -101,9 +101,15 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
         except RegistryDownError as error:
             reporter.say(f"the new version is lost, the last verified one serves: {error}")
             run.facts["trained"] = is_due = False
-    released = publish_lists(dataset, run, move_current=move_current)
-    if promote and (candidate := _unjudged(run)):  # after: lists do not wait for a comparison that may take hours
-        reporter.say(promoted_or_not(config, candidate, reporter))
+    try:
+        released = publish_lists(dataset, run, move_current=move_current)
+    except AuditError:
+        if not (promote and _judge(run)):
+            raise
+        released = publish_lists(dataset, run, move_current=move_current)  # the champion had grown too old, say
+    else:
+        if promote:  # after: lists do not wait for a comparison that may take hours
+            _judge(run)
     with reported(released.release):
         evaluation = evaluation_in(model_cache(config) / released.model_sha256)
     page = run.registry.page_command()
@@ -159,6 +165,18 @@ def champion(config: Config) -> tuple[Model, str]:
     if fetched.stale:
         raise ModelError("the registry is down; only a last verified copy is at hand")
     return Model.load(fetched.bundle.folder), fetched.version.version
+
+
+def _judge(run: Run) -> bool:
+    """Puts a challenger that no report has judged through the gate; whether it is champion now."""
+    candidate = _unjudged(run)
+    if candidate is None:
+        return False
+    run.reporter.say(promoted_or_not(run.config, candidate, run.reporter))
+    try:
+        return run.registry.resolve("champion").version == candidate
+    except RegistryDownError:
+        return False
 
 
 def _unjudged(run: Run) -> str | None:

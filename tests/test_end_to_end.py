@@ -183,3 +183,15 @@ def test_a_user_without_history_gets_the_popular_list_and_an_unavailable_item_is
     assert model.similar(["i01"], k=3)["similar_item_id"].str[1:].astype(int).mod(4).eq(1).mean() > 0.5
     reason = model.explain("u001", table.loc[table["user_id"] == "u001", "item_id"].iloc[0])
     assert reason["reason"].str.len().iloc[0] > 5
+
+
+def test_after_weeks_off_a_night_trains_promotes_and_publishes_by_itself(
+    tmp_path: Path, make_shop: MakeShop, shop: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    make_shop(tmp_path, *shop)
+    fast = ("--promote", "--set", "text.epochs=0", "--set", "text.head_steps=20")
+    for moment, champion in (("2024-03-01", "1"), ("2024-04-11", "2")):
+        result = run(tmp_path, "nightly", "--as-of", moment, *fast)
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert set(lists(tmp_path)["model_version"]) == {champion}
+        assert set(lists(tmp_path)["run_date"].astype(str)) == {moment}
