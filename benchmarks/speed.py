@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.shop import Shop
 from features.candidates import gather, top_k
+from features.chunks import MAX_CELLS
 from features.dataset import Dataset
 from features.ingest import load_tables
 from features.text import item_texts
@@ -243,7 +244,7 @@ def index(size: Row) -> Row:
     )
     wanted = top_k(queries @ vectors.T, LISTED)
     search = DenseSearch.over(vectors, leading_directions(vectors, DIRECTIONS))
-    chunk = max(1, 10_000_000 // size["items"])
+    chunk = max(1, MAX_CELLS // size["items"])
 
     def ours() -> IntArray:
         parts = np.array_split(queries, max(1, len(queries) // chunk))

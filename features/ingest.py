@@ -29,7 +29,7 @@ from recsys.config import DataConfig
 from recsys.errors import DataError, shown
 from recsys.ids import IdMap
 from recsys.schema import EVENTS, ITEMS, USERS, TableSchema, require_columns
-from recsys.types import BoolArray, IntArray
+from recsys.types import IntArray
 
 __all__ = ["DataReport", "Tables", "clean_tables", "load_tables"]
 
@@ -122,22 +122,6 @@ def _require_rows(n_rows: int, schema: TableSchema) -> None:
         raise DataError(f"data.{schema.name}: the table has no rows; check the export that writes it")
 
 
-@dataclass(frozen=True)
-class _Known:
-    """Ids of all items; ids of one type there and another here meet as text."""
-
-    items: IdMap
-
-    @cached_property
-    def as_text(self) -> IdMap:
-        return IdMap(self.items.ids.astype("str"))
-
-    def has(self, ids: pd.Series) -> BoolArray:
-        """Whether each id is an item's, (n,)."""
-        same = pd.api.types.is_integer_dtype(ids.dtype) == pd.api.types.is_integer_dtype(self.items.ids.dtype)
-        return (self.items.positions(ids) if same else self.as_text.positions(ids.astype("str"))) >= 0
-
-
 @dataclass
 class _Events:
     """The events while they are read, chunk by chunk.
@@ -158,7 +142,7 @@ class _Events:
         """All chunks, checked against all items; what names an item of later is later too."""
         is_there = ~(items["created_at"] >= now) if "created_at" in items else np.ones(len(items), dtype=bool)
         catalogue = items[is_there].reset_index(drop=True)
-        known = _Known(IdMap.from_values(items["item_id"]))
+        known = IdMap.from_values(items["item_id"])
         writer = EventWriter(IdMap.from_values(catalogue["item_id"]), config.event_weights, config.split_column)
         refused, n_rows, n_later, n_good = [], 0, 0, 0
         n_nulls: Counter[str] = Counter()
@@ -207,7 +191,7 @@ def _clean_items(items: pd.DataFrame, config: DataConfig) -> Checked:
     return _clean_once(clean, "items", "item_id", refused)
 
 
-def _clean_events(events: pd.DataFrame, known: _Known, config: DataConfig, now: pd.Timestamp) -> Checked:
+def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: pd.Timestamp) -> Checked:
     """Good rows before `now`; rows of the future are counted and not even checked."""
     raw = with_places(events)
     place = place_of(raw, "events")
@@ -217,7 +201,7 @@ def _clean_events(events: pd.DataFrame, known: _Known, config: DataConfig, now: 
     raw, times = raw[~is_later].reset_index(drop=True), times[~is_later].reset_index(drop=True)
     clean = raw.assign(timestamp=times, user_id=clean_ids(raw["user_id"], place))
     ids = clean_ids(raw["item_id"], place)
-    is_known = known.has(ids)
+    is_known = known.positions(ids) >= 0
     refused = Refused("events", raw)
     refused.add("user_id", is_bad_id(clean["user_id"]), "null, blank or overlong id")
     refused.add("item_id", is_bad_id(ids), "null, blank or overlong id")
@@ -234,7 +218,7 @@ def _clean_events(events: pd.DataFrame, known: _Known, config: DataConfig, now: 
         clean[column] = clean_numbers(raw[column])
     kept = clean[~refused.mask].drop(columns=PLACES)
     kept["user_id"] = settled_ids(kept["user_id"])
-    kept["item_id"] = settled_ids(ids[~refused.mask]).astype(known.items.ids.dtype)
+    kept["item_id"] = settled_ids(ids[~refused.mask]).astype(known.ids.dtype)
     kept["event_type"] = kept["event_type"].astype("str").fillna("")
     return Checked("events", kept, refused.rows(), n_rows, n_later=int(is_later.sum()))
 

@@ -389,7 +389,7 @@ def compare(
     """
     from serving.comparison import compare_arms
 
-    start = moment(test_start) if test_start else None
+    start = moment(test_start, "--test-start") if test_start else None
     report, folder = compare_arms(
         config,
         a,
@@ -551,7 +551,7 @@ def schema_command() -> None:
     _print_json(json_schema())
 
 
-def moment(text: str | None) -> pd.Timestamp:
+def moment(text: str | None, option: str = "--as-of") -> pd.Timestamp:
     """The as-of of a run: a date or a moment, UTC where it names no zone; now by default."""
     if text is None:
         return pd.Timestamp.now(tz="UTC")
@@ -561,7 +561,9 @@ def moment(text: str | None) -> pd.Timestamp:
             raise ValueError("no moment that data are of")
         return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
     except (ValueError, OverflowError):
-        raise ConfigError(f"{text!r} is no date or moment; write 2017-12-31 or 2017-12-31T05:00:00Z") from None
+        raise ConfigError(
+            f"{option}: {text!r} is no date or moment; write 2017-12-31 or 2017-12-31T05:00:00Z"
+        ) from None
 
 
 def _this_command() -> str:
