@@ -63,10 +63,12 @@ class World:
     space: TextSpace
 
     @classmethod
-    def open(cls, data: str, as_of: str, change: Callable[[Dataset], Dataset]) -> "World":
+    def open(
+        cls, data: str, as_of: str, change: Callable[[Dataset], Dataset], overrides: tuple[str, ...] = ()
+    ) -> "World":
         """Loads the tables, changes them and fine-tunes the encoder."""
         moment = pd.Timestamp(as_of, tz="UTC")
-        config = load_config(FOLDER / "configs" / f"{data}.toml")
+        config = load_config(FOLDER / "configs" / f"{data}.toml", overrides)
         dataset = change(Dataset.from_tables(load_tables(config.data, moment), moment))
         windows = cut(dataset, config)
         return cls(config, dataset, windows, fit_text(dataset, windows, config, silent))
@@ -273,6 +275,7 @@ TABLES = {
         change=in_han_characters,
     ),
 }
+QUICK = ("text.epochs=0", "text.head_steps=100")  # the encoder as it came, a head trained for seconds
 COLD = Table("movies, a fifth of the items without events, only these ranked", "movies", "2018-09-25")
 SYSTEM = {  # what `rank_all` calls it: what we call it here
     "text": "fine-tuned text alone", "als": "our ALS", "ease": "our EASE", "fusion": "our linear fusion", "ranker": "**whole system**",
@@ -347,7 +350,7 @@ def systems(world: World, config: Config, judge: Judge, seeds: int, window: int 
 
 def warm_table(table: Table, world: World, quick: bool, seeds: int) -> tuple[list[Row], Judge, FloatArray]:
     """Baselines and system on the two later windows of a data set."""
-    config = load_config(FOLDER / "configs" / f"{table.data}.toml", table.overrides)
+    config = load_config(FOLDER / "configs" / f"{table.data}.toml", (*table.overrides, *(QUICK if quick else ())))
     parts = []
     for window in (1, 2):
         past = known_before(world.dataset, world.windows, window)
@@ -367,11 +370,11 @@ def warm_table(table: Table, world: World, quick: bool, seeds: int) -> tuple[lis
 def cold_table(table: Table, quick: bool, seeds: int) -> tuple[list[Row], Judge, FloatArray]:
     """A fifth of the items loses its events; tuning hides another fifth in the same way."""
     moment = pd.Timestamp(table.as_of, tz="UTC")
-    config = load_config(FOLDER / "configs" / f"{table.data}.toml", table.overrides)
+    config = load_config(FOLDER / "configs" / f"{table.data}.toml", QUICK if quick else ())
     full = Dataset.from_tables(load_tables(config.data, moment), moment)
     order = np.random.default_rng(0).permutation(len(full.items))
     fifths = [np.isin(np.arange(len(full.items)), part) for part in np.array_split(order, 5)]
-    world = World.open(table.data, table.as_of, partial(without_items, hidden=fifths[0]))
+    world = World.open(table.data, table.as_of, partial(without_items, hidden=fifths[0]), QUICK if quick else ())
     parts = []
     for hidden, pool in ((fifths[0] | fifths[1], fifths[1]), (fifths[0], fifths[0])):
         left = without_items(full, hidden)
@@ -511,16 +514,21 @@ def _say(judge: Judge, row: Row) -> None:
 def main() -> None:
     """Makes the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, two settings a baseline, 1,000 users")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one seed, two settings a baseline, 1,000 users, the encoder as it came; into out/quality-quick",
+    )
     parser.add_argument("--seeds", type=int, default=5, help="trainings of the system per table")
     parser.add_argument("--tables", default="amazon,retail,repeats,cold", help="some of: %(default)s,han")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder of quality.md and quality.json")
+    parser.add_argument("--output", type=Path, help="folder of quality.md and quality.json; default: benchmarks")
     arguments = parser.parse_args()
+    folder = arguments.output or (FOLDER.parent / "out" / "quality-quick" if arguments.quick else FOLDER)
     seeds = 1 if arguments.quick else arguments.seeds
     world_of = lru_cache(maxsize=1)(World.open)  # tables of one data set follow each other
     revision = code_revision()  # now: the pages written below are changes too
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    page, data = arguments.output / "quality.md", arguments.output / "quality.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    page, data = folder / "quality.md", folder / "quality.json"
     sections = sections_of(page.read_text() if page.exists() else "")
     numbers = json.loads(data.read_text()) if data.exists() else {}
     for key in arguments.tables.split(","):
@@ -530,7 +538,7 @@ def main() -> None:
         if key == "cold":
             rows, judge, counts = cold_table(table, arguments.quick, seeds)
         else:
-            world = world_of(table.data, table.as_of, table.change)
+            world = world_of(table.data, table.as_of, table.change, QUICK if arguments.quick else ())
             rows, judge, counts = warm_table(table, world, arguments.quick, seeds)
         by = "Recall@20" if key == "cold" else "NDCG@10"
         numbers[key] = summary(rows, judge, counts, by)

@@ -1,8 +1,8 @@
 """Fine-tunes the text tower on what users went on to take.
 
-Each step picks a set of texts, then uses every user's history within that set: one encoding of a text
-serves all users who know it. Two phases: the head alone on cached vectors (seconds), then encoder
-and head together (minutes).
+Each step draws users and looks at some moments in a row of each: every event there is a query, what came before it
+its history, and all texts that these users took the choice. Each text is encoded once a step. Two phases: the head alone
+on cached vectors (seconds), then encoder and head together (minutes).
 """
 
 import time
@@ -23,13 +23,15 @@ from recsys.losses import sampled_softmax
 from recsys.text_tower import Progress, TextTower
 from recsys.types import BoolArray, FloatArray, IntArray
 
-EVENTS_PER_USER = 16  # drawn from one user into a batch, so that a wholesaler does not fill it alone
-EVENTS_PER_STEP = 500_000  # looked through for queries; of more, those of randomly drawn users
-MOST_OF_A_USER = 10_000  # of these, so that a giant does not fill a step alone
+MOMENTS = 8  # of one user in a row that a step looks at
+EVENTS_PER_USER = 32  # of these, at most: a wholesaler must not fill a batch alone
 MAX_QUERIES = 1024
+MAX_EVENTS = 4096  # a step looks at, where few texts are in very many of them
 UNIFORM_SHARE = 0.25  # of a batch's texts drawn from the whole catalogue: hard evidence about unsold items
 HEAD_ITEMS = 1024
 VALIDATION_SHARE = 0.1
+CHECK_ITEMS = 512  # of the held-out batch: several users' later events are among them
+CHECKS = 4  # of the encoder before it ends: each costs as much as a step
 
 Log = Callable[[dict[str, float], int], None]
 
@@ -71,93 +73,107 @@ class BatchSampler:
         self.is_target = np.ones(len(histories.item_pos), dtype=bool)
         if targets_after is not None:
             self.is_target = histories.timestamp >= targets_after
-        share = np.minimum(1.0, EVENTS_PER_USER / np.maximum(histories.n_events, 1))
-        self.user_draws = np.flatnonzero(
-            np.bincount(histories.user_pos, self.is_target, minlength=histories.n_users) > 0
-        )
+        self.targets = np.flatnonzero(self.is_target)
+        self.target_bounds = np.searchsorted(self.targets, histories.indptr)
+        self.user_draws = np.flatnonzero(np.diff(self.target_bounds))
+        self.n_steps = int(histories.n_moments.max(initial=0)) + 1
+        self.moment_key = histories.user_pos * self.n_steps - histories.step  # ascending, as events are
+        most = np.maximum(histories.n_moments / MOMENTS, histories.n_events / EVENTS_PER_USER)
+        share = 1 / np.maximum(most, 1)
         draws = np.isin(np.arange(histories.n_users), self.user_draws)
         drawn = np.bincount(histories.item_pos, (share * draws)[histories.user_pos], minlength=histories.n_items)
         self.rate: FloatArray = drawn / max(1, len(self.user_draws))
 
     def draw(self, n_texts: int, rng: np.random.Generator) -> Batch | None:
         """A batch of `n_texts` texts, or of all where there are fewer; None when nobody has a pair in it."""
-        texts, users, n_users_drawn = self._texts(min(n_texts, len(self.texts)), rng)
+        n_texts = min(n_texts, len(self.texts))
+        texts, rows, n_users = self._drawn(n_texts, rng)
         column = np.full(self.h.n_items, -1, dtype=np.int64)
         column[texts] = np.arange(len(texts))
-        rows = self._events_of(users)
-        is_inside = column[self.h.item_pos[rows]] >= 0
-        inside = np.flatnonzero(is_inside) if isinstance(rows, slice) else rows[is_inside]
-        user, step, col = self.h.user_pos[inside], self.h.step[inside], column[self.h.item_pos[inside]]
-        target = self._targets(user, step, self.is_target[inside], rng)
+        rows = rows[column[self.h.item_pos[rows]] >= 0]
+        target = self._targets(rows, rng)
         if not len(target):
             return None
-        history, masked = self._rows(user, step, col, target, len(texts))
+        history = self._history(rows, target, column, len(texts))
         uniform = UNIFORM_SHARE * n_texts / len(self.texts)
-        inclusion = 1 - (1 - np.minimum(self.rate[texts], 1 - 1e-9)) ** n_users_drawn * (1 - min(uniform, 1 - 1e-9))
+        inclusion = 1 - (1 - np.minimum(self.rate[texts], 1 - 1e-9)) ** n_users * (1 - min(uniform, 1 - 1e-9))
         log_inclusion = np.log(np.maximum(inclusion, 1e-9)) if len(texts) < len(self.texts) else np.zeros(len(texts))
-        weight = self.h.weight[inside][target]
-        return Batch(texts, history, col[target], masked, log_inclusion.astype(np.float32), weight)
+        target_rows = rows[target]
+        masked = self._taken(self.h.user_pos[target_rows], column, len(texts))
+        target_column = column[self.h.item_pos[target_rows]]
+        masked[np.arange(len(target)), target_column] = False
+        weight = self.h.weight[target_rows]
+        return Batch(texts, history, target_column, masked, log_inclusion.astype(np.float32), weight)
 
-    def _texts(self, n_texts: int, rng: np.random.Generator) -> tuple[IntArray, IntArray, int]:
-        """Texts of drawn users up to a share of the batch, the rest uniform; all users, those drawn first; their number."""
+    def _drawn(self, n_texts: int, rng: np.random.Generator) -> tuple[IntArray, IntArray, int]:
+        """Texts of drawn users up to a share of the batch, the rest uniform; these users' rows, ascending; their number."""
         users = rng.permutation(self.user_draws)
-        if n_texts >= len(self.texts):
-            return self.texts, users, len(users)
-        wanted = int(n_texts * (1 - UNIFORM_SHARE))
-        chosen: IntArray = np.zeros(0, dtype=np.int64)
-        used, block = 0, max(8, wanted // EVENTS_PER_USER)
-        while len(chosen) < wanted and used < len(users):
-            some = users[used : used + block]
-            counts = self.h.n_events[some]
-            picks = rng.random((len(some), EVENTS_PER_USER))
-            rows = self.h.indptr[some][:, None] + (picks * counts[:, None]).astype(np.int64)
-            chosen = np.concatenate([chosen, self.h.item_pos[rows].ravel()])
-            chosen = chosen[np.sort(np.unique(chosen, return_index=True)[1])]
-            used += block
-        chosen = chosen[:wanted]
+        is_all = n_texts == len(self.texts)
+        wanted = n_texts if is_all else int(n_texts * (1 - UNIFORM_SHARE))
+        rows: IntArray = np.zeros(0, dtype=np.int64)
+        block = max(8, wanted // EVENTS_PER_USER)
+        for start in range(0, len(users), block):
+            rows = np.concatenate([rows, self._stretches(users[start : start + block], rng)])[:MAX_EVENTS]
+            first = np.sort(np.unique(self.h.item_pos[rows], return_index=True)[1])
+            if len(first) > wanted:
+                rows = rows[: first[wanted]]
+            if len(first) > wanted or len(rows) == MAX_EVENTS:
+                break
+        n_users = len(np.unique(self.h.user_pos[rows]))
+        if is_all:
+            return self.texts, np.sort(rows), n_users
+        chosen = np.unique(self.h.item_pos[rows])
         rest = rng.choice(self.texts, n_texts, replace=False)
         rest = rest[~np.isin(rest, chosen)][: n_texts - len(chosen)]
-        return np.sort(np.concatenate([chosen, rest])), users, min(used, len(users))
+        return np.sort(np.concatenate([chosen, rest])), np.sort(rows), n_users
 
-    def _events_of(self, users: IntArray) -> IntArray | slice:
-        """Rows of all events, or of the first users' newest where there are very many."""
-        if len(self.h.item_pos) <= EVENTS_PER_STEP:
-            return slice(None)
-        counts = np.minimum(self.h.n_events[users], MOST_OF_A_USER)
-        n = int(np.searchsorted(np.cumsum(counts), EVENTS_PER_STEP)) + 1
-        rows = self.h.rows_of(np.sort(users[:n]))
-        return rows[self.h.indptr[self.h.user_pos[rows] + 1] - rows <= MOST_OF_A_USER]
+    def _stretches(self, users: IntArray, rng: np.random.Generator) -> IntArray:
+        """Rows of some events of each user within `MOMENTS` moments in a row, one of which may be a target."""
+        first, last = self.target_bounds[users], self.target_bounds[users + 1]
+        target = self.targets[first + (rng.random(len(users)) * (last - first)).astype(np.int64)]
+        newest = self.h.step[target] - rng.integers(0, MOMENTS, len(users))
+        newest = np.clip(newest, 0, np.maximum(self.h.n_moments[users] - MOMENTS, 0))
+        key = users * self.n_steps - newest
+        start = np.searchsorted(self.moment_key, key - (MOMENTS - 1))
+        start = np.maximum(start, self.h.indptr[users])  # who has fewer moments
+        counts = np.searchsorted(self.moment_key, key, side="right") - start
+        rows = np.repeat(start - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        order = np.lexsort((rng.random(len(rows)), np.repeat(np.arange(len(users)), counts)))
+        place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return rows[order[place < EVENTS_PER_USER]]
 
-    def _targets(self, user: IntArray, step: IntArray, allowed: BoolArray, rng: np.random.Generator) -> IntArray:
-        """One event per user that has an earlier one inside the batch, (n_queries,) rows."""
-        first, counts = _runs(user)  # rows are old to new, so a user's first is the oldest
-        eligible = np.flatnonzero(allowed & (step < np.repeat(step[first], counts)))
-        first, counts = _runs(user[eligible])
-        rows = eligible[first + (rng.random(len(first)) * counts).astype(np.int64)]
-        return np.sort(rng.permutation(rows)[:MAX_QUERIES])
+    def _targets(self, rows: IntArray, rng: np.random.Generator) -> IntArray:
+        """Which of the rows are queries: those that may be and have an older one of the same user beside them."""
+        first, counts = _runs(self.h.user_pos[rows])  # rows are old to new, so a user's first is the oldest
+        oldest = np.repeat(self.h.step[rows[first]], counts)
+        eligible = np.flatnonzero(self.is_target[rows] & (self.h.step[rows] < oldest))
+        return np.sort(rng.permutation(eligible)[:MAX_QUERIES])
 
-    def _rows(
-        self, user: IntArray, step: IntArray, col: IntArray, target: IntArray, n_texts: int
-    ) -> tuple[sp.csr_matrix, BoolArray]:
-        """Decayed history before each target, and the mask of the user's other positives."""
-        query_of = np.full(self.h.n_users, -1, dtype=np.int64)
-        query_of[user[target]] = np.arange(len(target))
-        query = query_of[user]
-        mine = query >= 0
-        query, steps, cols = query[mine], step[mine], col[mine]
-        target_step, target_col = step[target], col[target]
-        masked = np.zeros((len(target), n_texts), dtype=bool)
-        masked[query, cols] = True
-        masked[np.arange(len(target)), target_col] = False
-        before = (steps > target_step[query]) & (cols != target_col[query])
-        query, steps, cols = query[before], steps[before], cols[before]
+    def _history(self, rows: IntArray, target: IntArray, column: IntArray, n_texts: int) -> sp.csr_matrix:
+        """Decayed history of each query among the rows of its user, (n_queries, n_texts)."""
+        step, col = self.h.step[rows], column[self.h.item_pos[rows]]
+        first, counts = _runs(self.h.user_pos[rows])
+        run = np.repeat(np.arange(len(first)), counts)[target]
+        size = target - first[run]  # older rows of the same user
+        query = np.repeat(np.arange(len(target)), size)
+        row = np.repeat(first[run] - np.cumsum(size) + size, size) + np.arange(size.sum())
+        before = (step[row] > step[target][query]) & (col[row] != col[target][query])
+        query, row = query[before], row[before]
         newest = np.zeros(len(target), dtype=np.int64)
-        newest[query] = steps  # rows are old to new, so the newest is written last
-        weight = np.power(self.decay, steps - newest[query])
+        newest[query] = step[row]  # rows are old to new, so the newest is written last
+        weight = np.power(self.decay, step[row] - newest[query])
         weight /= np.bincount(query, weight, len(target))[query]
         indptr = np.searchsorted(query, np.arange(len(target) + 1))
-        history = sp.csr_matrix((weight.astype(np.float32), cols, indptr), shape=(len(target), n_texts))
-        return history, masked
+        return sp.csr_matrix((weight.astype(np.float32), col[row], indptr), shape=(len(target), n_texts))
+
+    def _taken(self, user: IntArray, column: IntArray, n_texts: int) -> BoolArray:
+        """What the user of each query ever took, (n_queries, n_texts)."""
+        users, of_query = np.unique(user, return_inverse=True)
+        taken = np.zeros((len(users), n_texts), dtype=bool)
+        col = column[self.h.item_pos[self.h.rows_of(users)]]
+        owner = np.repeat(np.arange(len(users)), self.h.n_events[users])
+        taken[owner[col >= 0], col[col >= 0]] = True
+        return taken[of_query]
 
 
 def _runs(values: IntArray) -> tuple[IntArray, IntArray]:
@@ -259,7 +275,7 @@ def _fit_encoder(
     """Trains encoder and head with gradient caching; early stop on the held-out batch."""
     n_steps = int(np.ceil(config.epochs * len(texts) / config.batch_items))
     tokens = tower.tokenize(texts)
-    check = held_out.draw(config.batch_items, np.random.default_rng(2))
+    check = held_out.draw(CHECK_ITEMS, np.random.default_rng(2))
     encoder = tower.trainable(config.frozen_layers)
     groups = [
         {"params": encoder, "lr": config.learning_rate},
@@ -268,7 +284,7 @@ def _fit_encoder(
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     best = _Best(tower)
     step, spent = _resume(checkpoint, tower, optimizer, best)
-    every = max(1, n_steps // 8)
+    every = max(1, n_steps // CHECKS)
     seed = int(rng.integers(2**31))
     began = time.monotonic() - spent
     while step < n_steps and time.monotonic() - began < 60 * config.max_minutes:

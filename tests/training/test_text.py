@@ -21,55 +21,98 @@ def histories(n_users: int = 40, n_items: int = 60, n_events: int = 900) -> Hist
     return Histories.build(user, item, day * DAY_US, weight, n_users=n_users, n_items=n_items, as_of=31 * DAY_US)
 
 
+def one_user(item: list[int], day: list[int]) -> Histories:
+    n = len(item)
+    return Histories.build(
+        np.zeros(n, int), np.array(item), np.array(day) * DAY_US, np.ones(n, np.float32),
+        n_users=1, n_items=max(item) + 1, as_of=99 * DAY_US,
+    )  # fmt: skip
+
+
+def rows_of(batch: Batch) -> dict[int, list[float]]:
+    """Weights of the history by target, where no two queries share one."""
+    history = batch.history.toarray().astype(float).round(6).tolist()
+    found = dict(zip(batch.texts[batch.target].tolist(), history, strict=True))
+    assert len(found) == len(batch.target)
+    return found
+
+
 def test_one_user_with_three_moments_by_hand() -> None:
-    item, day = np.array([0, 1, 2, 3]), np.array([1, 2, 2, 3])
-    h = Histories.build(
-        np.zeros(4, int), item, day * DAY_US, np.ones(4, np.float32), n_users=1, n_items=4, as_of=9 * DAY_US
-    )
-    seen = {}
-    for seed in range(40):
-        batch = BatchSampler(h, decay=0.5).draw(4, np.random.default_rng(seed))
-        assert batch is not None
-        history = batch.history.toarray()[0].astype(float).round(6)
-        seen[int(batch.target[0])] = (history.tolist(), batch.masked[0].tolist())
-    assert seen == {  # item 0 has nothing before it; items 1 and 2 were taken in one moment
-        1: ([1, 0, 0, 0], [True, False, True, True]),
-        2: ([1, 0, 0, 0], [True, True, False, True]),
-        3: ([0.2, 0.4, 0.4, 0], [True, True, True, False]),
-    }
-
-
-@pytest.mark.parametrize("most_events", [10**6, 300])
-def test_a_batch_is_what_a_slow_loop_makes_of_it(monkeypatch: pytest.MonkeyPatch, most_events: int) -> None:
-    monkeypatch.setattr(text, "EVENTS_PER_STEP", most_events)
-    h = histories()
-    batch = BatchSampler(h, decay=0.7).draw(30, np.random.default_rng(1))
+    batch = BatchSampler(one_user([0, 1, 2, 3], [1, 2, 2, 3]), decay=0.5).draw(4, np.random.default_rng(0))
     assert batch is not None
-    n_queries = len(batch.target)
-    assert 5 < n_queries <= 40
-    if most_events == 300:
-        assert n_queries < 25  # some 13 of 40 users have 300 of 900 events
-    matched = set()
-    for row in range(n_queries):
-        (user,) = [
-            u for u in range(40)
-            if set(np.flatnonzero(batch.masked[row])) | {batch.target[row]}
-            == {int(np.flatnonzero(batch.texts == i)[0]) for i in h.item_pos[h.user_pos == u] if i in batch.texts}
-        ]  # fmt: skip
-        matched.add(user)
-        mine = (h.user_pos == user) & np.isin(h.item_pos, batch.texts)
-        columns, steps, weights = np.searchsorted(batch.texts, h.item_pos[mine]), h.step[mine], h.weight[mine]
-        found = batch.history[row].toarray()[0]
-        possible = []
-        for target in np.flatnonzero(columns == batch.target[row]):
-            expected = np.zeros(30)
-            before = (steps > steps[target]) & (columns != columns[target])
-            for column, step in zip(columns[before], steps[before], strict=True):
-                expected[column] += 0.7 ** (step - steps[before].min())
-            total = expected.sum()
-            possible.append((expected / total if total else expected, weights[target]))
-        assert any(np.allclose(found, e, atol=1e-6) and batch.weight[row] == w for e, w in possible)
-    assert len(matched) == n_queries  # one query a user
+    assert rows_of(batch) == {  # item 0 has nothing before it; items 1 and 2 were taken in one moment
+        1: [1, 0, 0, 0],
+        2: [1, 0, 0, 0],
+        3: [0.2, 0.4, 0.4, 0],
+    }
+    assert batch.masked.tolist() == [[t != row for t in range(4)] for row in (1, 2, 3)]
+
+
+def test_all_events_of_everybody_are_what_a_slow_loop_makes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("MOMENTS", "EVENTS_PER_USER", "MAX_QUERIES", "MAX_EVENTS"):
+        monkeypatch.setattr(text, limit, 10_000)
+    h = histories()
+    batch = BatchSampler(h, decay=0.7).draw(60, np.random.default_rng(1))
+    assert batch is not None
+    expected = []
+    for row in range(len(h.item_pos)):
+        mine = np.flatnonzero(h.user_pos == h.user_pos[row])
+        if h.step[row] == h.step[mine].max():
+            continue
+        weights, masked = np.zeros(60), np.zeros(60, dtype=bool)
+        before = mine[(h.step[mine] > h.step[row]) & (h.item_pos[mine] != h.item_pos[row])]
+        np.add.at(weights, h.item_pos[before], 0.7 ** (h.step[before] - h.step[before].min(initial=99)))
+        masked[h.item_pos[mine]] = True
+        masked[h.item_pos[row]] = False
+        expected.append((h.item_pos[row], h.weight[row], weights / max(weights.sum(), 1e-12), masked))
+    assert batch.target.tolist() == [target for target, *_ in expected]
+    np.testing.assert_array_equal(batch.weight, [weight for _, weight, *_ in expected])
+    np.testing.assert_allclose(batch.history.toarray(), [row for *_, row, _ in expected], atol=1e-6)
+    np.testing.assert_array_equal(batch.masked, [row for *_, row in expected])
+
+
+def test_a_step_looks_at_a_few_moments_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "MOMENTS", 2)
+    sampler, seen = BatchSampler(one_user([0, 1, 2, 3, 4], [1, 2, 3, 4, 5]), decay=0.5), set()
+    for seed in range(60):
+        batch = sampler.draw(5, np.random.default_rng(seed))
+        assert batch is not None
+        ((target, history),) = rows_of(batch).items()
+        assert history == np.eye(5)[target - 1].tolist()  # what came just before, and nothing else
+        seen.add(target)
+    assert seen == {1, 2, 3, 4}
+
+
+def test_a_giant_does_not_fill_a_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "EVENTS_PER_USER", 10)
+    n_others = 30
+    user = np.concatenate([np.zeros(2000, int), np.repeat(np.arange(1, n_others + 1), 4)])
+    item = np.concatenate([np.arange(2000) % 400, np.arange(4 * n_others) % 400])
+    day = np.concatenate([np.arange(2000) // 500, np.tile(np.arange(4), n_others)])
+    h = Histories.build(
+        user, item, day * DAY_US, np.ones(len(user), np.float32), n_users=n_others + 1, n_items=400, as_of=99 * DAY_US
+    )
+    _, rows, n_users = BatchSampler(h, 0.7)._drawn(160, np.random.default_rng(0))
+    assert (h.user_pos[rows] == 0).sum() == 10
+    assert n_users >= n_others
+
+
+def test_a_text_is_drawn_about_as_often_as_the_batch_says() -> None:
+    rng = np.random.default_rng(0)
+    user, day = rng.integers(0, 200, 3000), rng.integers(1, 30, 3000)
+    item = (200 * rng.random(3000) ** 3).astype(int)  # the first sell hundreds of times as often as the last
+    h = Histories.build(
+        user, item, day * DAY_US, np.ones(3000, np.float32), n_users=200, n_items=200, as_of=31 * DAY_US
+    )
+    sampler, drawn, said = BatchSampler(h, 0.7), np.zeros(200), np.zeros(200)
+    for seed in range(400):
+        batch = sampler.draw(60, np.random.default_rng(seed))
+        assert batch is not None
+        drawn[batch.texts] += 1
+        said[batch.texts] += np.exp(batch.log_inclusion)
+    assert np.ptp(drawn / 400) > 0.5
+    np.testing.assert_allclose(said / drawn, drawn / 400, atol=0.15)
+    assert np.corrcoef(said / drawn, drawn)[0, 1] > 0.95
 
 
 def test_no_target_is_earlier_than_allowed() -> None:
@@ -83,15 +126,11 @@ def test_no_target_is_earlier_than_allowed() -> None:
         assert set(batch.texts[batch.target]) <= allowed
 
 
-def test_every_later_event_of_a_user_is_drawn_about_as_often() -> None:
-    n = 5
-    h = Histories.build(
-        np.zeros(n, int), np.arange(n), np.arange(1, n + 1) * DAY_US, np.ones(n, np.float32),
-        n_users=1, n_items=n, as_of=9 * DAY_US,
-    )  # fmt: skip
-    sampler, counts = BatchSampler(h, decay=0.5), np.zeros(n)
+def test_every_later_event_of_a_user_is_a_target_about_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "MAX_QUERIES", 1)
+    sampler, counts = BatchSampler(one_user([0, 1, 2, 3, 4], [1, 2, 3, 4, 5]), decay=0.5), np.zeros(5)
     for seed in range(400):
-        batch = sampler.draw(n, np.random.default_rng(seed))
+        batch = sampler.draw(5, np.random.default_rng(seed))
         assert batch is not None
         counts[batch.target[0]] += 1
     assert counts[0] == 0
@@ -134,17 +173,8 @@ def test_a_text_of_later_is_in_no_batch() -> None:
     for n in (20, 60):  # where all exist, naming them changes nothing
         one, other = BatchSampler(h, 0.7), BatchSampler(h, 0.7, np.arange(60))
         np.testing.assert_array_equal(
-            one._texts(n, np.random.default_rng(0))[0], other._texts(n, np.random.default_rng(0))[0]
+            one._drawn(n, np.random.default_rng(0))[0], other._drawn(n, np.random.default_rng(0))[0]
         )
-
-
-def test_of_very_many_events_a_giants_newest_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "EVENTS_PER_STEP", 300)
-    monkeypatch.setattr(text, "MOST_OF_A_USER", 10)
-    h = histories()
-    rows = BatchSampler(h, 0.7)._events_of(np.array([3, 1]))
-    assert isinstance(rows, np.ndarray)
-    assert rows.tolist() == [*range(h.indptr[2] - 10, h.indptr[2]), *range(h.indptr[4] - 10, h.indptr[4])]
 
 
 def test_users_who_come_later_do_not_change_how_often_a_text_is_drawn() -> None:
