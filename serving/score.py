@@ -12,7 +12,7 @@ from features import pairs
 from features.activity import activity
 from features.candidates import gather
 from features.chunks import chunk_size, chunks
-from features.clean import clean_ids, ids_like
+from features.clean import clean_ids
 from features.cold_order import score_pairs
 from features.dataset import Dataset
 from features.histories import Histories
@@ -170,7 +170,7 @@ def users_to_score(dataset: Dataset, wanted: pd.Series | None = None) -> IntArra
     if wanted is None:
         return np.arange(len(dataset.users))
     known = pd.Series(dataset.users.ids)
-    positions = dataset.users.positions(ids_like(clean_ids(wanted, "users"), known))
+    positions = dataset.users.positions(clean_ids(wanted, "users"))
     if not (positions >= 0).any():
         raise DataError(
             f"--users: none of {len(wanted):,} ids has events; ids there are {known.dtype}, such as {shown(known.iloc[0])}; "

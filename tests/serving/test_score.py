@@ -16,7 +16,7 @@ from recsys.errors import DataError, ModelError
 from recsys.ids import IdMap
 from recsys.ranker import LinearFusion, Ranker
 from serving.recommender import Recommender
-from serving.score import Scorer, Stamp
+from serving.score import Scorer, Stamp, users_to_score
 from serving.soundness import check_apart
 
 N_ITEMS = 8
@@ -49,6 +49,22 @@ def scorer(exclude_seen: bool, popular: int = 2) -> Scorer:
     ids = IdMap.from_values(pd.Series(np.arange(12)))
     items = IdMap.from_values(pd.Series(np.arange(N_ITEMS, dtype=np.uint64) + np.uint64(2**63)))
     return Scorer(snapshot, ranker, ids, items, catalogue["title"], Stamp("r", "1", "2024-01-01"))
+
+
+def test_wanted_users_are_known_by_their_very_id() -> None:
+    events = pd.DataFrame(
+        {
+            "user_id": [-1, 7, 7],
+            "item_id": ["a", "a", "b"],
+            "event_type": "buy",
+            "timestamp": pd.Timestamp("2024-01-01", tz="UTC"),
+        }
+    )
+    data = Dataset.from_frames(events, pd.DataFrame({"item_id": ["a", "b"], "title": ["Tea", "Oil"]}))
+    assert users_to_score(data, pd.Series(["7", "x", "07"], name="user_id")).tolist() == [1]  # as text of a CSV
+    assert users_to_score(data, pd.Series([7, 8], name="user_id")).tolist() == [1]
+    with pytest.raises(DataError, match="none of 2 ids has events"):
+        users_to_score(data, pd.Series(["x", "07"], name="user_id"))  # "x" is not user -1
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
