@@ -73,9 +73,8 @@ class BatchSampler:
         self.is_target = np.ones(len(histories.item_pos), dtype=bool)
         if targets_after is not None:
             self.is_target = histories.timestamp >= targets_after
-        self.targets = np.flatnonzero(self.is_target)
-        self.target_bounds = np.searchsorted(self.targets, histories.indptr)
-        self.user_draws = np.flatnonzero(np.diff(self.target_bounds))
+        self.n_targets = np.bincount(histories.user_pos, self.is_target, histories.n_users).astype(np.int64)
+        self.user_draws = np.flatnonzero((self.n_targets > 0) & (histories.n_moments > 1))
         self.n_steps = int(histories.n_moments.max(initial=0)) + 1
         self.moment_key = histories.user_pos * self.n_steps - histories.step  # ascending, as events are
         most = np.maximum(histories.n_moments / MOMENTS, histories.n_events / EVENTS_PER_USER)
@@ -129,8 +128,8 @@ class BatchSampler:
 
     def _stretches(self, users: IntArray, rng: np.random.Generator) -> IntArray:
         """Rows of some events of each user within `MOMENTS` moments in a row, one of which may be a target."""
-        first, last = self.target_bounds[users], self.target_bounds[users + 1]
-        target = self.targets[first + (rng.random(len(users)) * (last - first)).astype(np.int64)]
+        back = (rng.random(len(users)) * self.n_targets[users]).astype(np.int64)  # targets are a user's newest events
+        target = self.h.indptr[users + 1] - 1 - back
         newest = self.h.step[target] - rng.integers(0, MOMENTS, len(users))
         newest = np.clip(newest, 0, np.maximum(self.h.n_moments[users] - MOMENTS, 0))
         key = users * self.n_steps - newest

@@ -79,6 +79,22 @@ def test_without_a_verified_copy_yesterday_stays(yesterday: Shop) -> None:
 
 @fault(23)
 @pytest.mark.long
+def test_a_registry_lost_while_training_costs_the_new_version_not_the_night(yesterday: Shop) -> None:
+    words = yesterday.words("nightly", "--as-of", "2024-04-12", "--train", "always", "--set", "mlflow.timeout_s=2")
+    yesterday.nursery.start(words, first=pause("training.pipeline:fit_text", "import time; time.sleep(1.5)"))
+    wait_until_here(yesterday)
+    with locked(yesterday):  # until the night has ended: whatever it waits for, it stops waiting
+        ended = yesterday.nursery.wait()
+    assert ended.code == 0, ended.err
+    assert "the new version is lost, the last verified one serves" in ended.err
+    assert "scoring with version 1, the last one verified" in ended.err
+    assert yesterday.last_run()["trained"] is False
+    assert [found.version for found in Registry(load_config(yesterday.config).mlflow).versions()] == ["1"]
+    yesterday.assert_today_served()
+
+
+@fault(23)
+@pytest.mark.long
 def test_the_default_wait_for_a_silent_registry_is_thirty_seconds(yesterday: Shop) -> None:
     with silent_server() as port:
         began = time.monotonic()

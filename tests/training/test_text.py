@@ -83,6 +83,19 @@ def test_a_step_looks_at_a_few_moments_in_a_row(monkeypatch: pytest.MonkeyPatch)
     assert seen == {1, 2, 3, 4}
 
 
+def test_who_came_once_teaches_nothing_and_is_not_drawn() -> None:
+    h = Histories.build(
+        np.array([0, 1, 1, 2, 2]), np.arange(5), np.array([1, 1, 1, 1, 2]) * DAY_US, np.ones(5, np.float32),
+        n_users=3, n_items=5, as_of=99 * DAY_US,
+    )  # fmt: skip
+    sampler = BatchSampler(h, 0.5)
+    assert sampler.user_draws.tolist() == [2]  # user 1 has one basket
+    assert sampler.rate.tolist() == [0, 0, 0, 1, 1]
+    batch = sampler.draw(5, np.random.default_rng(0))
+    assert batch is not None
+    assert rows_of(batch) == {4: [0, 0, 0, 1, 0]}
+
+
 def test_a_giant_does_not_fill_a_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "EVENTS_PER_USER", 10)
     n_others = 30
