@@ -63,13 +63,21 @@ def settled_ids(ids: pd.Series) -> pd.Series:
 def ids_like(ids: pd.Series, known: pd.Series) -> pd.Series:
     """Clean ids in the type of others: one table may have come as CSV, where every id is text.
 
-    >>> ids_like(pd.Series(["7", "x"]), pd.Series([7])).tolist()
-    [7, -1]
+    >>> ids_like(pd.Series(["7", "x", "07"]), pd.Series([7, -1])).tolist()
+    [7, 8, 8]
     """
-    if pd.api.types.is_integer_dtype(known.dtype) and not pd.api.types.is_integer_dtype(ids.dtype):
-        whole = pd.to_numeric(ids, errors="coerce").astype("Int64")
-        return whole.fillna(-1).astype("int64")  # an id that is no number names nobody known
-    return ids if pd.api.types.is_integer_dtype(known.dtype) else ids.astype("str")
+    if not pd.api.types.is_integer_dtype(known.dtype):
+        return ids.astype("str")
+    if pd.api.types.is_integer_dtype(ids.dtype):
+        return ids
+    limits = np.iinfo(str(known.dtype).lower())
+    top = int(known.max()) if len(known) else 0
+    nobody = top + 1 if top < limits.max else int(known.min()) - 1  # an id that is no number names nobody known
+    is_number = ids.str.fullmatch(r"0|-?[1-9][0-9]{0,19}").fillna(False).to_numpy(dtype=bool)
+    numbers = [int(text) for text in ids[is_number]]  # never through float
+    found = np.full(len(ids), nobody, dtype=limits.dtype)
+    found[is_number] = [number if limits.min <= number <= limits.max else nobody for number in numbers]
+    return pd.Series(found, index=ids.index, name=ids.name)
 
 
 def utc_times(values: pd.Series, timezone: str | None, place: str) -> pd.Series:

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.clean import clean_flags, clean_ids, clean_texts, is_bad_id, settled_ids, utc_times
+from features.clean import clean_flags, clean_ids, clean_texts, ids_like, is_bad_id, settled_ids, utc_times
 from recsys.errors import ConfigError, DataError
 
 
@@ -79,3 +79,15 @@ def test_flags_are_read_from_words_and_numbers() -> None:
     flags, is_bad = clean_flags(pd.Series(["True", "false", 0, 1.0, None, "", "perhaps"], dtype=object))
     assert flags.tolist() == [True, False, False, True, True, True, True]
     assert is_bad.tolist() == [False] * 6 + [True]
+
+
+def test_ids_of_a_csv_meet_integers_digit_by_digit() -> None:
+    big = 2**53 + 1  # a float would take it for its neighbour
+    known = pd.Series([-1, 7, big])
+    asked = pd.Series(["7", "07", "x", "-1", str(big), str(2**63)], index=[3, 3, 1, 0, 9, 8])
+    found = ids_like(asked, known)
+    assert found.tolist() == [7, big + 1, big + 1, -1, big, big + 1]
+    assert not {big + 1} & set(known)
+    assert found.index.tolist() == asked.index.tolist()
+    full = ids_like(pd.Series(["x", str(2**63)]), pd.Series([5, 2**64 - 1], dtype="uint64"))
+    assert full.tolist() == [4, 2**63]
