@@ -275,11 +275,15 @@ TABLES = {
         change=in_han_characters,
     ),
 }
-QUICK = ("text.epochs=0", "text.head_steps=100", "ranker.max_users=2000")  # the encoder as it came, seconds of training
 COLD = Table("movies, a fifth of the items without events, only these ranked", "movies", "2018-09-25")
 SYSTEM = {  # what `rank_all` calls it: what we call it here
     "text": "fine-tuned text alone", "als": "our ALS", "ease": "our EASE", "fusion": "our linear fusion", "ranker": "**whole system**",
 }  # fmt: skip
+
+
+def shortcuts(quick: bool) -> tuple[str, ...]:
+    """Settings of a quick run: the encoder as it came, seconds of training."""
+    return ("text.epochs=0", "text.head_steps=100", "ranker.max_users=2000") if quick else ()
 
 
 def tuned(
@@ -350,7 +354,7 @@ def systems(world: World, config: Config, judge: Judge, seeds: int, window: int 
 
 def warm_table(table: Table, world: World, quick: bool, seeds: int) -> tuple[list[Row], Judge, FloatArray]:
     """Baselines and system on the two later windows of a data set."""
-    config = load_config(FOLDER / "configs" / f"{table.data}.toml", (*table.overrides, *(QUICK if quick else ())))
+    config = load_config(FOLDER / "configs" / f"{table.data}.toml", (*table.overrides, *shortcuts(quick)))
     parts = []
     for window in (1, 2):
         past = known_before(world.dataset, world.windows, window)
@@ -370,11 +374,11 @@ def warm_table(table: Table, world: World, quick: bool, seeds: int) -> tuple[lis
 def cold_table(table: Table, quick: bool, seeds: int) -> tuple[list[Row], Judge, FloatArray]:
     """A fifth of the items loses its events; tuning hides another fifth in the same way."""
     moment = pd.Timestamp(table.as_of, tz="UTC")
-    config = load_config(FOLDER / "configs" / f"{table.data}.toml", QUICK if quick else ())
+    config = load_config(FOLDER / "configs" / f"{table.data}.toml", (*table.overrides, *shortcuts(quick)))
     full = Dataset.from_tables(load_tables(config.data, moment), moment)
     order = np.random.default_rng(0).permutation(len(full.items))
     fifths = [np.isin(np.arange(len(full.items)), part) for part in np.array_split(order, 5)]
-    world = World.open(table.data, table.as_of, partial(without_items, hidden=fifths[0]), QUICK if quick else ())
+    world = World.open(table.data, table.as_of, partial(without_items, hidden=fifths[0]), shortcuts(quick))
     parts = []
     for hidden, pool in ((fifths[0] | fifths[1], fifths[1]), (fifths[0], fifths[0])):
         left = without_items(full, hidden)
@@ -538,7 +542,7 @@ def main() -> None:
         if key == "cold":
             rows, judge, counts = cold_table(table, arguments.quick, seeds)
         else:
-            world = world_of(table.data, table.as_of, table.change, QUICK if arguments.quick else ())
+            world = world_of(table.data, table.as_of, table.change, shortcuts(arguments.quick))
             rows, judge, counts = warm_table(table, world, arguments.quick, seeds)
         by = "Recall@20" if key == "cold" else "NDCG@10"
         numbers[key] = summary(rows, judge, counts, by)

@@ -15,6 +15,15 @@ from recsys.types import BoolArray, FloatArray, IntArray
 DAY_US = 86_400_000_000
 
 
+def ranges(starts: IntArray, counts: IntArray) -> IntArray:
+    """Numbers from each start on, as many as its count, one range after the other.
+
+    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    return np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+
+
 @dataclass(frozen=True)
 class Histories:
     """Events known at a moment, ordered by user, then time; a step is one distinct moment of a user.
@@ -90,8 +99,7 @@ class Histories:
 
     def rows_of(self, users: IntArray) -> IntArray:
         """Rows of users' events, user after user in the order given."""
-        counts = self.n_events[users]
-        return np.repeat(self.indptr[users] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        return ranges(self.indptr[users], self.n_events[users])
 
     def of_users(self, users: IntArray) -> "Histories":
         """The histories of some users, who are renumbered 0..n-1 in the order given; strangers, from n_users, have none."""

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from features.histories import Histories
+from features.histories import Histories, ranges
 from recsys.config import TextConfig
 from recsys.losses import sampled_softmax
 from recsys.text_tower import Progress, TextTower
@@ -31,7 +31,7 @@ UNIFORM_SHARE = 0.25  # of a batch's texts drawn from the whole catalogue: hard 
 HEAD_ITEMS = 1024
 VALIDATION_SHARE = 0.1
 CHECK_ITEMS = 512  # of the held-out batch: several users' later events are among them
-CHECKS = 4  # of the encoder before it ends: each costs as much as a step
+CHECKS = 4  # of the encoder on its way
 
 Log = Callable[[dict[str, float], int], None]
 
@@ -89,7 +89,6 @@ class BatchSampler:
         texts, rows, n_users = self._drawn(n_texts, rng)
         column = np.full(self.h.n_items, -1, dtype=np.int64)
         column[texts] = np.arange(len(texts))
-        rows = rows[column[self.h.item_pos[rows]] >= 0]
         target = self._targets(rows, rng)
         if not len(target):
             return None
@@ -110,9 +109,10 @@ class BatchSampler:
         is_all = n_texts == len(self.texts)
         wanted = n_texts if is_all else int(n_texts * (1 - UNIFORM_SHARE))
         rows: IntArray = np.zeros(0, dtype=np.int64)
-        block = max(8, wanted // EVENTS_PER_USER)
-        for start in range(0, len(users), block):
-            rows = np.concatenate([rows, self._stretches(users[start : start + block], rng)])[:MAX_EVENTS]
+        asked, more = 0, max(8, wanted // EVENTS_PER_USER)
+        while asked < len(users):
+            rows = np.concatenate([rows, self._stretches(users[asked : asked + more], rng)])[:MAX_EVENTS]
+            asked, more = asked + more, 2 * more
             first = np.sort(np.unique(self.h.item_pos[rows], return_index=True)[1])
             if len(first) > wanted:
                 rows = rows[: first[wanted]]
@@ -136,10 +136,9 @@ class BatchSampler:
         start = np.searchsorted(self.moment_key, key - (MOMENTS - 1))
         start = np.maximum(start, self.h.indptr[users])  # who has fewer moments
         counts = np.searchsorted(self.moment_key, key, side="right") - start
-        rows = np.repeat(start - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        rows = ranges(start, counts)
         order = np.lexsort((rng.random(len(rows)), np.repeat(np.arange(len(users)), counts)))
-        place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return rows[order[place < EVENTS_PER_USER]]
+        return rows[order[ranges(np.zeros_like(counts), counts) < EVENTS_PER_USER]]
 
     def _targets(self, rows: IntArray, rng: np.random.Generator) -> IntArray:
         """Which of the rows are queries: those that may be and have an older one of the same user beside them."""
@@ -155,7 +154,7 @@ class BatchSampler:
         run = np.repeat(np.arange(len(first)), counts)[target]
         size = target - first[run]  # older rows of the same user
         query = np.repeat(np.arange(len(target)), size)
-        row = np.repeat(first[run] - np.cumsum(size) + size, size) + np.arange(size.sum())
+        row = ranges(first[run], size)
         before = (step[row] > step[target][query]) & (col[row] != col[target][query])
         query, row = query[before], row[before]
         newest = np.zeros(len(target), dtype=np.int64)
@@ -168,10 +167,10 @@ class BatchSampler:
     def _taken(self, user: IntArray, column: IntArray, n_texts: int) -> BoolArray:
         """What the user of each query ever took, (n_queries, n_texts)."""
         users, of_query = np.unique(user, return_inverse=True)
+        some = self.h.of_users(users)
+        col = column[some.item_pos]
         taken = np.zeros((len(users), n_texts), dtype=bool)
-        col = column[self.h.item_pos[self.h.rows_of(users)]]
-        owner = np.repeat(np.arange(len(users)), self.h.n_events[users])
-        taken[owner[col >= 0], col[col >= 0]] = True
+        taken[some.user_pos[col >= 0], col[col >= 0]] = True
         return taken[of_query]
 
 
