@@ -10,17 +10,19 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from rich.console import Console
 
 from features.dataset import Dataset
 from features.ingest import load_tables
 from recsys.cli import cli
-from recsys.config import Config, load_config, parse_config
+from recsys.config import Config, TextConfig, load_config, parse_config
 from recsys.errors import AlreadyRunningError, ConfigError, StoppedError
 from recsys.metrics import Interval
 from recsys.progress import Reporter
 from recsys.registry import Registry
+from recsys.text_tower import TextTower
 from training.dials import DIALS, GROUPS, free_dials, refuse_foreign, value_of, with_settings
 from training.pipeline import cut, fit_towers, recency, targets_of
 from training.ranker import fit_ranker
@@ -168,10 +170,24 @@ def test_the_number_is_that_of_the_rankers_guard(config: Config, tmp_path: Path)
     assert judged.value == pytest.approx(ranker.guard[ranker.chosen])
 
 
-def test_a_tuned_encoder_is_trained_once_and_its_vectors_kept(config: Config, tmp_path: Path) -> None:
+def test_a_tuned_encoder_is_trained_once_and_its_vectors_kept(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(tower: TextTower, *others: object, **_: object) -> None:  # real steps may not better so small a shop
+        text = others[3]
+        assert isinstance(text, TextConfig)
+        epochs.append(text.epochs)
+        if text.epochs:
+            with torch.no_grad():
+                for parameter in tower.encoder.parameters():
+                    parameter.mul_(1.1)
+
+    epochs: list[float] = []
+    monkeypatch.setattr("training.pipeline.fit_encoder", moved)
     config = with_settings(config, {"text.epochs": 1.0})
     known, windows = without_report(data := data_of(config), cut(data, config))
     first, second = (encoded(known, windows, config, quiet().stage, tmp_path) for _ in range(2))
+    assert epochs == [1.0, 0.0]
     np.testing.assert_array_equal(first.tuned, second.tuned)
     assert not np.allclose(first.tuned, first.frozen)
 

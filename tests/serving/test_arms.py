@@ -132,7 +132,7 @@ def test_tables_get_the_ids_of_the_data_and_versions_keep_theirs() -> None:
     labels = pd.DataFrame({"user_id": [7], "item_id": ["1"]})
     window = Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"))
     typed = with_ids_like(Sides((Arm("A", table), Arm("B", table)), window), labels).arms[1].table
-    assert typed["user_id"].tolist() == [7, -1]  # nobody known
+    assert typed["user_id"].tolist() == [7, 8]  # 8 is nobody known
     assert typed["item_id"].tolist() == ["1", "2"]
     with pytest.raises(DataError, match="lose digits"):
         with_ids_like(Sides((Arm("A", table.astype({"item_id": float})), Arm("B", table)), window), labels)
