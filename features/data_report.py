@@ -25,9 +25,11 @@ class DataReport:
         ignored_types: rows of types that are no labels.
         quarantined: refused rows of all tables, by reason.
         events_per_user, events_per_item: median, p90 and max.
-        items_with: share of items where a text column is not empty.
+        items_with: share of items where a text column, a price or a date of entry is there.
         text_lengths: median and p90 of the lengths of non-empty titles and descriptions, in characters.
         null_shares: share of nulls by column of the good event rows, repeated ones too, where there are any.
+        n_unavailable: items that may not be recommended.
+        n_impressions: rows of that table, where it was read.
     """
 
     n_events_read: int
@@ -49,6 +51,8 @@ class DataReport:
     items_with: dict[str, float]
     text_lengths: dict[str, dict[str, float]]
     null_shares: dict[str, float]
+    n_unavailable: int
+    n_impressions: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -61,7 +65,8 @@ class DataReport:
         table.add_row("event types", _counts(self.event_types))
         if self.ignored_types:
             table.add_row("types that are no labels", _counts(self.ignored_types))
-        table.add_row("users, items", f"{self.n_users:,} users, {self.n_items:,} items")
+        withdrawn = f", {self.n_unavailable:,} not available" if self.n_unavailable else ""
+        table.add_row("users, items", f"{self.n_users:,} users, {self.n_items:,} items{withdrawn}")
         table.add_row("time", f"{self.first_event} to {self.last_event}, newest {self.age_of_newest_hours:.1f} h old")
         for name, values in (("events per user", self.events_per_user), ("events per item", self.events_per_item)):
             table.add_row(name, _numbers(values))
@@ -71,6 +76,8 @@ class DataReport:
         if self.null_shares:
             table.add_row("nulls in events", ", ".join(f"{_name(k)} {v:.1%}" for k, v in self.null_shares.items()))
         repeated = f"{self.n_duplicates:,} duplicate events, {self.n_duplicate_items:,} duplicate items"
+        if self.n_impressions is not None:
+            table.add_row("impressions", f"{self.n_impressions:,} items shown")
         table.add_row("not read", f"{self.n_after_as_of:,} events after as-of, {repeated}")
         table.add_row("quarantined", _counts(self.quarantined) or "none")
         console.print(table)

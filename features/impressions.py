@@ -16,18 +16,19 @@ from features.clean import (
 from features.quarantine import PLACES, Checked, Refused, place_of, with_places
 from features.read import read_table
 from recsys.config import DataConfig
+from recsys.ids import IdMap
 from recsys.schema import IMPRESSIONS, require_columns
 
 _IDS = ("impression_id", "user_id", "item_id")
 
 
 def load_impressions(
-    config: DataConfig, events: pd.DataFrame, as_of: pd.Timestamp | None = None
+    config: DataConfig, users: pd.Series, items: pd.Series, as_of: pd.Timestamp | None = None
 ) -> pd.DataFrame | None:
     """Reads and checks the impressions before `as_of`; None where the config names no such table.
 
     Args:
-        events: clean events, whose types of id the impressions take.
+        users, items: clean ids, whose types the impressions take; an item must be one of these.
 
     Returns:
         One row per item shown, by time, impression and position: `position` int64 from 1, `clicked` bool,
@@ -40,12 +41,15 @@ def load_impressions(
     """
     if config.impressions is None:
         return None
-    checked = clean_impressions(read_table(config.impressions, IMPRESSIONS, config), config, as_of)
+    checked = clean_impressions(read_table(config.impressions, IMPRESSIONS, config), config, as_of, items)
     checked.refuse_too_many(config.max_bad_share)
-    return checked.kept.assign(**{c: ids_like(checked.kept[c], events[c]) for c in ("user_id", "item_id")})
+    kept = checked.kept
+    return kept.assign(user_id=ids_like(kept["user_id"], users), item_id=ids_like(kept["item_id"], items))
 
 
-def clean_impressions(impressions: pd.DataFrame, config: DataConfig, as_of: pd.Timestamp | None = None) -> Checked:
+def clean_impressions(
+    impressions: pd.DataFrame, config: DataConfig, as_of: pd.Timestamp | None = None, items: pd.Series | None = None
+) -> Checked:
     """Checks a frame in the contract's columns; see `load_impressions`. The input is not changed."""
     place = place_of(impressions, "impressions")
     require_columns(IMPRESSIONS, map(str, impressions.columns), place)
@@ -55,6 +59,9 @@ def clean_impressions(impressions: pd.DataFrame, config: DataConfig, as_of: pd.T
     for column in _IDS:
         clean[column] = clean_ids(raw[column], place)
         refused.add(column, is_bad_id(clean[column]), "null, blank or overlong id")
+    if items is not None:
+        is_unknown = IdMap.from_values(items).positions(clean["item_id"]) < 0
+        refused.add("item_id", is_unknown, "item is not in the items table")
     refused.add("timestamp", clean["timestamp"].isna().to_numpy(), "unreadable time")
     clean["position"] = clean_numbers(raw["position"])
     is_place = (clean["position"] >= 1) & (clean["position"] % 1 == 0) & np.isfinite(clean["position"])

@@ -106,9 +106,9 @@ def _checked(
     users_seen = None if users is None else _clean_once(with_places(users), "users", "user_id")
     events_seen = _Events.read(chunks, items_seen.kept, config, now)
     seen = [items_seen, *([] if users_seen is None else [users_seen])]
-    for checked in (*seen, events_seen.checked):
-        checked.refuse_too_many(config.max_bad_share)
     quarantine = pd.concat([s.quarantine for s in (*seen, events_seen.checked)], ignore_index=True)
+    for checked in (*seen, events_seen.checked):
+        checked.refuse_too_many(config.max_bad_share, quarantine)
     log = events_seen.writer.finish()
     catalogue = events_seen.catalogue
     report = _report(log, catalogue, config, now, quarantine, events_seen, items_seen)
@@ -183,7 +183,9 @@ def _clean_items(items: pd.DataFrame, config: DataConfig) -> Checked:
         clean["available"], is_bad = clean_flags(raw["available"])
         refused.add("available", is_bad, "neither true nor false")
     if "created_at" in raw:
-        clean["created_at"] = utc_times(raw["created_at"], config.timezone, place_of(raw, "items"))
+        times = clean["created_at"] = utc_times(raw["created_at"], config.timezone, place_of(raw, "items"))
+        is_unreadable = times.isna() & raw["created_at"].notna() & (raw["created_at"].astype("str").str.strip() != "")
+        refused.add("created_at", is_unreadable.to_numpy(dtype=bool), "unreadable time")
     if "price" in raw:
         clean["price"] = clean_numbers(raw["price"])
     for column in (c for c in TEXTS if c in raw):
@@ -269,7 +271,9 @@ def _report(
         first_event=f"{first:%Y-%m-%d %H:%M}", last_event=f"{newest:%Y-%m-%d %H:%M}",
         age_of_newest_hours=round((until - newest).total_seconds() / 3600, 1),
         events_per_user=per_id(log.per_user), events_per_item=per_id(log.per_item[log.per_item > 0]),
-        items_with={c: float((items[c] != "").mean()) for c in TEXTS if c in items},
+        items_with={c: float((items[c] != "").mean()) for c in TEXTS if c in items}
+        | {c: float(items[c].notna().mean()) for c in ("price", "created_at") if c in items},
         text_lengths={c: lengths_of(items[c]) for c in ("title", "description") if c in items},
         null_shares={c: round(n / events.n_good, 4) for c, n in events.n_nulls.items() if n},
+        n_unavailable=int((~items["available"]).sum()) if "available" in items else 0,
     )  # fmt: skip

@@ -11,6 +11,14 @@ from recsys.types import BoolArray
 PLACES = ["_file", "_row"]
 
 
+class TooManyBadError(DataError):
+    """More rows are bad than `data.max_bad_share` allows; `quarantine` holds them all, as `Refused.rows`."""
+
+    def __init__(self, message: str, quarantine: pd.DataFrame) -> None:
+        super().__init__(message)
+        self.quarantine = quarantine
+
+
 @dataclass(frozen=True)
 class Checked:
     """A table after its checks: good rows, refused ones, and how many there were."""
@@ -22,20 +30,21 @@ class Checked:
     n_duplicates: int = 0
     n_later: int = 0
 
-    def refuse_too_many(self, max_bad_share: float) -> None:
-        """Stops the run where a larger share of rows is bad.
+    def refuse_too_many(self, max_bad_share: float, of_all: pd.DataFrame | None = None) -> None:
+        """Stops the run where a larger share of rows is bad; `of_all` are refused rows of all tables, for the error.
 
         Raises:
-            DataError: naming file, row, column, value, reason and remedy of the first.
+            TooManyBadError: naming file, row, column, value, reason and remedy of the first.
         """
         n_bad = len(self.quarantine)
         if n_bad > max_bad_share * self.n_rows:
             first = self.quarantine.iloc[0]
-            raise DataError(
+            raise TooManyBadError(
                 f"{first['file']}: {n_bad:,} of {self.n_rows:,} {self.name} rows are bad ({n_bad / self.n_rows:.2%}, "
                 f"limit {max_bad_share:.2%}); first: row {first['row']}, column {first['column']}, "
                 f"value {first['value']}: {first['reason']}; "
-                "mend the export, or raise data.max_bad_share if this is as it should be"
+                "mend the export, or raise data.max_bad_share if this is as it should be",
+                self.quarantine if of_all is None else of_all,
             )
 
 

@@ -3,6 +3,7 @@
 import errno
 import posixpath
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
@@ -16,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from recsys.config import DataConfig
 from recsys.errors import DataError, ResourceError, public, shown
-from recsys.schema import TableSchema, nearest, require_columns
+from recsys.schema import TableSchema, nearest, require_columns, table_of
 
 CHUNK = 500_000  # rows
 CSV_BLOCK = 16 * 2**20  # bytes parsed at a time; a row must fit
@@ -48,6 +49,14 @@ def read_chunks(place: str, schema: TableSchema, config: DataConfig, rows: int =
             joined = []
         joined.append(frame)
     yield _join(joined)
+
+
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """A CSV file with numbers as numbers, but ids as the text they are: neither is 007 a 7 nor NA nothing."""
+    frame = pd.read_csv(path, dtype={"user_id": "str", "item_id": "str"})
+    ids = [column for column in ("user_id", "item_id") if column in frame]
+    texts = pd.read_csv(path, usecols=ids, dtype="str", keep_default_na=False, na_values=[""])
+    return frame.assign(**{column: texts[column] for column in ids})
 
 
 def _types(frame: pd.DataFrame) -> list[tuple[str, str]]:
@@ -189,15 +198,21 @@ def _nullable(kind: pa.DataType) -> Any:
 
 
 def _our_names(present: list[str], file: str, table: str, config: DataConfig) -> list[str]:
-    """The file's columns under our names; a mapped column pushes aside one that has our name already."""
+    """The file's columns under our names; a mapped column pushes aside one that has our name already.
+
+    Raises:
+        DataError: a mapping for this table, or one that no other table could want, names a column that is not there.
+    """
     common = {ours: theirs for ours, theirs in config.columns.items() if isinstance(theirs, str)}
     own = config.columns.get(table, {})
     own = own if isinstance(own, dict) else {}
-    for ours, theirs in own.items():
+    wanted = {ours: theirs for ours, theirs in common.items() if table_of(ours) == table and ours not in present}
+    for ours, theirs in (wanted | own).items():
         if theirs not in present:
             near = nearest(theirs, present)
             hint = f'did you mean "{near}"?' if near else f"found {', '.join(map(shown, present[:20]))}"
-            raise DataError(f'{file}: no column "{theirs}", which [data.columns.{table}] names for {ours}; {hint}')
+            where = f"data.columns.{table}" if ours in own else "data.columns"
+            raise DataError(f'{file}: no column "{theirs}", which [{where}] names for {ours}; {hint}')
     ours_of = {theirs: ours for ours, theirs in (common | own).items() if theirs in present}
     pushed = {ours for theirs, ours in ours_of.items() if theirs != ours}
     return [ours_of.get(c, f"{c} (not mapped)" if c in pushed else c) for c in present]

@@ -112,6 +112,12 @@ log_option = click.option(
     show_default=True,
     help="What progress looks like on standard error; json: one object a line with time, run, stage, done, total.",
 )
+show_users_option = click.option(
+    "--show-users",
+    type=click.IntRange(min=0),
+    default=None,
+    help="Print the lists of N users. Default: 3 on a terminal, none in a log, where ids of people do not belong.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
@@ -143,10 +149,10 @@ def init(folder: Path, demo: str | None) -> None:
 @as_of_option
 @json_option
 def validate(config: Config, as_of: str | None, as_json: bool) -> None:
-    """Checks the tables and prints the data report."""
-    from features.ingest import load_tables
+    """Checks the tables and prints the data report; refused rows go to the quarantine folder."""
+    from serving.door import examined
 
-    report = load_tables(config.data, moment(as_of)).report
+    report = examined(config, moment(as_of), Reporter())
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -184,11 +190,18 @@ def train(config: Config, as_of: str | None, deadline: float | None, log: Log, a
 @with_config
 @as_of_option
 @click.option("--model", default="champion", show_default=True, help="An alias or a version.")
-@click.option("--users", "users_file", default=None, help="Parquet or CSV with a user_id column; all users by default.")
+@click.option(
+    "--users",
+    "users_file",
+    default=None,
+    help="Parquet or CSV with a user_id column; all users by default. Some users' lists do not become what is served.",
+)
 @click.option(
     "-k", "k", type=click.IntRange(min=1), default=None, help="Recommendations per user; default from the config."
 )
-@click.option("--move-current", is_flag=True, help="Let a backfill of a past date become what is served.")
+@click.option(
+    "--move-current", is_flag=True, help="Let a backfill of a past date, or some users' lists, become what is served."
+)
 @deadline_option
 @log_option
 @json_option
@@ -207,6 +220,7 @@ def score(
 
     \b
     recsys score --as-of 2017-12-01 --model 3
+    recsys score --users some.csv -k 50
     """
     from serving.runs import Run, recorded
 
@@ -231,12 +245,7 @@ def score(
     is_flag=True,
     help="Let a new version become champion if the report says PROMOTE, or HOLD where settings are the champion's and data newer.",
 )
-@click.option(
-    "--show-users",
-    type=click.IntRange(min=0),
-    default=None,
-    help="Print the lists of N users. Default: 3 on a terminal, none in a log, where ids of people do not belong.",
-)
+@show_users_option
 @deadline_option
 @log_option
 @json_option
@@ -258,28 +267,27 @@ def nightly(
     """
     from serving.runs import Run, recorded
 
-    n_users = show_users if show_users is not None else 3 * sys.stdout.isatty()
     run = Run(config, "nightly", moment(as_of), Reporter(log=log))
     with stoppable(deadline), recorded(run):  # before the heavy imports: a run that may not begin says so at once
         from serving.nightly import reported, run_nightly
 
         outcome = run_nightly(run, when=when, move_current=move_current, promote=promote)
         with reported(outcome.release):
-            _print_json(outcome.to_dict()) if as_json else outcome.render(Console(), n_users)
+            _print_json(outcome.to_dict()) if as_json else outcome.render(Console(), users_shown(show_users))
             sys.stdout.flush()
 
 
 @cli.command()
 @with_config
-@click.option("--show-users", type=click.IntRange(min=0), default=3, show_default=True, help="Print N users' lists.")
+@show_users_option
 @json_option
-def report(config: Config, show_users: int, as_json: bool) -> None:
+def report(config: Config, show_users: int | None, as_json: bool) -> None:
     """The night's report of what is served, made again: evaluation, a few users' lists, where everything lies."""
     from serving.nightly import report_of_served, reported
 
     outcome = report_of_served(config)
     with reported(outcome.release):
-        _print_json(outcome.to_dict()) if as_json else outcome.render(Console(), show_users)
+        _print_json(outcome.to_dict()) if as_json else outcome.render(Console(), users_shown(show_users))
         sys.stdout.flush()
 
 
@@ -530,12 +538,19 @@ def gc(config: Config, delete: bool, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("-c", "--config", "path", default=None, help="The config file, to check its paths too.")
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    default=None,
+    help="The config file, to check its paths too; recsys.toml where there is one.",
+)
 @json_option
 def doctor(path: str | None, as_json: bool) -> None:
     """Is this machine fit: processor, memory, disk, encoder, libraries."""
     from serving.doctor import examine
 
+    path = path or ("recsys.toml" if Path("recsys.toml").exists() else None)
     findings = examine(load_config(path) if path else None)
     if as_json:
         _print_json([vars(f) for f in findings])
@@ -564,6 +579,11 @@ def moment(text: str | None, option: str = "--as-of") -> pd.Timestamp:
         raise ConfigError(
             f"{option}: {text!r} is no date or moment; write 2017-12-31 or 2017-12-31T05:00:00Z"
         ) from None
+
+
+def users_shown(asked: int | None) -> int:
+    """How many users' lists to print."""
+    return asked if asked is not None else 3 * sys.stdout.isatty()
 
 
 def _this_command() -> str:

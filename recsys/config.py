@@ -4,13 +4,14 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys.errors import ConfigError, shown
+from recsys.schema import columns_of
 
 
 class Section(BaseModel):
@@ -38,6 +39,16 @@ class DataConfig(Section):
     )
     window_days: float | None = Field(None, gt=0, description="Length of both windows in days, instead of a share.")
     split_column: str | None = Field(None, description="Column holding train/valid/test, instead of cuts in time.")
+
+    @field_validator("columns")
+    @classmethod
+    def _tables(cls, columns: dict[str, str | dict[str, str]]) -> dict[str, str | dict[str, str]]:
+        tables = ("events", "items", "users", "impressions")
+        for name, value in columns.items():
+            if isinstance(value, dict) and name not in tables:
+                near = difflib.get_close_matches(name, tables, n=1)
+                raise ValueError(f"no table is called {name}; {_hint(near, tables)}")
+        return columns
 
     @field_validator("event_weights")
     @classmethod
@@ -209,6 +220,18 @@ class Config(Section):
     mlflow: MlflowConfig = Field(default_factory=MlflowConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
 
+    @model_validator(mode="after")
+    def _no_column_is_misspelt(self) -> "Config":
+        """A mapping to a name that nothing reads, but for a slip would, must not pass as an extra column."""
+        read = {*self.text.fields, self.data.split_column}
+        for table, columns in _mappings(self.data.columns):
+            known = columns_of(table)
+            for ours in () if table == "users" else (c for c in columns if c not in known and c not in read):
+                if near := difflib.get_close_matches(ours, known, n=1, cutoff=0.8):
+                    where = f"data.columns.{table}" if table else "data.columns"
+                    raise ValueError(f"{where}: nothing reads a column {shown(ours)}; did you mean {near[0]}?")
+        return self
+
     def recipe_sha256(self) -> str:
         """sha256 of the settings that a training depends on; where and how lists are served is no part of it."""
         return self.fingerprint("seed", "data", "text", "cf", "candidates", "ranker", "rules")
@@ -230,6 +253,12 @@ class Config(Section):
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
+def _mappings(columns: dict[str, str | dict[str, str]]) -> list[tuple[str | None, list[str]]]:
+    """Tables (None: all of them) and our names that are mapped there."""
+    common = [ours for ours, theirs in columns.items() if isinstance(theirs, str)]
+    return [(None, common), *((table, list(own)) for table, own in columns.items() if isinstance(own, dict))]
+
+
 _PATHS = {"data": ("events", "items", "users", "impressions"), "text": ("cache",), "serving": ("output",)}
 
 
@@ -247,6 +276,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     path = Path(path)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a folder; name the file in it, such as {path / 'recsys.toml'}") from None
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; make one with: recsys init {path.parent}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -294,11 +325,16 @@ def _problem(error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         known = _known_keys(error["loc"][:-1])
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"{location}: unknown key; {hint}"
+        return f"{location}: unknown key; {_hint(near, known)}"
     if error["type"] == "missing":
         return f"{location}: required, but not there"
+    if not location:  # of several settings together; the message names them
+        return str(error["msg"]).removeprefix("Value error, ")
     return f"{location}: {error['msg']}; got {shown(error['input'])}"
+
+
+def _hint(near: Sequence[str], known: Iterable[str]) -> str:
+    return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

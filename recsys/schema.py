@@ -67,6 +67,25 @@ IMPRESSIONS = TableSchema(
 )
 
 
+TABLES = {schema.name: schema for schema in (EVENTS, ITEMS, USERS, IMPRESSIONS)}
+
+
+def columns_of(table: str | None = None) -> list[str]:
+    """Names of the columns that we know how to use in a table, or in any."""
+    schemas = TABLES.values() if table is None else [TABLES[table]]
+    return sorted({column for schema in schemas for column in schema.required | schema.optional})
+
+
+def table_of(column: str) -> str | None:
+    """The only table that knows a column; None where several do, or none.
+
+    >>> table_of("available"), table_of("price"), table_of("colour")
+    ('items', None, None)
+    """
+    knows = [name for name in TABLES if column in columns_of(name)]
+    return knows[0] if len(knows) == 1 else None
+
+
 def require_columns(schema: TableSchema, found: Iterable[str], place: str) -> None:
     """Checks that a table has what it must have, and no column twice.
 

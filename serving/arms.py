@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from features.clean import clean_ids, ids_like, settled_ids
+from features.read import read_csv
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, ModelError, shown
 from recsys.progress import Reporter
@@ -44,13 +45,19 @@ def sides(
     """Two of a kind: versions by the window of the later one, tables by `test_start` to `as_of`.
 
     Raises:
-        ConfigError: the arms are of two kinds, or no common window is known.
+        ConfigError: the arms are of two kinds, no common window is known, or it ends after `as_of`.
     """
     is_table = [Path(name).exists() for name in (a, b)]
     if is_table[0] != is_table[1]:
         raise ConfigError(f"{shown(a)} and {shown(b)}: one is a table, the other a model; give two of a kind")
     if not all(is_table):
-        return _versions(config, (a, b), reporter)
+        both = _versions(config, (a, b), reporter)
+        if as_of < both.window.end and not both.window.by_column:
+            raise ConfigError(
+                f"--as-of {as_of}: these versions are judged from {both.window.start} to {both.window.end}; "
+                "name versions trained as of an earlier moment, or leave --as-of out"
+            )
+        return both
     arms = table_arm(Path(a)), table_arm(Path(b))
     return Sides(arms, Window(_start_of(arms, test_start), as_of))
 
@@ -74,7 +81,7 @@ def table_arm(path: Path) -> Arm:
             cost = _release_cost(facts)
             table = ReleaseStore(path.parent.parent).read(path).to_pandas()
         elif path.suffix == ".csv":
-            table = pd.read_csv(path, dtype={"user_id": "str", "item_id": "str"})  # "007" is not 7
+            table = read_csv(path)
         else:
             table = pd.read_parquet(path)
     except (OSError, ValueError, KeyError) as error:

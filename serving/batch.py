@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.dataset import Dataset
+from features.read import read_csv
 from recsys.config import Config
 from recsys.errors import DataError, ResourceError
 from recsys.machine import peak_memory_mib
@@ -35,8 +36,9 @@ class Released:
     """What a scoring ended in.
 
     release: folder that holds the lists; is_new: False when the same inputs were published before;
-    moved: whether `current` points to it now; rows, users: sizes; late_events: of before the release that was
-    served then; stale_model: the registry was down, and a verified copy scored; seconds: of the whole.
+    moved: whether `current` points to it now; is_part: for some of the users only; rows, users: sizes; late_events: of
+    before the release that was served then; stale_model: the registry was down, and a verified copy scored; seconds: of
+    the whole.
     """
 
     release: Path
@@ -47,6 +49,7 @@ class Released:
     late_events: int
     is_new: bool
     moved: bool
+    is_part: bool
     stale_model: bool
     seconds: float
 
@@ -57,7 +60,8 @@ class Released:
     def sentence(self) -> str:
         """One line for a person."""
         what = "published" if self.is_new else "nothing to do, the same inputs are published already:"
-        served = "" if self.moved else " (current was not moved: it is pinned, or serves a later date)"
+        why = "these are some users' lists: --move-current" if self.is_part else "it is pinned, or serves a later date"
+        served = "" if self.moved else f" (current was not moved: {why})"
         served += " (the registry was down: model from the last verified copy)" if self.stale_model else ""
         return f"{what} {self.release.name}: {self.rows:,} rows for {self.users:,} users, model {self.model_version}{served}"
 
@@ -78,7 +82,7 @@ def publish_lists(
         model: an alias or a version; resolved once, so an alias that moves meanwhile changes nothing.
         wanted: ids of users; all by default.
         k: items per user; `serving.k` by default.
-        move_current: lets a backfill of a past date become what is served.
+        move_current: lets a backfill of a past date, or lists of some users alone, become what is served.
     """
     config, store = run.config, run.store
     k = k or config.serving.k
@@ -86,6 +90,9 @@ def publish_lists(
     if fetched.stale:
         run.reporter.say(f"the registry is down: scoring with version {fetched.version.version}, the last one verified")
     users = users_to_score(dataset, wanted)
+    is_part = len(users) < len(dataset.users)
+    if wanted is not None and (n_strangers := wanted.nunique() - len(users)):
+        run.reporter.say(f"--users: {n_strangers:,} of {wanted.nunique():,} ids have no events; they get no list")
     key = {
         "run_date": f"{dataset.as_of:%Y-%m-%d}",
         "model_sha256": fetched.bundle.sha256,
@@ -98,9 +105,11 @@ def publish_lists(
         store.check_space(len(users) * k * BYTES_PER_ROW)
         n_late = _count_late(dataset, run)
         staging = _score_shards(dataset, run, fetched, key, users, k)
-        _audit(staging, dataset, run, users, k, fetched.version.tags)
+        last_release = None if is_part and not move_current else _last_release(store, staging)
+        _audit(staging, dataset, run, users, k, fetched.version.tags, last_release)
         release = store.finish(staging, _facts(key, dataset, run, fetched) | {"late_events": n_late})
-    moved = store.publish(release, allow_backfill=move_current)  # a run may have died between the two
+    # also where it is no new one: a run may have died between the two; some users' lists would take all others' away
+    moved = store.publish(release, allow_backfill=move_current) if move_current or not is_part else False
     manifest = store.manifest(release)
     released = Released(
         release=release,
@@ -111,6 +120,7 @@ def publish_lists(
         late_events=manifest.get("late_events", 0),
         is_new=is_new,
         moved=moved,
+        is_part=is_part,
         stale_model=fetched.stale,
         seconds=run.seconds,
     )
@@ -126,7 +136,7 @@ def read_users(path: str) -> pd.Series:
         DataError: it cannot be read, or has no such column.
     """
     try:
-        frame = pd.read_csv(path, dtype={"user_id": "str"}) if path.endswith(".csv") else pd.read_parquet(path)
+        frame = read_csv(path) if path.endswith(".csv") else pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}; give Parquet or CSV with a user_id column") from error
     if "user_id" not in frame:
@@ -164,17 +174,23 @@ def _score_shards(dataset: Dataset, run: Run, fetched: Fetched, key: dict[str, s
     return staging
 
 
-def _audit(staging: Path, dataset: Dataset, run: Run, users: IntArray, k: int, tags: dict[str, str]) -> None:
+def _audit(
+    staging: Path,
+    dataset: Dataset,
+    run: Run,
+    users: IntArray,
+    k: int,
+    tags: dict[str, str],
+    last_release: LastRelease | None,
+) -> None:
     """Judges what was read back from disk; refused lists go to quarantine."""
     config, store = run.config, run.store
     trained_until = pd.Timestamp(tags["data_until"]) if "data_until" in tags else dataset.as_of
-    served = store.current()
-    is_backfill = served is not None and staging.name[:10] < served.name[:10]
     context = AuditContext(
         eligible_users=len(users),
         k=k,
         catalogue=pa.array(dataset.items.values(dataset.available.nonzero()[0])),
-        last_release=None if is_backfill else _last_release(store),
+        last_release=last_release,
         model_age_days=(dataset.as_of - trained_until).total_seconds() / 86_400,
         data_age_hours=(dataset.as_of - dataset.newest).total_seconds() / 3600,
         config=config.serving.audit,
@@ -189,9 +205,10 @@ def _audit(staging: Path, dataset: Dataset, run: Run, users: IntArray, k: int, t
     result.raise_if_refused()
 
 
-def _last_release(store: ReleaseStore) -> LastRelease | None:
+def _last_release(store: ReleaseStore, staging: Path) -> LastRelease | None:
+    """What staged lists are held against: those served, unless they are of a later date."""
     served = store.last_whole()
-    if served is None:
+    if served is None or staging.name[:10] < served.name[:10]:
         return None
     manifest = store.manifest(served)
     known_type = manifest["schema"]["user_id"].removeprefix("large_")

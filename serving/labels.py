@@ -77,5 +77,5 @@ def judges(config: Config, window: Window) -> Judges:
     users = tables.users
     if users is not None:
         users = users.assign(user_id=ids_like(users["user_id"], tables.events["user_id"]))
-    impressions = load_impressions(config.data, tables.events, window.end)
+    impressions = load_impressions(config.data, tables.events["user_id"], tables.items["item_id"], window.end)
     return Judges(labels, history, tables.items, users, impressions, tuple(filters))

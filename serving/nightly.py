@@ -10,13 +10,13 @@ import pandas as pd
 from rich.console import Console
 
 from features.dataset import Dataset
-from features.ingest import DataReport, load_tables
+from features.ingest import DataReport
 from recsys.config import Config
 from recsys.errors import AuditError, ConfigError, DeadlineError, ModelError, ReportError, StoppedError
 from recsys.progress import Reporter
 from recsys.registry import Registry, RegistryDownError
-from serving import releases
 from serving.batch import Released, model_cache, publish_lists
+from serving.door import read_tables
 from serving.explained import explainer
 from serving.promotion import promoted_or_not
 from serving.publish import ReleaseStore
@@ -68,14 +68,9 @@ class Outcome:
 
 
 def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tuple[Dataset, DataReport]:
-    """Tables through the door, as of a moment; refused rows go to the quarantine folder."""
-    with reporter.stage("reading tables") as progress:
-        tables = load_tables(config.data, as_of)
-        if len(tables.quarantine):
-            _keep_refused(tables.quarantine, Path(config.serving.output) / "quarantine" / f"{as_of:%Y-%m-%d}.parquet")
-        dataset = Dataset.from_tables(tables, as_of)
-        progress(1, 1)
-    return dataset, tables.report
+    """The tables as a data set, as of a moment, and what they looked like."""
+    tables = read_tables(config, as_of, reporter)
+    return Dataset.from_tables(tables, as_of), tables.report
 
 
 def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, promote: bool = False) -> Outcome:
@@ -198,11 +193,3 @@ def _is_due(run: Run) -> bool:
     except RegistryDownError as error:
         run.reporter.say(f"no training tonight: {error}")
         return False
-
-
-def _keep_refused(rows: pd.DataFrame, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with releases.named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows.to_parquet(temporary, index=False)
-        temporary.rename(path)

@@ -160,13 +160,15 @@ class ReleaseStore:
         """
         with self._swapping():
             now, before = self.current(), self.previous()
+            if now == before and self.is_pinned:  # one that died between its two moves goes on where it was
+                before = self.releases / self.pin.read_text().strip()
             if now is None or before is None or now == before:
                 raise ResourceError(f"{self.output}: there is no earlier release to go back to; see: recsys status")
             self.verify(before)
             with named(self.pin):
                 write_whole(self.pin, before.name)
-            self._point("current", before)
             self._point("previous", now)
+            self._point("current", before)
         return before
 
     def unpin(self) -> None:

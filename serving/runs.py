@@ -121,6 +121,9 @@ def recorded(run: Run, needs_lock: bool = True) -> Iterator[Run]:
             told = as_ours(error)
             with suppress(ResourceError):  # the disk that ended the run may not take its record either
                 run.write(_outcome(told), told)
+            if isinstance(told, RecsysError) and needs_lock:
+                with suppress(OSError):  # nobody may be left to read it
+                    run.reporter.say(_still_served(run.store))
             if exit_code_of(told) in (3, 4, 7):  # not after a signal, nor where disk or registry are to blame
                 run.log_metrics(exit_code_of(told))
             if run.reporter.log == "json" and isinstance(told, RecsysError):
@@ -131,6 +134,18 @@ def recorded(run: Run, needs_lock: bool = True) -> Iterator[Run]:
             raise told from error
         run.write("done")
         run.log_metrics(0)
+
+
+def _still_served(store: ReleaseStore) -> str:
+    """What readers have, and how old it is, for whoever reads of a failure at four in the morning."""
+    try:
+        release = store.current()
+        if release is None:
+            return "nothing is served yet; see: recsys status"
+        age = (pd.Timestamp.now(tz="UTC") - pd.Timestamp(release.name[:10], tz="UTC")).days
+        return f"still served: {release.name}, of {age} day{'s' * (age != 1)} ago; see: recsys status"
+    except (OSError, ValueError):
+        return "what is served cannot be read; see: recsys status"
 
 
 def exit_code_of(error: BaseException) -> int:

@@ -17,7 +17,7 @@ from features.cold_order import score_pairs
 from features.dataset import Dataset
 from features.histories import Histories
 from features.snapshot import Snapshot
-from recsys.errors import DataError, ModelError, shown
+from recsys.errors import DataError, ModelError
 from recsys.ids import IdMap
 from recsys.machine import keep_memory, one_blas_thread, usable_cores
 from recsys.ranker import Ranker
@@ -172,10 +172,7 @@ def users_to_score(dataset: Dataset, wanted: pd.Series | None = None) -> IntArra
     known = pd.Series(dataset.users.ids)
     positions = dataset.users.positions(clean_ids(wanted, "users"))
     if not (positions >= 0).any():
-        raise DataError(
-            f"--users: none of {len(wanted):,} ids has events; ids there are {known.dtype}, such as {shown(known.iloc[0])}; "
-            "mend the file"
-        )
+        raise DataError(f"--users: none of {len(wanted):,} ids has events; ids there are {known.dtype}; mend the file")
     return np.unique(positions[positions >= 0])
 
 

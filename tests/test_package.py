@@ -4,6 +4,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,29 @@ def test_all_problems_of_a_config_come_in_one_message() -> None:
         parse_config({"data": DATA | {"max_bad_share": 2}, "text": {"epoch": 1}, "servin": {}})
     for part in ("3 problem(s)", "data.max_bad_share", "did you mean epochs", "did you mean serving"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"avalable": "in_stock"}, "did you mean available"),
+        ({"items": {"titel": "name"}}, "did you mean title"),
+        ({"item": {"title": "name"}}, "did you mean items"),
+    ],
+)
+def test_a_slip_in_the_names_of_columns_is_told(columns: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse_config({"data": DATA | {"columns": columns}})
+
+
+def test_columns_of_ones_own_may_be_mapped() -> None:
+    own = {"titles": "t", "color": "colour", "users": {"tag": "segment"}}
+    parse_config({"data": DATA | {"columns": own}, "text": {"fields": ["title", "titles"]}})
+
+
+def test_a_folder_is_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"recsys\.toml"):
+        load_config(tmp_path)
 
 
 def test_a_rendered_config_parses_and_its_commented_values_are_the_defaults(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def refused(shop: Shop, *parts: str, code: int = 3) -> str:
     """Tonight ends with a code and names all parts; yesterday stays. The error."""
     ended = shop.tonight()
     assert ended.code == code, ended.err
-    for part in parts:
+    for part in (*parts, "still served: ", "see: recsys status"):
         assert part in ended.err, (part, ended.err)
     shop.assert_yesterday_served()
     assert shop.last_run()["exit_code"] == code
@@ -156,6 +156,12 @@ def test_a_bad_id_is_quarantined_with_its_row_and_over_a_thousandth_stops(
     assert ended.code == 3
     assert f"first: row 7, column {column}" in ended.err
     assert "max_bad_share" in ended.err
+    assert ended.err.count(f"still served: {TODAY}") == 1
+    assert str(kept) in ended.err  # too many to go on, and all of them kept for a look
+    assert pd.read_parquet(kept)["row"].tolist() == [7, 8, 9]
+    kept.unlink()
+    assert yesterday.run("validate", "--as-of", TODAY).code == 3
+    assert pd.read_parquet(kept)["row"].tolist() == [7, 8, 9]
     yesterday.assert_today_served()
 
 
@@ -171,11 +177,27 @@ def test_ids_with_slashes_dots_and_quotes_come_through_as_they_are(yesterday: Sh
 
 
 @fault(16)
+def test_lists_of_some_users_do_not_take_those_of_all_others_away(yesterday: Shop) -> None:
+    users = yesterday.folder / "users.csv"
+    users.write_text("user_id\nu007\nu008\nNA\nnobody\n")
+    asked = ["score", "--as-of", TODAY, "--users", str(users)]
+    ended = yesterday.run(*asked)
+    assert ended.code == 0, ended.err
+    assert "2 of 4 ids have no events" in ended.err
+    assert "2 users" in ended.out
+    assert "--move-current" in ended.out
+    yesterday.assert_yesterday_served()
+    refused = yesterday.run(*asked, "--move-current")  # as they are made already, they are only asked for
+    assert refused.code == 0
+    assert yesterday.served()["user_id"].unique().to_pylist() == ["u007", "u008"]
+
+
+@fault(16)
 def test_users_asked_for_in_another_type_are_found_and_strangers_alone_are_refused(yesterday: Shop) -> None:
     events = yesterday.events()
     yesterday.write_events(events.assign(user_id=events["user_id"].str[1:].astype(int)))
     users, output = yesterday.folder / "users.csv", yesterday.folder / "other"
-    words = ["--as-of", TODAY, "--users", str(users), "--set", f"serving.output={output}"]
+    words = ["--as-of", TODAY, "--users", str(users), "--set", f"serving.output={output}", "--move-current"]
     users.write_text("user_id\n7\n8\n")
     assert yesterday.run("score", *words).code == 0
     assert assert_served_whole(output)["user_id"].unique().to_pylist() == [7, 8]

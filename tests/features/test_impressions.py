@@ -30,17 +30,17 @@ def config(path: Path | None = None, max_bad_share: float = 0.001) -> DataConfig
     )
 
 
-def known() -> pd.DataFrame:
-    return pd.DataFrame({"user_id": [1, 2], "item_id": [7, 8]})
+def known() -> tuple[pd.Series, pd.Series]:
+    return pd.Series([1, 2]), pd.Series([7, 8, 9])
 
 
 def test_without_a_table_there_are_none() -> None:
-    assert load_impressions(config(), known()) is None
+    assert load_impressions(config(), *known()) is None
 
 
 def test_rows_come_by_time_then_list_then_position(tmp_path: Path) -> None:
     log().sample(frac=1, random_state=1).to_parquet(tmp_path / "log.parquet")
-    found = load_impressions(config(tmp_path / "log.parquet"), known())
+    found = load_impressions(config(tmp_path / "log.parquet"), *known())
     assert found is not None
     assert found["item_id"].tolist() == [7, 8, 7, 9]
     assert found["clicked"].tolist() == [True, False, False, True]
@@ -50,7 +50,7 @@ def test_rows_come_by_time_then_list_then_position(tmp_path: Path) -> None:
 def test_a_csv_says_the_same_as_parquet(tmp_path: Path) -> None:
     log().to_parquet(tmp_path / "log.parquet")
     log().to_csv(tmp_path / "log.csv", index=False)
-    one, two = (load_impressions(config(tmp_path / name), known()) for name in ("log.parquet", "log.csv"))
+    one, two = (load_impressions(config(tmp_path / name), *known()) for name in ("log.parquet", "log.csv"))
     assert one is not None
     assert two is not None
     columns = ["user_id", "item_id", "position", "clicked", "propensity", "timestamp"]
@@ -80,6 +80,12 @@ def test_a_bad_row_is_quarantined_with_its_reason(changes: dict[str, object], re
 
 def test_nothing_at_or_after_as_of_is_kept() -> None:
     assert len(clean_impressions(log(), config(), DAY + pd.Timedelta(hours=1)).kept) == 2
+
+
+def test_an_item_must_be_in_its_table() -> None:
+    checked = clean_impressions(log(), config(), items=pd.Series([7, 8]))
+    assert checked.quarantine[["row", "column"]].to_numpy().tolist() == [[3, "item_id"]]
+    assert checked.kept["item_id"].tolist() == [7, 8, 7]
 
 
 def test_a_missing_column_is_named() -> None:

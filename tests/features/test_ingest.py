@@ -117,6 +117,21 @@ def test_foreign_names_are_mapped_per_table(tmp_path: Path) -> None:
     assert len(load_tables(c).events) == 5
 
 
+def test_a_mapping_that_no_file_fulfils_is_told(tmp_path: Path) -> None:
+    items = ITEMS.assign(in_stock=[True, False, True])
+    kept = load_tables(config(tmp_path, events(), items, columns={"available": "in_stock"}))
+    assert kept.report.n_unavailable == 1
+    with pytest.raises(DataError, match='did you mean "in_stock"'):
+        load_tables(config(tmp_path, events(), items, columns={"available": "in_stok"}))
+
+
+def test_a_day_of_entry_that_cannot_be_read_is_refused_and_an_empty_one_means_always(tmp_path: Path) -> None:
+    items = ITEMS.assign(created_at=pd.Series(["2024-01-01T00:00Z", "next week", None], dtype="str"))
+    bad = load_tables(config(tmp_path, events(item_id=["a"] * 5), items, max_bad_share=0.4))
+    assert bad.items["item_id"].tolist() == ["a", "c"]
+    assert bad.quarantine[["row", "value", "reason"]].to_numpy().tolist() == [[1, "'next week'", "unreadable time"]]
+
+
 def test_naive_times_need_a_zone_and_get_it(tmp_path: Path) -> None:
     naive = events(timestamp=pd.to_datetime(["2024-07-01 12:00"] * 5))
     with pytest.raises(DataError, match=r"data\.timezone"):

@@ -138,6 +138,14 @@ def test_tables_get_the_ids_of_the_data_and_versions_keep_theirs() -> None:
         with_ids_like(Sides((Arm("A", table.astype({"item_id": float})), Arm("B", table)), window), labels)
 
 
+def test_ids_of_a_csv_stay_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "lists.csv").write_text("user_id,item_id,score\nNA,007,1.5\nnull,nan,\n")
+    table = table_arm(tmp_path / "lists.csv").table
+    assert table["user_id"].tolist() == ["NA", "null"]
+    assert table["item_id"].tolist() == ["007", "nan"]
+    assert table["score"].isna().tolist() == [False, True]
+
+
 def test_what_may_be_a_label_is_counted_and_said(folder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     events, items = shop
     created = items["item_id"].map(lambda i: pd.Timestamp("2024-04-01" if int(i[1:]) >= 60 else "2023-01-01", tz="UTC"))

@@ -116,6 +116,29 @@ def test_rollback_without_an_earlier_or_to_a_damaged_release_is_refused(tmp_path
     assert not store.is_pinned
 
 
+def test_a_rollback_that_died_between_its_two_moves_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = release(tmp_path, "2024-01-01", "a")
+    second, _ = release(tmp_path, "2024-01-02", "b")
+    store = ReleaseStore(tmp_path)
+    moves: list[str] = []
+
+    def only_one(self: ReleaseStore, name: str, to: Path) -> None:
+        if moves:
+            raise KeyboardInterrupt
+        moves.append(name)
+        point(self, name, to)
+
+    point = ReleaseStore._point
+    with monkeypatch.context() as patch:
+        patch.setattr(ReleaseStore, "_point", only_one)
+        with pytest.raises(KeyboardInterrupt):
+            store.rollback()
+    assert store.current() == second
+    assert store.rollback() == first
+    assert (store.current(), store.previous()) == (first, second)
+    assert store.rollback() == second  # there and back
+
+
 def test_a_backfill_does_not_move_current_unless_asked(tmp_path: Path) -> None:
     newest, _ = release(tmp_path, "2024-01-05", "a")
     past, moved = release(tmp_path, "2024-01-01", "b")

@@ -1,0 +1,68 @@
+"""Tables through the door for a command: with progress, and with every refused row kept for a look."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from features.impressions import clean_impressions
+from features.ingest import DataReport, Tables, load_tables
+from features.quarantine import TooManyBadError
+from features.read import read_table
+from recsys.config import Config
+from recsys.errors import DataError
+from recsys.progress import Reporter
+from recsys.schema import IMPRESSIONS
+from serving import releases
+
+
+def read_tables(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> Tables:
+    """The tables as of a moment; their refused rows go to the quarantine folder, also where there are too many.
+
+    Raises:
+        DataError: see `features.ingest.load_tables`; where rows are to blame it names the file that holds them all.
+    """
+    with reporter.stage("reading tables") as progress:
+        try:
+            tables = load_tables(config.data, as_of)
+        except TooManyBadError as error:
+            raise _told(error, _keep_refused(error.quarantine, config, as_of)) from error
+        _keep_refused(tables.quarantine, config, as_of)
+        progress(1, 1)
+    return tables
+
+
+def examined(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> DataReport:
+    """What `recsys validate` tells: of all tables, impressions too."""
+    tables = read_tables(config, as_of, reporter)
+    if config.data.impressions is None:
+        return tables.report
+    with reporter.stage("reading impressions") as progress:
+        raw = read_table(config.data.impressions, IMPRESSIONS, config.data)
+        checked = clean_impressions(raw, config.data, as_of, tables.items["item_id"])
+        refused = pd.concat([tables.quarantine, checked.quarantine], ignore_index=True)
+        path = _keep_refused(refused, config, as_of)
+        try:
+            checked.refuse_too_many(config.data.max_bad_share)
+        except TooManyBadError as error:
+            raise _told(error, path) from error
+        progress(1, 1)
+    reasons = {str(k): int(v) for k, v in refused["reason"].value_counts().items()}
+    return replace(tables.report, n_impressions=len(checked.kept), quarantined=reasons)
+
+
+def _told(error: TooManyBadError, path: Path | None) -> DataError:
+    return DataError(f"{error}; all of them: {path}")
+
+
+def _keep_refused(rows: pd.DataFrame, config: Config, as_of: pd.Timestamp) -> Path | None:
+    """Writes refused rows, by the day of the run; None where there are none."""
+    if not len(rows):
+        return None
+    path = Path(config.serving.output) / "quarantine" / f"{as_of:%Y-%m-%d}.parquet"
+    temporary = path.with_name(f".{path.name}.tmp")
+    with releases.named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_parquet(temporary, index=False)
+        temporary.rename(path)
+    return path
