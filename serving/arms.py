@@ -59,7 +59,8 @@ def sides(
             )
         return both
     arms = table_arm(Path(a)), table_arm(Path(b))
-    return Sides(arms, Window(_start_of(arms, test_start), as_of))
+    note = "Tables stand alone: no champion is beside them, as its lists of this window are not at hand."
+    return Sides(arms, Window(_start_of(arms, test_start), as_of), notes=(note,))
 
 
 def table_arm(path: Path) -> Arm:
@@ -77,7 +78,11 @@ def table_arm(path: Path) -> Arm:
         if (path / "manifest.json").exists():
             facts = releases.manifest(path)
             info = {"trained_until": facts["data"]["until"], "code_revision": str(facts.get("code_revision", ""))}
-            info["model"] = f"{facts['model']['name']} {facts['model']['version']}" if "model" in facts else ""
+            if "model" in facts:
+                info["model"] = f"{facts['model']['name']} {facts['model']['version']}"
+                info["artifact_sha256"] = facts["model"].get("sha256", "")
+            info["data_from"] = facts["data"].get("from", "")
+            info["data_sha256"] = facts["data"].get("sha256", "")
             cost = _release_cost(facts)
             table = ReleaseStore(path.parent.parent).read(path).to_pandas()
         elif path.suffix == ".csv":

@@ -63,9 +63,10 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """The per-source table of a fresh evaluation."""
     table = json.loads(evaluation.table().to_json(orient="records"))
     segments = json.loads(evaluation.segments().to_json(orient="index"))
+    margins = json.loads(evaluation.segment_margins().to_json(orient="index"))
     calibration = {name: asdict(found) for name, found in evaluation.reliability.items()}
-    stored = {"table": table, "segments": segments, "cold_users": evaluation.n_cold_users, "calibration": calibration}
-    print_stored_evaluation(stored, console)
+    stored = {"table": table, "segments": segments, "segment_margins": margins, "calibration": calibration}
+    print_stored_evaluation(stored | {"cold_users": evaluation.n_cold_users}, console)
 
 
 def print_stored_evaluation(stored: dict[str, Any], console: Console) -> None:
@@ -84,7 +85,7 @@ def print_stored_evaluation(stored: dict[str, Any], console: Console) -> None:
     console.print(
         f"cold Recall@50: only items without events are ranked, {stored.get('cold_users', 0):,} users", highlight=False
     )
-    _print_segments(stored["segments"], console)
+    _print_segments(stored["segments"], stored.get("segment_margins", {}), console)
     if stored.get("calibration"):
         console.print(_reliability_line(stored["calibration"]), highlight=False, soft_wrap=True)
 
@@ -99,7 +100,9 @@ def _reliability_line(calibration: dict[str, dict[str, Any]]) -> str:
     return "p of users with a history; " + "; ".join(parts)
 
 
-def _print_segments(segments: dict[str, dict[str, float | None]], console: Console) -> None:
+def _print_segments(
+    segments: dict[str, dict[str, float | None]], margins: dict[str, dict[str, float | None]], console: Console
+) -> None:
     table = Table(title="NDCG@10 by events in the user's history", title_justify="left")
     table.add_column("source")
     names = list(segments["users"])
@@ -107,7 +110,9 @@ def _print_segments(segments: dict[str, dict[str, float | None]], console: Conso
         table.add_column(f"{name} ({segments['users'][name] or 0:,.0f} users)", justify="right")
     for source, row in segments.items():
         if source != "users":
-            table.add_row(source, *[_number(row[name]) for name in names])
+            of_source = margins.get(source, {})
+            cells = [(_number(row[name]), of_source.get(name)) for name in names]
+            table.add_row(source, *[mean if half is None else f"{mean} ±{_number(half)}" for mean, half in cells])
     console.print(table)
 
 

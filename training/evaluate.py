@@ -75,6 +75,16 @@ class Evaluation:
         counts = first["segment"].value_counts().reindex(mean.columns)
         return pd.concat([counts.to_frame("users").T, mean])
 
+    def segment_margins(self, alpha: float = 0.05) -> pd.DataFrame:
+        """Half-widths of the intervals of `segments`, nan where a single user is there; the same rows but the first."""
+
+        def margin(values: pd.Series) -> float:
+            interval = metrics.mean_interval(values.to_numpy(dtype=float), alpha)
+            return (interval.high - interval.low) / 2
+
+        found = self.per_user.pivot_table("ndcg_10", "source", "segment", margin, observed=True, sort=False)
+        return found[[s for s in SEGMENTS if s in found.columns]]
+
 
 def evaluate(
     snapshot: Snapshot,

@@ -109,6 +109,7 @@ def evaluation_summary(trained: Trained, dataset: Dataset) -> dict[str, Any]:
         "by_column": dataset.split is not None,
         "table": json.loads(evaluation.table().to_json(orient="records")),
         "segments": json.loads(evaluation.segments().to_json(orient="index")),
+        "segment_margins": json.loads(evaluation.segment_margins().to_json(orient="index")),
         "cold_users": evaluation.n_cold_users,
         "guard": trained.model.ranker.guard,
         "chosen": trained.model.ranker.chosen,

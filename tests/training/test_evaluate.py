@@ -13,7 +13,7 @@ from features.snapshot import Snapshot
 from recsys.config import load_config
 from recsys.progress import Reporter
 from recsys.types import IntArray
-from training.evaluate import N_EXPLAINED
+from training.evaluate import N_EXPLAINED, Evaluation
 from training.pipeline import train
 
 pytestmark = pytest.mark.slow
@@ -41,3 +41,13 @@ def test_reasons_are_those_of_the_listed_pairs_and_end_after_the_first_places(
     np.testing.assert_array_equal(lists["reason"][is_first], lists["user_pos"][is_first].map(row_of))
     assert lists.loc[~is_first, ["source", "reason"]].isna().all(axis=None)
     assert 0 < evaluation.cpu_ms_per_user < 1_000
+
+
+def test_segments_come_with_intervals() -> None:
+    rows = [("als", "0", 0.0), ("als", "0", 1.0), ("als", "20+", 0.5), ("ranker", "0", 1.0), ("ranker", "0", 1.0)]
+    per_user = pd.DataFrame(rows, columns=["source", "segment", "ndcg_10"])
+    evaluation = Evaluation(per_user, {}, pd.DataFrame(), 0, 1.0)
+    means, margins = evaluation.segments(), evaluation.segment_margins().reindex(columns=["0", "20+"])
+    assert means.loc[["users", "als"]].to_numpy().tolist() == [[2, 1], [0.5, 0.5]]
+    half = 6.3531  # t of one degree of freedom is 12.7062, the error 0.5
+    np.testing.assert_allclose(margins.loc[["als", "ranker"]], [[half, np.nan], [0, np.nan]], atol=1e-4)
