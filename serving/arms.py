@@ -58,9 +58,18 @@ def sides(
                 "name versions trained as of an earlier moment, or leave --as-of out"
             )
         return both
-    arms = table_arm(Path(a)), table_arm(Path(b))
+    arms = _told_apart(Path(a), Path(b))
     note = "Tables stand alone: no champion is beside them, as its lists of this window are not at hand."
     return Sides(arms, Window(_start_of(arms, test_start), as_of), notes=(note,))
+
+
+def _told_apart(a: Path, b: Path) -> tuple[Arm, Arm]:
+    """Two tables as arms; where their files have one name, those of their folders stand before it."""
+    arms = table_arm(a), table_arm(b)
+    parts = a.resolve().parts, b.resolve().parts
+    n_parts = next((n for n in range(1, len(parts[0])) if parts[0][-n:] != parts[1][-n:]), 1)
+    one, other = (replace(arm, name="/".join(own[-n_parts:])) for arm, own in zip(arms, parts, strict=True))
+    return one, other
 
 
 def table_arm(path: Path) -> Arm:

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from recsys.cli import cli
 from recsys.config import RulesConfig, load_config
 from recsys.errors import ConfigError, DataError
-from serving.arms import Sides, table_arm, with_ids_like
+from serving.arms import Sides, _told_apart, table_arm, with_ids_like
 from serving.labels import Window, judges
 from serving.report.world import Arm
 
@@ -136,6 +136,17 @@ def test_tables_get_the_ids_of_the_data_and_versions_keep_theirs() -> None:
     assert typed["item_id"].tolist() == ["1", "2"]
     with pytest.raises(DataError, match="lose digits"):
         with_ids_like(Sides((Arm("A", table.astype({"item_id": float})), Arm("B", table)), window), labels)
+
+
+def test_tables_of_one_name_bear_those_of_their_folders_too(tmp_path: Path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "lists.csv").write_text("user_id,item_id,rank\nu,i,1\n")
+    (tmp_path / "other.csv").write_text("user_id,item_id,rank\nu,i,1\n")
+    old, new, other = tmp_path / "old" / "lists.csv", tmp_path / "new" / "lists.csv", tmp_path / "other.csv"
+    assert [arm.name for arm in _told_apart(old, new)] == ["old/lists.csv", "new/lists.csv"]
+    assert [arm.name for arm in _told_apart(old, other)] == ["lists.csv", "other.csv"]
+    assert [arm.name for arm in _told_apart(old, old)] == ["lists.csv", "lists.csv"]
 
 
 def test_ids_of_a_csv_stay_what_they_are(tmp_path: Path) -> None:
