@@ -35,7 +35,11 @@ ROWS = {
     ),
     8: Row("reader during publication", "one run_id in everything read"),
     9: Row("same inputs again", "nothing to do; identical bytes"),
-    10: Row("backfill of a past date", "only events before it; `current` does not move unless asked"),
+    10: Row(
+        "backfill of a past date",
+        "only events before it; `current` does not move unless asked",
+        "the champion scores, which may have been trained later: the audit warns of it; name an older one with `--model`",
+    ),
     11: Row("rollback, then the next night", "under 1 s; a pinned rollback is respected"),
     12: Row(
         "retention",
@@ -84,7 +88,12 @@ ROWS = {
     ),
     26: Row("hostile artifact: pickle, zip bomb, `..`, symlink, absurd header", "refused; the marker file is not made"),
     27: Row("stale model or data", "warns, then refuses to publish"),
-    28: Row("an audit gate fails", "exit 4; lists kept in quarantine; yesterday served"),
+    28: Row(
+        "an audit gate fails",
+        "exit 4; lists kept in quarantine; yesterday served",
+        "shops differ too much for default bands of coverage and Gini: those refuse only the extreme until they are set; "
+        "lists much like the last ones warn",
+    ),
     29: Row("the report fails after publication", "exit 7; data stay; `recsys report` makes it again"),
     30: Row(
         "markup, formulas, escapes, newlines in titles and ids",
