@@ -21,7 +21,7 @@ from serving.releases import write_whole
 from serving.score import Scorer, Stamp
 from training.job import code_revision, evaluated_lists, evaluation_summary
 from training.model import Model
-from training.pipeline import train
+from training.pipeline import evaluate_recipe
 
 N_SLOTS = 50
 
@@ -68,12 +68,12 @@ def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Rep
     table, about = folder / f"{key}.parquet", folder / f"{key}.json"
     if not about.exists():
         reporter.say(f"training again before {as_of:%Y-%m-%d %H:%M}, seed {config.seed}")
-        trained = train(dataset, config, reporter.stage, explain=explainer(dataset))
+        evaluated = evaluate_recipe(dataset, config, reporter.stage, explainer(dataset))
         folder.mkdir(parents=True, exist_ok=True)
-        evaluated_lists(trained, dataset).to_parquet(table, index=False)
-        users = dataset.users.values(trained.evaluation.per_user["user_pos"].unique())
+        evaluated_lists(evaluated, dataset).to_parquet(table, index=False)
+        users = dataset.users.values(evaluated.evaluation.per_user["user_pos"].unique())
         # written last, so that it vouches for the table
-        write_whole(about, json.dumps({"users": users.tolist(), **evaluation_summary(trained, dataset)}))
+        write_whole(about, json.dumps({"users": users.tolist(), **evaluation_summary(evaluated, dataset)}))
     told = json.loads(about.read_text())
     users = pd.Index(np.array(told["users"]) if dataset.users.ids.dtype.kind in "iu" else told["users"])
     start, end = pd.Timestamp(told["test_start"]), pd.Timestamp(told["test_end"])

@@ -26,7 +26,7 @@ from serving.publish import ReleaseStore
 from serving.releases import read_parts
 from training.evaluate import Evaluation
 from training.model import distinct_texts, pooled_vectors
-from training.pipeline import train
+from training.pipeline import evaluate_recipe
 
 _METRICS = (
     ("ndcg_10", "NDCG@10"),
@@ -56,7 +56,7 @@ def evaluation_of(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> di
             return evaluation_in(
                 registry.fetch(version.version, Path(config.text.cache).parent / "models").bundle.folder
             )
-    return evaluation_summary(train(dataset, config, reporter.stage), dataset)
+    return evaluation_summary(evaluate_recipe(dataset, config, reporter.stage), dataset)
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:

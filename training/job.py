@@ -20,7 +20,7 @@ from recsys.registry import Registry, RegistryDownError, Run
 from recsys.types import FloatArray
 from training.calibration import diagram
 from training.evaluate import Evaluation, Explain
-from training.pipeline import Trained, train
+from training.pipeline import Evaluated, Trained, train
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def train_and_register(
 
         trained = train(dataset, config, reporter.stage, log, work, explain)
         run.log_metrics(_metrics(trained.evaluation) | {f"seconds {k}": v for k, v in trained.seconds.items()})
-        run.log_metrics({f"guard ndcg_10 {k}": v for k, v in trained.model.ranker.guard.items()})
+        run.log_metrics({f"guard ndcg_10 {k}": v for k, v in trained.ranker.guard.items()})
         folder = Path(tempfile.mkdtemp(prefix="recsys-bundle-"))
         try:
             trained.model.save(folder)
@@ -82,9 +82,9 @@ def save_evaluation(trained: Trained, dataset: Dataset, folder: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps(evaluation_summary(trained, dataset), indent=2))
 
 
-def evaluated_lists(trained: Trained, dataset: Dataset) -> pd.DataFrame:
+def evaluated_lists(evaluated: Evaluated, dataset: Dataset) -> pd.DataFrame:
     """The ranker's lists of the last window with outside ids: user_id, item_id, rank, score, source, reason."""
-    lists = trained.evaluation.lists
+    lists = evaluated.evaluation.lists
     columns = {
         "user_id": dataset.users.values(lists["user_pos"].to_numpy()),
         "item_id": dataset.items.values(lists["item_pos"].to_numpy()),
@@ -96,9 +96,9 @@ def evaluated_lists(trained: Trained, dataset: Dataset) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def evaluation_summary(trained: Trained, dataset: Dataset) -> dict[str, Any]:
+def evaluation_summary(evaluated: Evaluated, dataset: Dataset) -> dict[str, Any]:
     """The evaluation as plain values for JSON: table, segments, window, guard, costs."""
-    evaluation, windows = trained.evaluation, trained.windows
+    evaluation, windows = evaluated.evaluation, evaluated.windows
     before = dataset.timestamp[windows.window < 2]
     return {
         "learned_from": _moment(before.min()),
@@ -111,11 +111,11 @@ def evaluation_summary(trained: Trained, dataset: Dataset) -> dict[str, Any]:
         "segments": json.loads(evaluation.segments().to_json(orient="index")),
         "segment_margins": json.loads(evaluation.segment_margins().to_json(orient="index")),
         "cold_users": evaluation.n_cold_users,
-        "guard": trained.model.ranker.guard,
-        "chosen": trained.model.ranker.chosen,
-        "importance": trained.model.ranker.importance(),
+        "guard": evaluated.ranker.guard,
+        "chosen": evaluated.ranker.chosen,
+        "importance": evaluated.ranker.importance(),
         "calibration": {name: asdict(found) for name, found in evaluation.reliability.items()},
-        "seconds": trained.seconds,
+        "seconds": evaluated.seconds,
         "cpu_ms_per_user": evaluation.cpu_ms_per_user if len(evaluation.lists) else None,
         "peak_memory_mib": peak_memory_mib(),
     }

@@ -29,6 +29,7 @@ from features.text import item_texts
 from recsys.cf_tower import CFTower
 from recsys.config import Config
 from recsys.errors import DataError
+from recsys.ranker import Ranker
 from recsys.split import Windows, split_by_column, split_by_time
 from recsys.text_terms import TextTerms
 from recsys.text_tower import Progress, TextTower
@@ -46,13 +47,20 @@ Stage = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What training leaves: the model for the next night and how its recipe did on the last window."""
+class Evaluated:
+    """How a recipe did on the last window, the ranker that it learned before it, and what each step took."""
 
-    model: Model
     evaluation: Evaluation
     windows: Windows
+    ranker: Ranker
     seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trained(Evaluated):
+    """What training leaves: the evaluation of a recipe, and the model for the next night."""
+
+    model: Model
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,23 @@ def train(
         work: folder for the encoder's checkpoint, so that a run cut off goes on where it was.
         explain: says why an item is in an evaluated list.
     """
+    judged, config, space = _judged(dataset, config, stage, log, work, explain)
+    tower, final = _timed(
+        judged.seconds, "towers to serve", lambda: fit_towers(dataset, judged.windows, 3, space, config, stage)
+    )
+    model = Model(config, tower, final.cf, judged.ranker, dataset.items)
+    return Trained(**vars(judged), model=model)
+
+
+def evaluate_recipe(dataset: Dataset, config: Config, stage: Stage, explain: Explain | None = None) -> Evaluated:
+    """What `train` finds on the last window, without the model to serve."""
+    return _judged(dataset, config, stage, None, None, explain)[0]
+
+
+def _judged(
+    dataset: Dataset, config: Config, stage: Stage, log: Log | None, work: Path | None, explain: Explain | None
+) -> tuple[Evaluated, Config, TextSpace]:
+    """All before the model to serve: the evaluation, the settings with what was learned of recency, the texts."""
     clock: dict[str, float] = {}
     windows = cut(dataset, config)
     refuse_silence(dataset, windows, config)
@@ -126,9 +151,7 @@ def train(
                 explain=explain,
             ),
         )  # fmt: skip
-    tower, final = _timed(clock, "towers to serve", lambda: fit_towers(dataset, windows, 3, space, config, stage))
-    model = Model(config, tower, final.cf, ranker, dataset.items)
-    return Trained(model, evaluation, windows, clock)
+    return Evaluated(evaluation, windows, ranker, clock), config, space
 
 
 def cut(dataset: Dataset, config: Config) -> Windows:
