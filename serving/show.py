@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -73,17 +74,20 @@ def print_stored_evaluation(stored: dict[str, Any], console: Console) -> None:
     """The per-source table and NDCG@10 by length of history, with 95% intervals."""
     window = f", {stored['test_start'][:10]} to {stored['test_end'][:10]}" if "test_start" in stored else ""
     title = f"Each source on the last window{window}: {stored['table'][0]['users']:,} users, 95% intervals"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits a log of 80 columns
     table.add_column("source")
     for _, heading in _METRICS:
         table.add_column(heading, justify="right")
-    table.add_column("coverage@10", justify="right")
+    table.add_column("coverage", justify="right")
     for row in stored["table"]:
         cells = [_with_interval(row, name) for name, _ in _METRICS]
         table.add_row(row["source"], *cells, f"{row['coverage']:.1%}")
     console.print(table)
     console.print(
-        f"cold Recall@50: only items without events are ranked, {stored.get('cold_users', 0):,} users", highlight=False
+        f"cold Recall@50: only items without events are ranked, {stored.get('cold_users', 0):,} users; coverage: of the "
+        "items that may be listed, those in anybody's first 10",
+        highlight=False,
+        soft_wrap=True,
     )
     _print_segments(stored["segments"], stored.get("segment_margins", {}), console)
     if stored.get("calibration"):
@@ -103,11 +107,13 @@ def _reliability_line(calibration: dict[str, dict[str, Any]]) -> str:
 def _print_segments(
     segments: dict[str, dict[str, float | None]], margins: dict[str, dict[str, float | None]], console: Console
 ) -> None:
-    table = Table(title="NDCG@10 by events in the user's history", title_justify="left")
+    table = Table(
+        title="NDCG@10 by events in the user's history", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("source")
     names = list(segments["users"])
     for name in names:
-        table.add_column(f"{name} ({segments['users'][name] or 0:,.0f} users)", justify="right")
+        table.add_column(f"{name} events\n{segments['users'][name] or 0:,.0f} users", justify="right")
     for source, row in segments.items():
         if source != "users":
             of_source = margins.get(source, {})
@@ -253,8 +259,9 @@ def _with_interval(row: dict[str, Any], name: str) -> str:
     if row[name] is None:
         return "-"
     half = (row[f"{name}_high"] or row[name]) - row[name]
-    return f"{row[name]:.4f} ±{half:.4f}"
+    return f"{_number(row[name])} ±{_number(half)}"
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    """Four places; no zero before the point, so that a table with intervals fits a log of 80 columns."""
+    return "-" if value is None else f"{value:.4f}".removeprefix("0")
