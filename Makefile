@@ -43,9 +43,11 @@ fix: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# the short faults run in `make test`; these are all of them: a thousand kills, ten million events, about ten minutes
+# the short faults run in `make test`; these are all of them: a thousand kills, ten million events, about ten minutes;
+# what holds the page against the tests comes last, as they write it
 faults: .venv/dev.stamp
-	$(BIN)/python -m pytest -q -m "long or not long" tests/faults --reliability docs/reliability.md
+	$(BIN)/python -m pytest -q -m "long or not long" tests/faults --ignore tests/faults/test_table.py --reliability docs/reliability.md
+	$(BIN)/python -m pytest -q tests/faults/test_table.py
 
 notebooks: .venv/dev.stamp
 	$(BIN)/python notebooks/run.py

@@ -67,7 +67,7 @@ class DataReport:
             table.add_row("types that are no labels", _counts(self.ignored_types))
         withdrawn = f", {self.n_unavailable:,} not available" if self.n_unavailable else ""
         table.add_row("users, items", f"{self.n_users:,} users, {self.n_items:,} items{withdrawn}")
-        table.add_row("time", f"{self.first_event} to {self.last_event}, newest {self.age_of_newest_hours:.1f} h old")
+        table.add_row("time", f"{self.first_event} to {self.last_event}, newest {_age(self.age_of_newest_hours)} old")
         for name, values in (("events per user", self.events_per_user), ("events per item", self.events_per_item)):
             table.add_row(name, _numbers(values))
         table.add_row("items with", ", ".join(f"{k} {v:.1%}" for k, v in self.items_with.items()))
@@ -95,6 +95,14 @@ def lengths_of(texts: pd.Series) -> dict[str, float]:
     if not len(lengths):
         return {"median": 0.0, "p90": 0.0}
     return {"median": float(lengths.median()), "p90": float(lengths.quantile(0.9))}
+
+
+def _age(hours: float) -> str:
+    """
+    >>> _age(26.25), _age(71651.8)
+    ('26.2 h', '2,985 days')
+    """
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.0f} days"
 
 
 def _counts(counts: dict[str, int]) -> str:
