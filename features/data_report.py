@@ -98,7 +98,8 @@ def lengths_of(texts: pd.Series) -> dict[str, float]:
 
 
 def _age(hours: float) -> str:
-    """
+    """Hours while they tell something, then days.
+
     >>> _age(26.25), _age(71651.8)
     ('26.2 h', '2,985 days')
     """
