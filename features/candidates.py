@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from features.histories import Histories
 from features.snapshot import Snapshot
@@ -46,6 +47,12 @@ class Candidates:
     def indptr(self) -> IntArray:
         """Where each user's pairs start, (n_users + 1,)."""
         return np.searchsorted(self.user_row, np.arange(self.n_users + 1))
+
+    def values_of(self, matrix: sp.csr_matrix) -> FloatArray:
+        """What a sparse matrix, (n_users, n_items), holds at the pairs, (n_pairs,)."""
+        if not len(self.item_pos):  # scipy would give back a matrix
+            return np.zeros(0, dtype=matrix.dtype)
+        return np.asarray(matrix[self.user_row, self.item_pos]).ravel()
 
 
 def gather(snapshot: Snapshot, some: Histories) -> Candidates:

@@ -143,7 +143,9 @@ class _Events:
         is_there = ~(items["created_at"] >= now) if "created_at" in items else np.ones(len(items), dtype=bool)
         catalogue = items[is_there].reset_index(drop=True)
         known = IdMap.from_values(items["item_id"])
-        writer = EventWriter(IdMap.from_values(catalogue["item_id"]), config.event_weights, config.split_column)
+        least = min(config.event_weights.values())  # only their ratios say something: ALS minds the unit of a weight
+        weights = {name: weight / least for name, weight in config.event_weights.items()}
+        writer = EventWriter(IdMap.from_values(catalogue["item_id"]), weights, config.split_column)
         refused, n_rows, n_later, n_good = [], 0, 0, 0
         n_nulls: Counter[str] = Counter()
         for chunk in chunks:

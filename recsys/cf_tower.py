@@ -13,11 +13,13 @@ import numpy as np
 import scipy.sparse as sp
 from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import ItemItemRecommender
+from implicit.recommender_base import ModelFitError
 from scipy.linalg.lapack import sgesv as gesv
 from scipy.linalg.lapack import sposv as posv
 
 from recsys.bundle import load_arrays, load_sparse, save_arrays, save_sparse
 from recsys.config import CFConfig
+from recsys.errors import ModelError
 from recsys.machine import one_blas_thread
 from recsys.types import BoolArray, FloatArray, IntArray
 
@@ -174,6 +176,9 @@ def als_factors(confidence: sp.csr_matrix, config: CFConfig, seed: int) -> Float
     Args:
         confidence: as in `CFTower.fit`.
         seed: of the factors' start.
+
+    Raises:
+        ModelError: they come out as no numbers, as they do where weights are enormous.
     """
     # implicit threads over users itself; a threaded BLAS below it fights for the same cores
     with one_blas_thread():
@@ -184,7 +189,13 @@ def als_factors(confidence: sp.csr_matrix, config: CFConfig, seed: int) -> Float
             iterations=config.iterations,
             random_state=seed,
         )
-        als.fit(confidence, show_progress=False)
+        try:
+            als.fit(confidence, show_progress=False)
+        except ModelFitError as error:
+            raise ModelError(
+                f"ALS: {error} (largest weight of a user and an item {confidence.data.max():g}); "
+                "bring the column weight of the events to about 1, or lower cf.alpha"
+            ) from error
     item_factors = np.array(als.item_factors, dtype=np.float32)
     item_factors[~warm_items(confidence)] = 0
     return item_factors
@@ -273,9 +284,8 @@ def _unit_columns(matrix: sp.csr_matrix) -> sp.csr_matrix:
 def _strongest(weights: FloatArray, n: int) -> FloatArray:
     """The same with all but the `n` largest by size of each row set to zero, in place."""
     if n < weights.shape[1]:
-        strength = np.abs(weights)
-        least = -np.partition(-strength, n - 1, axis=1)[:, n - 1, None]
-        weights[strength < least] = 0
+        weakest = np.argpartition(-np.abs(weights), n - 1, axis=1)[:, n:]  # exactly n stay, also where many are alike
+        np.put_along_axis(weights, weakest, 0, axis=1)
     return weights
 
 

@@ -27,7 +27,9 @@ class DataConfig(Section):
     items: str = Field(description="Items table: Parquet or CSV file, folder, glob or URL.")
     users: str | None = Field(None, description="Optional users table; its columns become report segments.")
     impressions: str | None = Field(None, description="Optional impressions table, for off-policy estimates.")
-    event_weights: dict[str, float] = Field(description="Event types that are labels, and how much each counts.")
+    event_weights: dict[str, float] = Field(
+        description="Event types that are labels, and how much each counts against the others."
+    )
     columns: dict[str, str | dict[str, str]] = Field(
         default_factory=dict,
         description='Our column = yours, for every table; or one sub-table per table: [data.columns.items] item_id = "sku".',

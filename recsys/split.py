@@ -48,7 +48,10 @@ def split_by_time(timestamp: IntArray, end: int, *, share: float = 0.1, days: fl
         last = min(end, int(timestamp.max()) + 1)
         t1, t2 = (last - int(part * days * DAY_US) for part in (2, 1))
     window = (timestamp >= t1).astype(np.int8) + (timestamp >= t2).astype(np.int8)
-    return _checked(Windows(window, (t1, t2), end), "set a smaller data.window_share or fit data.window_days")
+    return _checked(
+        Windows(window, (t1, t2), end),
+        "set another data.window_share (a larger one where many events bear one moment) or data.window_days",
+    )
 
 
 def split_by_column(split: IntArray, timestamp: IntArray) -> Windows:

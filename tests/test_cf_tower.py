@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from recsys.cf_tower import TEXT_RIDGE, CFTower, ease_weights
+from recsys.cf_tower import TEXT_RIDGE, CFTower, _strongest, als_factors, ease_weights
 from recsys.config import CFConfig
+from recsys.errors import ModelError
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,15 @@ def test_ease_towards_texts_is_the_least_of_its_loss() -> None:
     off = ~np.eye(6, dtype=bool)
     assert np.abs(gradient(weights)[off]).max() < 1e-4
     assert np.abs(gradient(np.zeros((6, 6)))[off]).max() > 1
+
+
+def test_of_weights_that_are_all_alike_no_more_than_the_limit_stay() -> None:
+    assert (_strongest(np.ones((3, 9), np.float32), 4) != 0).sum(axis=1).tolist() == [4, 4, 4]
+
+
+def test_weights_beyond_all_measure_are_told() -> None:
+    with pytest.raises(ModelError, match=r"largest weight .* 1e\+30"):
+        als_factors(sp.csr_matrix(taken() * np.float32(1e30)), CFConfig(factors=2, iterations=3), seed=0)
 
 
 def test_save_then_load_scores_the_same(tower: CFTower, tmp_path: Path) -> None:

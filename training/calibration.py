@@ -67,7 +67,7 @@ def measure_reliability(
         candidates = gather(snapshot, some)
         scores = score_pairs(ranker, candidates, pairs.build(snapshot, some, candidates))
         p.append(ranker.calibration.probabilities(scores, candidates.indptr, some.n_events, activity(some)))
-        taken.append(np.asarray(targets[chunk][candidates.user_row, candidates.item_pos]).ravel() > 0)
+        taken.append(candidates.values_of(targets[chunk]) > 0)
         top.append(_is_top(scores, candidates.indptr))
     said, happened, shown = np.concatenate(p), np.concatenate(taken), np.concatenate(top)
     if not len(said):

@@ -194,7 +194,7 @@ def _frames(
 ) -> list[pd.DataFrame]:
     """Per-user metrics of a chunk, a frame per source; lists of cold items and their targets are of the users `has_cold`."""
     n_relevant = np.diff(targets.indptr)
-    inside = np.asarray(targets[candidates.user_row, candidates.item_pos]).ravel() > 0
+    inside = candidates.values_of(targets) > 0
     found = np.bincount(candidates.user_row, inside, minlength=some.n_users) / np.maximum(n_relevant, 1)
     segment = np.array(SEGMENTS)[np.digitize(some.n_events, [1, 5, 20])]
     frames = []

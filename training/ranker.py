@@ -169,8 +169,7 @@ def pairs_of(
         some = snapshot.histories.of_users(chunk)
         candidates = gather(snapshot, some)
         features.append(pairs.build(snapshot, some, candidates).features)
-        taken = targets[chunk][candidates.user_row, candidates.item_pos]
-        labels.append(np.asarray(taken).ravel())
+        labels.append(candidates.values_of(targets[chunk]))
         sizes.append(np.diff(candidates.indptr))
         if progress:
             progress(min(len(users), (done + 1) * size), len(users))

@@ -76,7 +76,8 @@ class BatchSampler:
         self.n_targets = np.bincount(histories.user_pos, self.is_target, histories.n_users).astype(np.int64)
         self.user_draws = np.flatnonzero((self.n_targets > 0) & (histories.n_moments > 1))
         self.n_steps = int(histories.n_moments.max(initial=0)) + 1
-        self.moment_key = histories.user_pos * self.n_steps - histories.step  # ascending, as events are
+        # ascending, as events are; positions are 32 bits wide, and their product with moments is not
+        self.moment_key = histories.user_pos.astype(np.int64) * self.n_steps - histories.step
         most = np.maximum(histories.n_moments / MOMENTS, histories.n_events / EVENTS_PER_USER)
         share = 1 / np.maximum(most, 1)
         draws = np.isin(np.arange(histories.n_users), self.user_draws)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.candidates import top_k
+from features.candidates import Candidates, top_k
 
 
 def slow_top_k(scores: np.ndarray, k: int, above: float) -> np.ndarray:
@@ -38,3 +39,10 @@ def test_a_row_of_ties_gives_its_first_positions_or_nothing(value: float) -> Non
 
 def test_no_row_gives_no_list() -> None:
     assert top_k(np.zeros((0, 9), np.float32), 3).shape == (0, 3)
+
+
+def test_values_at_pairs_where_there_are_some_and_where_there_are_none() -> None:
+    matrix = sp.csr_matrix(np.array([[0, 2, 0], [3, 0, 1]], dtype=np.float32))
+    for users, items, found in (([0, 1, 1], [1, 1, 2], [2, 0, 1]), ([], [], [])):
+        pairs = np.array(users, dtype=np.int64), np.array(items, dtype=np.int64)
+        assert Candidates(*pairs, {}, {}, np.zeros((2, 1)), 2).values_of(matrix).tolist() == found

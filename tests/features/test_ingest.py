@@ -38,6 +38,13 @@ def config(folder: Path, table: pd.DataFrame, items: pd.DataFrame = ITEMS, **set
     return DataConfig.model_validate(values | settings)
 
 
+def test_only_the_ratios_of_weights_count(tmp_path: Path) -> None:
+    for weights in ({"click": 1.0, "buy": 6.0}, {"click": 50.0, "buy": 300.0}):
+        tables = load_tables(config(tmp_path, events(), event_weights=weights))
+        dataset = Dataset.from_tables(tables, pd.Timestamp("2024-02-01", tz="UTC"))
+        assert dataset.weight.tolist() == [1, 6, 6, 6]
+
+
 def test_types_without_weight_are_counted_and_left_out(tmp_path: Path) -> None:
     c = config(tmp_path, events())
     tables = load_tables(c)

@@ -96,6 +96,21 @@ def test_who_came_once_teaches_nothing_and_is_not_drawn() -> None:
     assert rows_of(batch) == {4: [0, 0, 0, 1, 0]}
 
 
+def test_many_users_beside_one_of_very_many_moments_are_all_drawn() -> None:
+    """Positions are 32 bits wide; users times moments are not."""
+    n_users, n_moments = 30_000, 100_000
+    user = np.concatenate([np.zeros(n_moments), np.repeat(np.arange(1, n_users), 2)]).astype(np.int32)
+    moment = np.concatenate([np.arange(n_moments), np.tile([0, 1], n_users - 1)])
+    item = (np.arange(len(user)) % 50).astype(np.int32)
+    known = Histories.build(
+        user, item, moment, np.ones(len(user), np.float32), n_users=n_users, n_items=50, as_of=n_moments
+    )  # fmt: skip
+    sampler = BatchSampler(known, 0.6)
+    assert (np.diff(sampler.moment_key) >= 0).all()
+    rows = sampler._stretches(np.array([29_999, 15_000, 1]), np.random.default_rng(0))
+    assert sorted(known.user_pos[rows]) == [1, 1, 15_000, 15_000, 29_999, 29_999]
+
+
 def test_a_giant_does_not_fill_a_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "EVENTS_PER_USER", 10)
     n_others = 30
