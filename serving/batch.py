@@ -19,7 +19,7 @@ from recsys.config import Config
 from recsys.errors import DataError, ResourceError
 from recsys.machine import peak_memory_mib
 from recsys.registry import Fetched
-from recsys.types import IntArray
+from recsys.types import BoolArray, IntArray
 from serving.audit import COLUMNS, AuditContext, LastRelease, audit
 from serving.publish import ReleaseStore
 from serving.releases import read_parts
@@ -187,7 +187,7 @@ def _audit(
     config, store = run.config, run.store
     trained_until = pd.Timestamp(tags["data_until"]) if "data_until" in tags else dataset.as_of
     context = AuditContext(
-        eligible_users=len(users),
+        eligible_users=len(users) - (_all_taken(dataset, users) if config.rules.exclude_seen else 0),
         k=k,
         catalogue=pa.array(dataset.items.values(dataset.available.nonzero()[0])),
         last_release=last_release,
@@ -241,11 +241,26 @@ def _taken(dataset: Dataset, users: IntArray, k: int) -> int:
     """Distinct items of a user's events, of all but one in twenty users at most this many; 0 where that leaves plenty."""
     if not len(users) or np.quantile(np.diff(dataset.bounds)[users], 0.95) + k <= dataset.available.sum():
         return 0
+    counts = _distinct(dataset, np.ones(len(dataset.items), dtype=bool))
+    return int(np.quantile(counts[users], 0.95, method="higher"))
+
+
+def _all_taken(dataset: Dataset, users: IntArray) -> int:
+    """How many of the users have taken every item that may be recommended: nothing is left to list for them."""
+    n_available = int(dataset.available.sum())
+    if not len(users) or np.diff(dataset.bounds)[users].max() < n_available:
+        return 0
+    return int((_distinct(dataset, dataset.available)[users] >= n_available).sum())
+
+
+def _distinct(dataset: Dataset, among: BoolArray) -> IntArray:
+    """Distinct items of each user's events, (n_users,), of those that count, (n_items,)."""
     counts = np.zeros(len(dataset.users), dtype=np.int64)
     for block in dataset.blocks():
+        block = block[among[block["item"]]]
         pairs = np.unique(block["user"].astype(np.int64) * len(dataset.items) + block["item"])
         counts += np.bincount(pairs // len(dataset.items), minlength=len(counts))
-    return int(np.quantile(counts[users], 0.95, method="higher"))
+    return counts
 
 
 def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from features.candidates import top_k
 from recsys.bundle import load_arrays, save_arrays, seal
 from recsys.config import load_config
 from recsys.registry import Registry
-from tests.faults.conftest import Shop, dates
+from tests.faults.conftest import TODAY, Shop, dates
 from tests.faults.matrix import fault
 
 
@@ -221,7 +221,7 @@ serving.batch._audit = withdrawn
 
 @fault(22)
 def test_a_catalogue_smaller_than_k_is_listed_whole(yesterday: Shop) -> None:
-    few = sorted(yesterday.items()["item_id"])[:3]
+    few = ["i00", "i04", "i08"]  # of one taste
     yesterday.write_items(yesterday.items().assign(available=lambda items: items["item_id"].isin(few)))
     words = ["--set", "rules.exclude_seen=false", "--set", "serving.audit.max_rows_change=1"]
     words += ["--set", "serving.audit.min_overlap=0"]
@@ -230,6 +230,14 @@ def test_a_catalogue_smaller_than_k_is_listed_whole(yesterday: Shop) -> None:
     table = yesterday.served().to_pandas()
     assert (table.groupby("user_id").size() == 3).all()
     yesterday.assert_today_served()
+    events = yesterday.events()
+    taken = events[events["item_id"].isin(few)].groupby("user_id")["item_id"].nunique()
+    have_all = set(taken[taken == 3].index)
+    assert len(have_all) > 0.01 * events["user_id"].nunique()  # more than may go without a list for no reason
+    ended = yesterday.run("nightly", "--as-of", f"{TODAY}T12:00", *words[2:])
+    assert ended.code == 0, ended.err
+    listed = set(yesterday.served()["user_id"].to_pylist())
+    assert listed == set(events["user_id"]) - have_all
 
 
 @fault(22)
