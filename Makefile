@@ -35,7 +35,7 @@ types: .venv/dev.stamp
 layers: .venv/dev.stamp
 	$(BIN)/lint-imports
 
-# two at a time, each with one thread: on two cores that takes half as long as one with both
+# two at a time, each with one thread: on two cores that takes two thirds of the time of one with both
 unit: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -41,10 +41,15 @@ def load_impressions(
     """
     if config.impressions is None:
         return None
-    checked = clean_impressions(read_table(config.impressions, IMPRESSIONS, config), config, as_of, items)
+    checked = checked_impressions(config.impressions, config, as_of, items)
     checked.refuse_too_many(config.max_bad_share)
     kept = checked.kept
     return kept.assign(user_id=ids_like(kept["user_id"], users), item_id=ids_like(kept["item_id"], items))
+
+
+def checked_impressions(place: str, config: DataConfig, as_of: pd.Timestamp | None, items: pd.Series) -> Checked:
+    """The table at a place with its refused rows, however many; see `load_impressions`."""
+    return clean_impressions(read_table(place, IMPRESSIONS, config), config, as_of, items)
 
 
 def clean_impressions(

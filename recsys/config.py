@@ -4,14 +4,14 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys.errors import ConfigError, shown
-from recsys.schema import columns_of
+from recsys.schema import TABLES, columns_of
 
 
 class Section(BaseModel):
@@ -45,11 +45,9 @@ class DataConfig(Section):
     @field_validator("columns")
     @classmethod
     def _tables(cls, columns: dict[str, str | dict[str, str]]) -> dict[str, str | dict[str, str]]:
-        tables = ("events", "items", "users", "impressions")
         for name, value in columns.items():
-            if isinstance(value, dict) and name not in tables:
-                near = difflib.get_close_matches(name, tables, n=1)
-                raise ValueError(f"no table is called {name}; {_hint(near, tables)}")
+            if isinstance(value, dict) and name not in TABLES:
+                raise ValueError(f"no table is called {name}; {_hint(name, TABLES)}")
         return columns
 
     @field_validator("event_weights")
@@ -228,7 +226,7 @@ class Config(Section):
         read = {*self.text.fields, self.data.split_column}
         for table, columns in _mappings(self.data.columns):
             known = columns_of(table)
-            for ours in () if table == "users" else (c for c in columns if c not in known and c not in read):
+            for ours in (column for column in columns if column not in known and column not in read):
                 if near := difflib.get_close_matches(ours, known, n=1, cutoff=0.8):
                     where = f"data.columns.{table}" if table else "data.columns"
                     raise ValueError(f"{where}: nothing reads a column {shown(ours)}; did you mean {near[0]}?")
@@ -256,9 +254,10 @@ class Config(Section):
 
 
 def _mappings(columns: dict[str, str | dict[str, str]]) -> list[tuple[str | None, list[str]]]:
-    """Tables (None: all of them) and our names that are mapped there."""
+    """Tables (None: all of them) and our names that are mapped there; not of users, whose every column may be read."""
     common = [ours for ours, theirs in columns.items() if isinstance(theirs, str)]
-    return [(None, common), *((table, list(own)) for table, own in columns.items() if isinstance(own, dict))]
+    own = [(table, list(names)) for table, names in columns.items() if isinstance(names, dict) and table != "users"]
+    return [(None, common), *own]
 
 
 _PATHS = {"data": ("events", "items", "users", "impressions"), "text": ("cache",), "serving": ("output",)}
@@ -326,8 +325,7 @@ def _problem(error: dict[str, Any]) -> str:
     location = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = _known_keys(error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        return f"{location}: unknown key; {_hint(near, known)}"
+        return f"{location}: unknown key; {_hint(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"{location}: required, but not there"
     if not location:  # of several settings together; the message names them
@@ -335,7 +333,8 @@ def _problem(error: dict[str, Any]) -> str:
     return f"{location}: {error['msg']}; got {shown(error['input'])}"
 
 
-def _hint(near: Sequence[str], known: Iterable[str]) -> str:
+def _hint(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
 
 

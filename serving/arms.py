@@ -51,13 +51,7 @@ def sides(
     if is_table[0] != is_table[1]:
         raise ConfigError(f"{shown(a)} and {shown(b)}: one is a table, the other a model; give two of a kind")
     if not all(is_table):
-        both = _versions(config, (a, b), reporter)
-        if as_of < both.window.end and not both.window.by_column:
-            raise ConfigError(
-                f"--as-of {as_of}: these versions are judged from {both.window.start} to {both.window.end}; "
-                "name versions trained as of an earlier moment, or leave --as-of out"
-            )
-        return both
+        return _versions(config, (a, b), as_of, reporter)
     arms = _told_apart(Path(a), Path(b))
     note = "Tables stand alone: no champion is beside them, as its lists of this window are not at hand."
     return Sides(arms, Window(_start_of(arms, test_start), as_of), notes=(note,))
@@ -134,7 +128,7 @@ def _typed_ids(arm: Arm, labels: pd.DataFrame) -> Iterator[tuple[str, pd.Series]
         yield column, settled_ids(ids.fillna(-1)) if pd.api.types.is_integer_dtype(ids.dtype) else ids
 
 
-def _versions(config: Config, names: tuple[str, str], reporter: Reporter) -> Sides:
+def _versions(config: Config, names: tuple[str, str], as_of: pd.Timestamp, reporter: Reporter) -> Sides:
     """Two versions on the last window of the one with later data; B where they are as late."""
     registry = Registry(config.mlflow)
     fetched = registry.fetch(names[0], model_cache(config)), registry.fetch(names[1], model_cache(config))
@@ -143,6 +137,11 @@ def _versions(config: Config, names: tuple[str, str], reporter: Reporter) -> Sid
     window = Window(
         pd.Timestamp(told["test_start"]), pd.Timestamp(told["test_end"]), bool(told["by_column"]), _judged_users(base)
     )
+    if as_of < window.end and not window.by_column:  # before anything is trained again
+        raise ConfigError(
+            f"--as-of {as_of}: these versions are judged from {window.start} to {window.end}; "
+            "name versions trained as of an earlier moment, or leave --as-of out"
+        )
     made = [_version_arm(name, one, base, window, config, reporter) for name, one in zip(names, fetched, strict=True)]
     users = made[0][1].intersection(made[1][1])
     arms = made[0][0], made[1][0]

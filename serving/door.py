@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from features.impressions import clean_impressions
+from features.impressions import checked_impressions
 from features.ingest import DataReport, Tables, load_tables
 from features.quarantine import TooManyBadError
-from features.read import read_table
 from recsys.config import Config
 from recsys.errors import DataError
 from recsys.progress import Reporter
-from recsys.schema import IMPRESSIONS
 from serving import releases
 
 
@@ -38,8 +36,7 @@ def examined(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> DataRep
     if config.data.impressions is None:
         return tables.report
     with reporter.stage("reading impressions") as progress:
-        raw = read_table(config.data.impressions, IMPRESSIONS, config.data)
-        checked = clean_impressions(raw, config.data, as_of, tables.items["item_id"])
+        checked = checked_impressions(config.data.impressions, config.data, as_of, tables.items["item_id"])
         refused = pd.concat([tables.quarantine, checked.quarantine], ignore_index=True)
         path = _keep_refused(refused, config, as_of)
         try:

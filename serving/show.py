@@ -1,7 +1,6 @@
 """A person's look at what the system does: tables on a terminal."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +61,14 @@ def evaluation_of(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> di
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """The per-source table of a fresh evaluation."""
-    table = json.loads(evaluation.table().to_json(orient="records"))
-    segments = json.loads(evaluation.segments().to_json(orient="index"))
-    margins = json.loads(evaluation.segment_margins().to_json(orient="index"))
-    calibration = {name: asdict(found) for name, found in evaluation.reliability.items()}
-    stored = {"table": table, "segments": segments, "segment_margins": margins, "calibration": calibration}
-    print_stored_evaluation(stored | {"cold_users": evaluation.n_cold_users}, console)
+    print_stored_evaluation(evaluation.to_dict(), console)
 
 
 def print_stored_evaluation(stored: dict[str, Any], console: Console) -> None:
     """The per-source table and NDCG@10 by length of history, with 95% intervals."""
     window = f", {stored['test_start'][:10]} to {stored['test_end'][:10]}" if "test_start" in stored else ""
     title = f"Each source on the last window{window}: {stored['table'][0]['users']:,} users, 95% intervals"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits a log of 80 columns
+    table = _narrow(title)
     table.add_column("source")
     for _, heading in _METRICS:
         table.add_column(heading, justify="right")
@@ -107,9 +101,7 @@ def _reliability_line(calibration: dict[str, dict[str, Any]]) -> str:
 def _print_segments(
     segments: dict[str, dict[str, float | None]], margins: dict[str, dict[str, float | None]], console: Console
 ) -> None:
-    table = Table(
-        title="NDCG@10 by events in the user's history", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    table = _narrow("NDCG@10 by events in the user's history")
     table.add_column("source")
     names = list(segments["users"])
     for name in names:
@@ -253,6 +245,11 @@ def _current(config: Config) -> Path:
 def _as_of(release: Path) -> pd.Timestamp:
     manifest = json.loads((release / "manifest.json").read_text())
     return pd.Timestamp(manifest["data"]["until"])
+
+
+def _narrow(title: str) -> Table:
+    """A table whose columns of means with intervals fit a log of 80 columns."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _with_interval(row: dict[str, Any], name: str) -> str:

@@ -1,8 +1,10 @@
 """The per-source table on a window of labels: every source and the whole, by segment, with intervals."""
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,6 +86,16 @@ class Evaluation:
 
         found = self.per_user.pivot_table("ndcg_10", "source", "segment", margin, observed=True, sort=False)
         return found[[s for s in SEGMENTS if s in found.columns]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What people read of it, as plain values for JSON."""
+        return {
+            "table": json.loads(self.table().to_json(orient="records")),
+            "segments": json.loads(self.segments().to_json(orient="index")),
+            "segment_margins": json.loads(self.segment_margins().to_json(orient="index")),
+            "cold_users": self.n_cold_users,
+            "calibration": {name: asdict(found) for name, found in self.reliability.items()},
+        }
 
 
 def evaluate(

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,10 @@ def evaluation_summary(evaluated: Evaluated, dataset: Dataset) -> dict[str, Any]
         "test_start": _moment(windows.starts[1]),
         "test_end": _moment(windows.end),
         "by_column": dataset.split is not None,
-        "table": json.loads(evaluation.table().to_json(orient="records")),
-        "segments": json.loads(evaluation.segments().to_json(orient="index")),
-        "segment_margins": json.loads(evaluation.segment_margins().to_json(orient="index")),
-        "cold_users": evaluation.n_cold_users,
+        **evaluation.to_dict(),
         "guard": evaluated.ranker.guard,
         "chosen": evaluated.ranker.chosen,
         "importance": evaluated.ranker.importance(),
-        "calibration": {name: asdict(found) for name, found in evaluation.reliability.items()},
         "seconds": evaluated.seconds,
         "cpu_ms_per_user": evaluation.cpu_ms_per_user if len(evaluation.lists) else None,
         "peak_memory_mib": peak_memory_mib(),

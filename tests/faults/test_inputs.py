@@ -187,8 +187,8 @@ def test_lists_of_some_users_do_not_take_those_of_all_others_away(yesterday: Sho
     assert "2 users" in ended.out
     assert "--move-current" in ended.out
     yesterday.assert_yesterday_served()
-    refused = yesterday.run(*asked, "--move-current")  # as they are made already, they are only asked for
-    assert refused.code == 0
+    moved = yesterday.run(*asked, "--move-current")  # they are made already, and now they are asked for by name
+    assert moved.code == 0
     assert yesterday.served()["user_id"].unique().to_pylist() == ["u007", "u008"]
 
 

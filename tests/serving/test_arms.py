@@ -186,6 +186,13 @@ def trained(folder: Path) -> Path:
 
 
 @pytest.mark.slow
+def test_versions_are_not_judged_by_what_comes_after_as_of(trained: Path) -> None:
+    done = run(trained, "1", "2", "--as-of", "2024-02-01")
+    assert isinstance(done.exception, ConfigError)
+    assert "leave --as-of out" in str(done.exception)
+
+
+@pytest.mark.slow
 def test_two_versions_are_compared_on_their_evaluation_window(trained: Path) -> None:
     report = json.loads(run(trained, "1", "2", "--json").stdout)
     assert report["verdict"] in {"HOLD", "PROMOTE", "REJECT"}
