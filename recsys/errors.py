@@ -49,6 +49,12 @@ class ReportError(RecsysError):
     exit_code = 7
 
 
+class TrainingError(RecsysError):
+    """Recommendations are published, by the model of before: the training that was due failed."""
+
+    exit_code = 8
+
+
 class AlreadyRunningError(RecsysError):
     """Another run holds the lock of this output folder."""
 

@@ -12,7 +12,16 @@ from rich.console import Console
 from features.dataset import Dataset
 from features.ingest import DataReport
 from recsys.config import Config
-from recsys.errors import AuditError, ConfigError, DeadlineError, ModelError, ReportError, StoppedError
+from recsys.errors import (
+    AuditError,
+    ConfigError,
+    DeadlineError,
+    ModelError,
+    ReportError,
+    StoppedError,
+    TrainingError,
+    as_ours,
+)
 from recsys.progress import Reporter
 from recsys.registry import Registry, RegistryDownError
 from serving.batch import Released, model_cache, publish_lists
@@ -20,7 +29,7 @@ from serving.door import read_tables
 from serving.explained import explainer
 from serving.promotion import promoted_or_not
 from serving.publish import ReleaseStore
-from serving.runs import Run
+from serving.runs import Run, message_of
 from serving.show import evaluation_in, print_lists, print_stored_evaluation
 from training.job import train_and_register
 from training.model import Model
@@ -82,6 +91,9 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
         move_current: lets a backfill of a past date become what is served.
         promote: lets a version that no report has judged yet become champion, if its report says so; it serves from
             the next night on.
+
+    Raises:
+        TrainingError: at the very end; what was due failed, and the champion's lists are out.
     """
     config, reporter = run.config, run.reporter
     dataset, data = load_dataset(config, run.as_of, reporter)
@@ -89,13 +101,8 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
         data.render(reporter.console)
     run.facts |= {"events": data.n_events, "items": data.n_items, "quarantined": sum(data.quarantined.values())}
     is_due = when == "always" or (when == "due" and _is_due(run))
-    run.facts["trained"] = is_due
-    if is_due:
-        try:
-            train_and_register(dataset, config, reporter, explainer(dataset))
-        except RegistryDownError as error:
-            reporter.say(f"the new version is lost, the last verified one serves: {error}")
-            run.facts["trained"] = is_due = False
+    failure = _train(dataset, run) if is_due else None
+    run.facts["trained"] = is_trained = is_due and failure is None
     try:
         released = publish_lists(dataset, run, move_current=move_current)
     except AuditError:
@@ -107,8 +114,37 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
             _judge(run)
     with reported(released.release):
         evaluation = evaluation_in(model_cache(config) / released.model_sha256)
+    if failure and not isinstance(
+        failure, RegistryDownError
+    ):  # a registry comes back by itself, what else failed may not
+        served = f"{released.release.name} is published, by version {released.model_version}"
+        raise TrainingError(f"{served}, but tonight's training failed: {message_of(failure)}") from failure
     page = run.registry.page_command()
-    return Outcome(data, released, released.release, evaluation, is_due, page, config, run.seconds)
+    return Outcome(data, released, released.release, evaluation, is_trained, page, config, run.seconds)
+
+
+def _train(dataset: Dataset, run: Run) -> Exception | None:
+    """Registers a new version; what kept it from that, where another version can serve, else raised."""
+    try:
+        train_and_register(dataset, run.config, run.reporter, explainer(dataset))
+    except (StoppedError, DeadlineError):
+        raise
+    except Exception as error:
+        told = as_ours(error)
+        if not isinstance(told, RegistryDownError) and not _has_champion(run):
+            raise
+        run.reporter.say(f"the new version is lost, the last verified one serves: {message_of(told)}")
+        run.facts["training_error"] = message_of(told)
+        return error
+    return None
+
+
+def _has_champion(run: Run) -> bool:
+    """Whether a version is there to serve; where the registry does not say, the fetch will."""
+    try:
+        return any("champion" in version.aliases for version in run.registry.versions())
+    except RegistryDownError:
+        return True
 
 
 def report_of_served(config: Config) -> Outcome:

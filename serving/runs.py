@@ -77,7 +77,7 @@ class Run:
             "pid": os.getpid(),
             "outcome": outcome,
             "exit_code": None if outcome == "running" else code,
-            "error": None if error is None else _message(error),
+            "error": None if error is None else message_of(error),
             "stage": self.reporter.stage_now,
             "seconds": self.seconds,
             "stages": self.reporter.seconds,
@@ -124,7 +124,7 @@ def recorded(run: Run, needs_lock: bool = True) -> Iterator[Run]:
             if isinstance(told, RecsysError) and needs_lock:
                 with suppress(OSError):  # nobody may be left to read it
                     run.reporter.say(_still_served(run.store))
-            if exit_code_of(told) in (3, 4, 7):  # not after a signal, nor where disk or registry are to blame
+            if exit_code_of(told) in (3, 4, 7, 8):  # not after a signal, nor where disk or registry are to blame
                 run.log_metrics(exit_code_of(told))
             if run.reporter.log == "json" and isinstance(told, RecsysError):
                 run.reporter.fail(str(told), told.exit_code)
@@ -168,5 +168,6 @@ def _outcome(error: BaseException) -> str:
     return {4: "refused", 124: "stopped", 130: "stopped", 143: "stopped"}.get(exit_code_of(error), "failed")
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """What a record or a log says of an error; a defect's words are escaped."""
     return str(error) if isinstance(error, RecsysError) else f"{type(error).__name__}: {shown(error, 300)}"

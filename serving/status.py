@@ -29,6 +29,7 @@ _NEXT = {
     5: "mend the disk or make room (recsys gc --delete), then run: recsys nightly",
     6: "start or mend the registry, or train again (recsys train), then run: recsys nightly",
     7: "the lists are out; make the report again: recsys report",
+    8: "the lists are out, by the model of before; mend what the error names, then run: recsys nightly",
     124: "run again, it goes on where it stopped: recsys nightly (with more time, --deadline)",
     130: "run again, it goes on where it stopped: recsys nightly",
     143: "run again, it goes on where it stopped: recsys nightly",
@@ -163,8 +164,10 @@ def _judge(served: Served | None, is_pinned: bool, last: dict[str, Any] | None) 
         return "LATE: the last run was killed", "run again, it goes on where it stopped: recsys nightly"
     if code:
         still = "yesterday's lists are served" if served else "nothing is served"
-        state = "published, but the report failed" if code == 7 else f"FAILED: the last run did not publish, {still}"
-        return state, _NEXT.get(code, "look at the error below, then run: recsys nightly")
+        published = {7: "published, but the report failed", 8: "published, but no new model: the training failed"}
+        return published.get(code, f"FAILED: the last run did not publish, {still}"), _NEXT.get(
+            code, "look at the error below, then run: recsys nightly"
+        )
     if served is None:
         return "nothing is published yet", "run: recsys nightly"
     if served.age_hours is not None and served.age_hours > LATE_H:

@@ -59,7 +59,7 @@ def test_systemd_tries_again_only_what_another_try_can_mend() -> None:
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(DEPLOY / "recsys.service")
     never = set(map(int, unit["Service"]["RestartPreventExitStatus"].split()))
-    kinds = [errors.ConfigError, errors.DataError, errors.AuditError, errors.ReportError]
+    kinds = [errors.ConfigError, errors.DataError, errors.AuditError, errors.ReportError, errors.TrainingError]
     assert never == {1, *(kind.exit_code for kind in kinds)}
     assert int(unit["Service"]["SuccessExitStatus"]) == errors.AlreadyRunningError.exit_code
 
@@ -75,7 +75,7 @@ class FailError(Exception):
 @pytest.mark.parametrize(
     ("code", "outcome"),
     [(0, None), (75, SkipError), (5, RuntimeError), (6, RuntimeError), (124, RuntimeError), (143, RuntimeError)]
-    + [(code, FailError) for code in (1, 2, 3, 4, 7)],
+    + [(code, FailError) for code in (1, 2, 3, 4, 7, 8)],
 )
 def test_the_dag_skips_retries_or_fails_by_exit_code(
     monkeypatch: pytest.MonkeyPatch, code: int, outcome: type[Exception] | None

@@ -107,6 +107,10 @@ ROWS = {
     ),
     32: Row("no network at run time", "none is needed: a whole night passes with the network cut off"),
     33: Row("deadline passed", "exit 124; progress kept; yesterday stays"),
+    34: Row(
+        "training is due and fails",
+        "the champion scores and its lists are published; exit 8; the next night tries again",
+    ),
 }
 
 

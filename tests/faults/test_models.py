@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,7 @@ import pytest
 from recsys.bundle import MANIFEST, load_arrays, save_arrays
 from recsys.config import load_config
 from recsys.registry import Registry
-from tests.faults.conftest import Shop
+from tests.faults.conftest import TODAY, Shop
 from tests.faults.matrix import fault
 from tests.faults.test_death import pause, wait_until_here
 from tests.faults.test_scores import register_changed
@@ -102,6 +103,56 @@ def test_the_default_wait_for_a_silent_registry_is_thirty_seconds(yesterday: Sho
         assert ended.code == 0
         assert time.monotonic() - began < 33
     yesterday.assert_today_served()
+
+
+@fault(34)
+def test_tables_that_cannot_be_trained_on_are_scored_by_the_champion(yesterday: Shop) -> None:
+    events = yesterday.events()
+    imported = pd.concat([events.assign(timestamp=events["timestamp"].max())] * 2)  # most of all events at one moment
+    yesterday.write_events(pd.concat([events, imported.drop_duplicates(["user_id", "item_id"])]))
+    ended = yesterday.run("nightly", "--as-of", TODAY, "--train", "always")
+    assert ended.code == 8, ended.err
+    assert "is published, by version 1, but tonight's training failed: " in ended.err
+    assert "one moment" in ended.err
+    assert yesterday.last_run()["trained"] is False
+    assert "one moment" in str(yesterday.last_run()["training_error"])
+    assert "published, but no new model" in yesterday.run("status").out
+    yesterday.assert_today_served()
+
+
+@fault(34)
+@pytest.mark.parametrize("error", ["ZeroDivisionError('a defect')", "MemoryError()", "OSError(28, 'No space', 'x')"])
+def test_a_defect_or_a_full_machine_in_training_costs_the_new_version_not_the_night(
+    yesterday: Shop, error: str
+) -> None:
+    first = f"""
+import serving.nightly
+def broken(*_, **__):
+    raise {error}
+serving.nightly.train_and_register = broken
+"""
+    ended = yesterday.run("nightly", "--as-of", TODAY, "--train", "always", first=first)
+    assert ended.code == 8, ended.err
+    assert "the new version is lost, the last verified one serves" in ended.err
+    yesterday.assert_today_served()
+    again = yesterday.run("nightly", "--as-of", TODAY, "--train", "always")
+    assert again.code == 0, again.err
+    assert yesterday.last_run()["trained"] is True
+
+
+@fault(34)
+def test_a_first_training_that_fails_has_nothing_to_fall_back_on(yesterday: Shop) -> None:
+    first = """
+import serving.nightly
+def broken(*_, **__):
+    raise ZeroDivisionError("a defect")
+serving.nightly.train_and_register = broken
+"""
+    fresh = f"mlflow.tracking_uri=sqlite:///{yesterday.folder}/empty.db"
+    ended = yesterday.run("nightly", "--as-of", TODAY, "--set", fresh, first=first)
+    assert ended.code == 1
+    assert "a defect" in ended.err
+    yesterday.assert_yesterday_served()
 
 
 @fault(24)
