@@ -71,6 +71,8 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
     # a zero of a sparse source means "never heard of it", not a low score
     floors = {"text": snapshot.text_search.floor, "cf": snapshot.cf_search.floor} | dict.fromkeys(SPARSE, 0.0)
     lists = {}
+    if not snapshot.has_text.all():
+        listings["text"][:, ~snapshot.has_text] = _lowest(listings["text"].dtype)
     listings |= sparse_scores(snapshot, some)
     for name, values in listings.items():
         _bar(snapshot, some, values, _lowest(values.dtype))

@@ -40,7 +40,7 @@ class PairTable:
     Args:
         features: (n_pairs, len(NAMES)) float32, nan where unknown.
         likeness: cosine of each recent item of the user, newest first, with the candidate, as far as the leading
-            directions tell, (N_RECENT, n_pairs); `NOTHING` where there is none, or it is the candidate itself.
+            directions tell, (N_RECENT, n_pairs); `NOTHING` where there is none, it is the candidate itself, or one has no text.
         recent: items of each pair's user, newest first, (n_users, N_RECENT); -1 marks an empty slot.
         user_row: (n_pairs,).
     """
@@ -77,6 +77,9 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
     likeness[:, taken] = np.where(
         recent.T[:, user[taken]] == item[taken], NOTHING, likeness[:, taken]
     )  # no reason for itself
+    if not snapshot.has_text.all():  # empty slots, at -1, hold nothing already
+        likeness[:, ~snapshot.has_text[item]] = NOTHING
+        likeness[~snapshot.has_text[recent.T][:, user]] = NOTHING
     columns["text_max"], columns["text_last"] = (
         np.where(values > NOTHING, values, np.nan) for values in (likeness.max(axis=0), likeness[0])
     )

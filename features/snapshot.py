@@ -123,7 +123,7 @@ class Snapshot:
 
     Args:
         histories: events before it.
-        text_vectors: (n_items, dim) unit rows.
+        text_vectors: (n_items, dim) unit rows; zeros where an item has no text.
         cf: the CF tower over the same items.
         facts: of the items.
         is_eligible: True where an item may be recommended at all, (n_items,); none that is created later.
@@ -190,6 +190,11 @@ class Snapshot:
     def short_text_vectors(self) -> FloatArray:
         """The text vectors on these, (n_items, directions) float32."""
         return self.text_vectors @ self.text_basis
+
+    @cached_property
+    def has_text(self) -> BoolArray:
+        """False where an item says nothing: it is near no other, (n_items,)."""
+        return np.asarray(self.text_vectors.any(axis=1))
 
     @cached_property
     def text_search(self) -> DenseSearch:

@@ -175,12 +175,16 @@ class TextTower:
         return [" ".join(map(str, tokens[1:-1][:most])) for tokens in self.tokenize(texts)]
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> FloatArray:
-        """Unit vectors of texts, (n, dim) float32; each distinct text is encoded once, the empty one too."""
+        """Unit vectors of texts, (n, dim) float32, of an empty one zeros; each distinct text is encoded once."""
         return self.project(self.inputs(texts, self.pooled(texts, progress)))
 
     def inputs(self, texts: Sequence[str], pooled: FloatArray) -> FloatArray:
-        """What the head is given of texts: unit pooled vectors, and their words beside them, (n, inputs) float32."""
-        return np.concatenate([unit_rows(pooled), self.terms.vectors(texts)], axis=1)
+        """What the head is given of texts: unit pooled vectors, and their words beside them, (n, inputs) float32.
+
+        Zeros for an empty text: items that say nothing are like none, not like each other.
+        """
+        says = np.array([bool(text) for text in texts])
+        return np.concatenate([unit_rows(pooled) * says[:, None], self.terms.vectors(texts)], axis=1, dtype=np.float32)
 
     def new_head(self, inputs: FloatArray, seed: int) -> None:
         """An untrained head for such inputs, (n, inputs); its vectors are as long as the encoder's."""

@@ -65,14 +65,14 @@ class Recommender:
         return table.sort_values(["user_id", "rank"], kind="stable").reset_index(drop=True)
 
     def similar(self, items: Iterable[object], k: int = 10) -> pd.DataFrame:
-        """The k nearest items by text of each item: item_id, similar_item_id, score."""
+        """The k nearest items by text of each item: item_id, similar_item_id, score; none of an item without text."""
         _, dataset, snapshot = self._fitted()
         frames = []
         for item in items:
             pos = self._item(dataset, item)
             scores = snapshot.text_vectors @ snapshot.text_vectors[pos]
             order = np.argsort(-scores, kind="stable")
-            best = order[order != pos][:k]
+            best = order[(order != pos) & snapshot.has_text[order] & snapshot.has_text[pos]][:k]
             columns = {"item_id": item, "similar_item_id": dataset.items.values(best), "score": scores[best]}
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

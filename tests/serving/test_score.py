@@ -150,3 +150,32 @@ def test_a_model_of_another_shop_is_refused(numbered: Recommender) -> None:
     )
     with pytest.raises(ModelError, match="of another shop"):
         numbered.model.snapshot(other, numbered.config)
+
+
+@pytest.mark.slow
+def test_items_without_text_are_like_none() -> None:
+    rng = np.random.default_rng(0)
+    n = 900
+    events = pd.DataFrame({
+        "user_id": rng.integers(0, 60, n), "item_id": rng.integers(0, 27, n), "event_type": "buy",
+        "timestamp": pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(np.sort(rng.uniform(0, 90, n)), "D"),
+    })  # fmt: skip
+    titles = ["" if i % 3 == 0 else f"thing {i % 7} of {i % 5}" for i in range(30)]  # nobody takes the last three
+    items = pd.DataFrame({"item_id": range(30), "title": titles})
+    model = Recommender(parse_config({
+        "data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}, "rules": {"exclude_seen": False},
+        "text": {"epochs": 1, "head_steps": 5}, "cf": {"factors": 4}, "ranker": {"trees": 5},
+        "candidates": {"per_source": 3, "popular": 3, "new": 2},
+    }))  # fmt: skip
+    model.fit(Dataset.from_frames(events, items))
+    assert model.similar([3], k=100).empty
+    assert model.similar([4], k=100)["similar_item_id"].map(lambda item: item % 3 > 0).all()
+    listed = model.recommend(range(60), k=30)
+    by_text = listed[listed["source"].isin(["text", "both", "new"])]
+    assert len(by_text) > 10
+    assert (by_text["item_id"] % 3 > 0).all()
+    pointed = listed["reason_item_id"].dropna().astype(int)
+    assert len(pointed) > 10
+    assert (pointed % 3 > 0).all()
+    assert listed["item_id"].isin([28, 29]).any()
+    assert 27 not in listed["item_id"].to_numpy()  # nothing at all is known of it
