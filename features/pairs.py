@@ -14,7 +14,6 @@ from recsys.types import FloatArray, IntArray
 N_RECENT = 20  # items of the history compared by text with each candidate
 NOTHING = -2.0  # below any cosine
 HABIT_DECAY = 0.98  # per step back: a habit outlives the taste of the day, which `repeat` follows
-ROWS_AT_ONCE = 1024
 _PAIR_NAMES = (
     "text_max", "text_mean", "text_last",
     "times_taken", "days_since_taken", "interval_share", "taken_share", "steps_since_taken", "habit",
@@ -38,7 +37,7 @@ class PairTable:
     """Features of candidates.
 
     Args:
-        features: (n_pairs, len(NAMES)) float32, nan where unknown.
+        features: (n_pairs, len(NAMES)) float32, nan where unknown; columns lie in one piece each.
         likeness: cosine of each recent item of the user, newest first, with the candidate, as far as the leading
             directions tell, (N_RECENT, n_pairs); `NOTHING` where there is none, it is the candidate itself, or one has no text.
         recent: items of each pair's user, newest first, (n_users, N_RECENT); -1 marks an empty slot.
@@ -92,17 +91,12 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
     columns["user_items"] = np.repeat(np.log1p(np.diff(some.counts().indptr)), sizes)
     columns["user_moments"] = np.repeat(some.n_moments, sizes)
     columns["user_days_since_last"] = np.repeat(some.days_since_last(), sizes)
-    return PairTable(_table(columns), likeness, recent, user)
-
-
-def _table(columns: dict[str, FloatArray]) -> FloatArray:
-    """Columns side by side in the order of `NAMES`, (n_pairs, len(NAMES)) float32; rows at a time, for the cache."""
-    n = len(columns[NAMES[0]])
-    table = np.empty((n, len(NAMES)), dtype=np.float32)
-    for start in range(0, n, ROWS_AT_ONCE):
-        for index, name in enumerate(NAMES):
-            table[start : start + ROWS_AT_ONCE, index] = columns[name][start : start + ROWS_AT_ONCE]
-    return table
+    features = np.empty(
+        (len(NAMES), len(user)), dtype=np.float32
+    ).T  # column by column: the fusion wants a few of all pairs
+    for index, name in enumerate(NAMES):
+        features[:, index] = columns[name]
+    return PairTable(features, likeness, recent, user)
 
 
 def standardised(scores: FloatArray, candidates: Candidates) -> FloatArray:

@@ -102,7 +102,7 @@ class CFTower:
         bounds = np.concatenate([[0], np.cumsum(is_known)])[sorted_by_user.indptr]
         items, weights = sorted_by_user.indices[is_known], self.config.alpha * sorted_by_user.data[is_known]
         gram, inverse, rotated = self._roots
-        is_short = np.diff(bounds) <= len(gram) // 2
+        is_short = np.diff(bounds) <= len(gram)
         with one_blas_thread():
             for row in np.flatnonzero(np.diff(bounds)):
                 at = slice(bounds[row], bounds[row + 1])
@@ -112,9 +112,9 @@ class CFTower:
                     out[row] = posv(gram + (y.T * (c - 1)) @ y, c @ y)[1]
                     continue
                 w = rotated[items[at]]
-                small = (w @ w.T) * (c - 1)[:, None]
-                small.flat[:: len(c) + 1] += 1
-                out[row] = gesv(small, c)[2] @ w
+                small = (w @ w.T) * (c - 1)
+                small.ravel()[:: len(c) + 1] += 1
+                out[row] = gesv(small.T, c, overwrite_a=True)[2] @ w  # a transpose is what LAPACK takes without a copy
             out[is_short] = out[is_short] @ inverse
         return out
 

@@ -168,7 +168,7 @@ def pairs_of(
     for done, chunk in enumerate(chunks(users, size)):
         some = snapshot.histories.of_users(chunk)
         candidates = gather(snapshot, some)
-        features.append(pairs.build(snapshot, some, candidates).features)
+        features.append(np.ascontiguousarray(pairs.build(snapshot, some, candidates).features))
         labels.append(candidates.values_of(targets[chunk]))
         sizes.append(np.diff(candidates.indptr))
         if progress:
