@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from recsys.errors import ConfigError, shown
 from recsys.text_tower import Progress
 from recsys.types import FloatArray
+from recsys.whole import replacing
 
 MAX_CHARACTERS = 20_000  # far beyond any encoder's cut; bounds the work on a hostile 10 MB description
 
@@ -92,9 +93,8 @@ class VectorCache:
             "vectors": np.ascontiguousarray(vectors),
             "sha256": np.frombuffer(digest, dtype=np.uint8),
         }
-        temporary = self.path.with_suffix(".tmp")
-        save_file(arrays, temporary)
-        temporary.replace(self.path)
+        with replacing(self.path) as unfinished:
+            save_file(arrays, unfinished)
 
 
 def _keys(texts: Sequence[str]) -> np.ndarray:

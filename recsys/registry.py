@@ -32,6 +32,7 @@ import pandas as pd
 from recsys.bundle import BundleInfo, open_bundle
 from recsys.config import MlflowConfig
 from recsys.errors import ModelError, RecsysError, ResourceError, public, shown
+from recsys.whole import replacing
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 _SHA256 = "bundle_sha256"
@@ -413,9 +414,8 @@ def _verified(folder: Path, version: ModelVersion) -> BundleInfo:
 
 
 def _write_record(record: Path, version: ModelVersion) -> None:
-    unfinished = record.with_name(f".{record.name}.tmp")
-    unfinished.write_text(json.dumps(asdict(version) | {"created": version.created.isoformat()}), encoding="utf-8")
-    unfinished.replace(record)
+    with replacing(record) as unfinished:
+        unfinished.write_text(json.dumps(asdict(version) | {"created": version.created.isoformat()}), encoding="utf-8")
 
 
 def _last_verified(record: Path, error: RegistryDownError) -> Fetched:

@@ -300,7 +300,8 @@ def _exposure(seen: _Seen, limits: AuditConfig) -> list[Gate]:
               "a few items fill all lists: look at them, or raise max_gini"),
         _gate("users served a popularity list, share", fallback, f"<= {limits.max_fallback_share}",
               fallback <= limits.max_fallback_share,
-              "many users have no history: check the events, or raise max_fallback_share"),
+              "many lists hold popular items alone, for want of history or, where lists are short, by choice: check the events, "
+              "or raise max_fallback_share"),
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from features.quarantine import TooManyBadError
 from recsys.config import Config
 from recsys.errors import DataError
 from recsys.progress import Reporter
+from recsys.whole import replacing
 from serving import releases
 
 
@@ -57,9 +58,8 @@ def _keep_refused(rows: pd.DataFrame, config: Config, as_of: pd.Timestamp) -> Pa
     if not len(rows):
         return None
     path = Path(config.serving.output) / "quarantine" / f"{as_of:%Y-%m-%d}.parquet"
-    temporary = path.with_name(f".{path.name}.tmp")
     with releases.named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows.to_parquet(temporary, index=False)
-        temporary.rename(path)
+        with replacing(path) as unfinished:
+            rows.to_parquet(unfinished, index=False)
     return path

@@ -88,14 +88,18 @@ def _quality(
     available: BoolArray,
     exclude_seen: bool,
 ) -> FloatArray:
-    """NDCG@10 of each judge by EASE alone, (n_users,)."""
+    """NDCG@10 of each judge by EASE alone, (n_users,). Only items that it has weights for are ranked: few of many."""
+    ranked = np.unique(weights.indices)
+    column = np.full(weights.shape[1], -1)
+    column[ranked] = np.arange(len(ranked))
+    weights, found = weights[:, ranked], wanted[:, ranked]
     values = []
     for users in chunks(np.arange(some.n_users), CHUNK):
         chunk = some.of_users(users)
         scores = (chunk.decayed(decay) @ weights).toarray()
-        scores[:, ~available] = -np.inf
+        scores[:, ~available[ranked]] = -np.inf
         if exclude_seen:
-            scores[chunk.user_pos, chunk.item_pos] = -np.inf
-        taken = wanted[users]
-        values.append(ndcg(hits_of(top_k(scores, K), taken), np.diff(taken.indptr), K))
+            seen = column[chunk.item_pos]
+            scores[chunk.user_pos[seen >= 0], seen[seen >= 0]] = -np.inf
+        values.append(ndcg(hits_of(top_k(scores, K), found[users]), np.diff(wanted[users].indptr), K))
     return np.concatenate(values)

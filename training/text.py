@@ -22,6 +22,7 @@ from recsys.config import TextConfig
 from recsys.losses import sampled_softmax
 from recsys.text_tower import Progress, TextTower
 from recsys.types import BoolArray, FloatArray, IntArray
+from recsys.whole import replacing
 
 MOMENTS = 8  # of one user in a row that a step looks at
 EVENTS_PER_USER = 32  # of these, at most: a wholesaler must not fill a batch alone
@@ -357,9 +358,8 @@ def _save_checkpoint(
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     tensors |= {"step": torch.tensor(step), "spent": torch.tensor(spent), "best_loss": torch.tensor(best.loss)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-    temporary.replace(path)
+    with replacing(path) as unfinished:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished)
 
 
 def _resume(path: Path | None, tower: TextTower, optimizer: torch.optim.Optimizer, best: _Best) -> tuple[int, float]:

@@ -25,6 +25,7 @@ from recsys.errors import AlreadyRunningError, ConfigError
 from recsys.metrics import Interval, paired_interval
 from recsys.progress import Reporter
 from recsys.registry import Registry, RegistryDownError, Run
+from recsys.whole import replacing
 from training.dials import GROUPS, MARK, Dial, Settings, free_dials, group_of, toml_lines, value_of, with_settings
 from training.job import code_revision
 from training.pipeline import cut
@@ -118,9 +119,8 @@ class Tuning:
     def write(self, path: Path) -> None:
         """Writes the best settings as TOML, with what they are worth in a comment above."""
         worth = [MARK, *(f"# {line}" for line in self.sentences())]
-        unfinished = path.with_name(f".{path.name}.tmp")
-        unfinished.write_text("\n".join([*worth, *self.toml()]) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            unfinished.write_text("\n".join([*worth, *self.toml()]) + "\n", encoding="utf-8")
 
 
 def tune(
@@ -208,9 +208,8 @@ class Journal:
         seconds = round(time.monotonic() - began, 1)
         for name, value in (("group", group), ("chosen", judged.chosen), ("seconds", seconds)):
             asked.set_user_attr(name, value)
-        unfinished = self._folder / "users.tmp.npy"
-        np.save(unfinished, judged.ndcg)
-        unfinished.replace(self._users_file(asked.number))
+        with replacing(self._users_file(asked.number)) as unfinished, unfinished.open("wb") as file:
+            np.save(file, judged.ndcg)
         self._study.tell(asked, judged.value)
         self.trials.append(self._trial(n, self._done()[-1]))
         return self.trials[-1]

@@ -20,6 +20,7 @@ from recsys.errors import DataError
 from recsys.ids import IdMap
 from recsys.split import Windows
 from recsys.types import FloatArray, IntArray
+from recsys.whole import replacing
 from training.pipeline import Stage, TextSpace, fit_text, fit_vectors, known_before, recency, targets_of
 from training.ranker import Group, can_be_judged, cross_validate, draw_users, pairs_of
 
@@ -151,7 +152,6 @@ def encoded(dataset: Dataset, windows: Windows, config: Config, stage: Stage, fo
         return replace(fit_text(dataset, windows, frozen, stage), tuned=load_arrays(path)["tuned"])
     space = fit_text(dataset, windows, config, stage, work=folder)
     if config.text.epochs:
-        unfinished = path.with_suffix(".tmp")
-        save_arrays(unfinished, tuned=space.tuned)
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            save_arrays(unfinished, tuned=space.tuned)
     return space

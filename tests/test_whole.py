@@ -1,0 +1,48 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recsys.whole import replacing
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from recsys.whole import replacing
+for n in range(200):
+    with replacing(Path(sys.argv[1])) as unfinished:
+        unfinished.write_text(sys.argv[2] * 10_000)
+"""
+
+
+def test_what_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with replacing(path) as unfinished:
+        unfinished.write_text("one")
+    with pytest.raises(UnicodeEncodeError), replacing(path) as unfinished:
+        unfinished.write_text("\ud800" * 9, encoding="utf-8")
+    assert path.read_text() == "one"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_a_killed_process_left_is_cleared_after_a_day_and_not_before(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (".a[1].1.tmp", ".a[1].2.tmp", ".b.1.tmp"))
+    for path in (old, new, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    with replacing(tmp_path / "a[1]") as unfinished:
+        unfinished.write_text("whole")
+    assert sorted(found.name for found in tmp_path.iterdir()) == [".a[1].2.tmp", ".b.1.tmp", "a[1]"]
+
+
+def test_two_processes_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), letter]) for letter in "ab"]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            assert path.read_text() in ("a" * 10_000, "b" * 10_000)
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert [found.name for found in tmp_path.iterdir()] == ["cache"]
