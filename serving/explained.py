@@ -16,6 +16,7 @@ def explainer(dataset: Dataset) -> Explain:
     quotes = quoted(dataset.catalogue["title"].fillna("").astype(str))
 
     def explain(snapshot: Snapshot, candidates: Candidates, table: PairTable, rows: IntArray) -> pd.DataFrame:
-        return reasons(quotes, candidates, table, rows)
+        why = reasons(quotes, candidates, table, rows)
+        return pd.DataFrame({name: why[name].to_pandas() for name in ("source", "reason")})
 
     return explain

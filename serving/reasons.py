@@ -51,8 +51,8 @@ def quoted(titles: pd.Series) -> pa.Array:
     return pa.array("“" + short + "”", pa.string())
 
 
-def reasons(quotes: pa.Array, candidates: Candidates, table: PairTable, rows: IntArray) -> pd.DataFrame:
-    """Columns source, reason and reason_pos (item position, -1 for none), one row per pair in `rows`.
+def reasons(quotes: pa.Array, candidates: Candidates, table: PairTable, rows: IntArray) -> dict[str, pa.Array]:
+    """Columns source, reason and reason_pos (item position, -1 for none), one value per pair in `rows`.
 
     Args:
         quotes: see `quoted`.
@@ -67,14 +67,13 @@ def reasons(quotes: pa.Array, candidates: Candidates, table: PairTable, rows: In
     quote = quotes.take(pa.array(nearest, mask=nearest < 0)).fill_null("")
     closing = pa.array(np.where(nearest >= 0, source, len(SOURCES)))
     sentence = pc.binary_join_element_wise(OPENINGS.take(pa.array(opening)), quote, CLOSINGS.take(closing), "")
-    sentence = sentence.to_pandas()
-    taken = np.flatnonzero(source == SOURCES.index("repeat"))
+    is_taken = source == SOURCES.index("repeat")
     times, days = (
-        np.nan_to_num(table.column(name)[rows[taken]]).astype(int) for name in ("times_taken", "days_since_taken")
+        np.nan_to_num(table.column(name)[rows[is_taken]]).astype(int) for name in ("times_taken", "days_since_taken")
     )
-    sentence.iloc[taken] = [_again(t, d) for t, d in zip(times, days, strict=True)]
-    names = pa.array(SOURCES).take(pa.array(source)).to_pandas()
-    return pd.DataFrame({"source": names, "reason": sentence, "reason_pos": nearest})
+    again = pa.array([_again(t, d) for t, d in zip(times, days, strict=True)], sentence.type)
+    sentence = pc.replace_with_mask(sentence, pa.array(is_taken), again)
+    return {"source": pa.array(SOURCES).take(pa.array(source)), "reason": sentence, "reason_pos": pa.array(nearest)}
 
 
 def _again(times: int, days: int) -> str:

@@ -109,51 +109,50 @@ class Scorer:
         item_pos = items[user_row, slot]
         keys = candidates.user_row * some.n_items + candidates.item_pos
         rows = np.searchsorted(keys, user_row * some.n_items + item_pos)
-        why = reasons(self.quotes, candidates, table, rows)
-        listed = pd.DataFrame({"user_row": user_row, "item_pos": item_pos, "score": values[user_row, slot]})
-        listed["p"] = np.nan
+        columns: dict[str, object] = {"user_row": user_row, "item_pos": item_pos, "score": values[user_row, slot]}
+        columns |= reasons(self.quotes, candidates, table, rows)
+        columns["p"] = np.full(len(rows), np.nan)
         if self.ranker.calibration is not None:
             bounds = candidates.indptr
-            listed["p"] = self.ranker.calibration.probabilities(scores, bounds, some.n_events, activity(some))[rows]
-        listed = pd.concat([listed, why], axis=1)
-        listed = pd.concat([listed, self._fill(listed, some, k)], ignore_index=True)
-        listed = listed.sort_values("user_row", kind="stable")
-        listed["rank"] = listed.groupby("user_row").cumcount() + 1
-        return self._table(listed, users)
+            columns["p"] = self.ranker.calibration.probabilities(scores, bounds, some.n_events, activity(some))[rows]
+        return self._table(self._filled(pa.table(columns), some, k), users)
 
-    def _fill(self, listed: pd.DataFrame, some: Histories, k: int) -> pd.DataFrame:
-        """Popular items for users whose candidates ran out, scored below everything they have."""
-        short = np.flatnonzero(np.bincount(listed["user_row"], minlength=some.n_users) < k)
+    def _filled(self, listed: pa.Table, some: Histories, k: int) -> pa.Table:
+        """With popular items for users whose candidates ran out, scored below everything they have."""
+        user_row, item_pos, score = (listed[name].to_numpy() for name in ("user_row", "item_pos", "score"))
+        bounds = np.searchsorted(user_row, np.arange(some.n_users + 1))
         popular = self.snapshot.popular["all_time"]
-        frames = []
-        for row in short:  # rare: the popular lists are among everybody's candidates
-            mine = listed[listed["user_row"] == row]
-            barred = mine["item_pos"].to_numpy(dtype=np.int64)
+        parts = [listed]
+        for row in np.flatnonzero(np.diff(bounds) < k):  # rare: the popular lists are among everybody's candidates
+            mine = slice(bounds[row], bounds[row + 1])
+            barred = item_pos[mine]
             if self.snapshot.config.rules.exclude_seen:
                 barred = np.union1d(barred, some.item_pos[some.user_pos == row])
             first = popular[: k + len(barred)]
-            extra = first[~np.isin(first, barred)][: k - len(mine)]
-            floor = mine["score"].min() if len(mine) else 0.0
+            extra = first[~np.isin(first, barred)][: k - len(item_pos[mine])]
+            n, floor = len(extra), score[mine].min(initial=0.0 if bounds[row] == bounds[row + 1] else np.inf)
             columns = {
-                "user_row": row, "item_pos": extra, "score": floor - 1 - np.arange(len(extra)), "source": "popular",
-                "reason": "Popular", "reason_pos": -1, "p": np.nan,
+                "user_row": np.full(n, row), "item_pos": extra, "score": floor - 1 - np.arange(n),
+                "source": pa.repeat("popular", n), "reason": pa.repeat("Popular", n), "reason_pos": np.full(n, -1),
+                "p": np.full(n, np.nan),
             }  # fmt: skip
-            frames.append(pd.DataFrame(columns))
-        return pd.concat(frames) if frames else listed.iloc[:0]
+            parts.append(pa.table(columns))
+        whole = pa.concat_tables(parts)
+        return whole if len(parts) == 1 else whole.take(np.argsort(whole["user_row"].to_numpy(), kind="stable"))
 
-    def _table(self, listed: pd.DataFrame, users: IntArray) -> pa.Table:
-        n = len(listed)
-        pointed = listed["reason_pos"].to_numpy(dtype=np.int64)
-        points = pa.array(self.items.values(np.maximum(pointed, 0)).to_numpy(), mask=pointed < 0)
+    def _table(self, listed: pa.Table, users: IntArray) -> pa.Table:
+        """The lists as people outside know them, ranks from 1."""
+        user_row, item_pos, pointed = (listed[name].to_numpy() for name in ("user_row", "item_pos", "reason_pos"))
+        n = len(user_row)
         columns: dict[str, object] = {
-            "user_id": pa.array(self.users.values(users[listed["user_row"].to_numpy(dtype=np.int64)])),
-            "item_id": pa.array(self.items.values(listed["item_pos"].to_numpy(dtype=np.int64))),
-            "rank": listed["rank"].to_numpy(np.int32),
-            "score": listed["score"].to_numpy(np.float32),
-            "p": pa.array(listed["p"].to_numpy(np.float32), from_pandas=True),
-            "source": pa.array(listed["source"], from_pandas=True),
-            "reason": pa.array(listed["reason"], from_pandas=True),
-            "reason_item_id": points,
+            "user_id": pa.array(self.users.values(users[user_row])),
+            "item_id": pa.array(self.items.values(item_pos)),
+            "rank": np.arange(n) - np.searchsorted(user_row, user_row) + 1,
+            "score": listed["score"],
+            "p": pa.array(listed["p"].to_numpy(), from_pandas=True),
+            "source": listed["source"],
+            "reason": listed["reason"],
+            "reason_item_id": pa.array(self.items.values(np.maximum(pointed, 0)).to_numpy(), mask=pointed < 0),
             "run_id": pa.repeat(self.stamp.run_id, n),
             "model_version": pa.repeat(self.stamp.model_version, n),
             "run_date": pa.repeat(self.stamp.run_date, n),
