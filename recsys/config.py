@@ -122,6 +122,9 @@ class RankerConfig(Section):
     learning_rate: float = Field(0.05, gt=0, description="Share of a tree's correction that counts.")
     min_rows_per_leaf: int = Field(50, ge=1, description="Pairs of user and item that a leaf must hold.")
     max_users: int = Field(20_000, ge=1, description="Users sampled for the ranker's training.")
+    max_feature_auc: float = Field(
+        0.995, gt=0.5, le=1, description="A feature that alone sorts the labels better than this has seen the future."
+    )
     calibrate: bool = Field(True, description="Fill `p`, the probability that the user takes the item.")
 
 

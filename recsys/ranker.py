@@ -21,7 +21,6 @@ EARLY = 0.25  # share of the trees that see the first `REFINED` pairs of a user 
 REFINED = 150  # what is further down by the fusion stays there
 FINALISTS = 60  # pairs of a user that the other trees see: those first after the early ones
 UNLISTED = 10_000.0  # longer than any list
-FUTURE_AUC = 0.995  # no honest single feature sorts tomorrow's purchases this well
 FEW = 30  # positives that chance can sort
 
 
@@ -270,12 +269,13 @@ def fit_trees(
     return str(model.model_to_string(num_iteration=model.best_iteration))
 
 
-def refuse_future(features: FloatArray, labels: FloatArray, names: tuple[str, ...]) -> None:
+def refuse_future(features: FloatArray, labels: FloatArray, names: tuple[str, ...], limit: float) -> None:
     """Refuses a feature that all but tells the label: it was made from events after the cut. Few labels tell nothing.
 
     Args:
         features: (n_pairs, n_features), nan ranks lowest.
         labels: (n_pairs,), positive where taken.
+        limit: `ranker.max_feature_auc`.
 
     Raises:
         ModelError: naming the feature and the area under its ROC curve.
@@ -289,8 +289,9 @@ def refuse_future(features: FloatArray, labels: FloatArray, names: tuple[str, ..
         _, dense, counts = np.unique(values, return_inverse=True, return_counts=True)
         middle = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each tied group, from 1
         auc = (middle[dense][positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg)
-        if max(auc, 1 - auc) > FUTURE_AUC:
+        if max(auc, 1 - auc) > limit:
             raise ModelError(
-                f"ranker: feature {name} alone sorts the labels (AUC {auc:.4f}, limit {FUTURE_AUC}); it must have seen "
-                "events after the cut; make it from events before as_of"
+                f"ranker: feature {name} alone sorts the labels (AUC {auc:.4f}, limit {limit:g}), as if it had seen events "
+                "after the cut; make it from what was known before; where everybody takes the same again it may be "
+                "honest: raise ranker.max_feature_auc"
             )

@@ -45,7 +45,7 @@ def fit_ranker(
     targets = snapshot.countable(targets)
     users, fold = draw_users(targets, config, rng)
     group = pairs_of(snapshot, users, targets, config, progress)
-    refuse_future(group[0], group[1], pairs.NAMES)
+    refuse_future(group[0], group[1], pairs.NAMES, config.ranker.max_feature_auc)
     columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
     fusion = LinearFusion.fit(*group, columns)
     n_relevant = np.diff(targets[users].indptr)
