@@ -77,9 +77,11 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
     for name, values in listings.items():
         _bar(snapshot, some, values, _lowest(values.dtype))
         lists[name] = top_k(_rows(values, known), limits.per_source, floors[name])
-    for name, users in (("text", text_users), ("cf", cf_users)):
-        lists[name][~users[known].any(axis=1)] = -1  # who is nowhere is near nothing
     lists["new"] = _new(snapshot, _rows(listings["text"], known), limits.new)
+    for name, users in (("text", text_users), ("new", text_users), ("cf", cf_users)):
+        lists[name][~users[known].any(axis=1)] = -1  # who is nowhere is near nothing
+    if not snapshot.has_factors.all():
+        lists["cf"][~snapshot.has_factors[lists["cf"]]] = -1  # nor is what is nowhere
     keys = {name: (known[:, None] * some.n_items + items, items >= 0) for name, items in lists.items()}
     everybody = np.arange(some.n_users)[:, None] * some.n_items
     for name, items in snapshot.popular.items():

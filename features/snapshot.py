@@ -197,6 +197,11 @@ class Snapshot:
         return np.asarray(self.text_vectors.any(axis=1))
 
     @cached_property
+    def has_factors(self) -> BoolArray:
+        """False where nobody took an item and it borrowed nothing, (n_items,)."""
+        return np.asarray(self.cf.item_factors.any(axis=1))
+
+    @cached_property
     def text_search(self) -> DenseSearch:
         """Over the text vectors."""
         return DenseSearch.over(self.text_vectors, self.text_basis)

@@ -240,7 +240,7 @@ class Config(Section):
         return self.fingerprint("seed", "data", "text", "cf", "candidates", "ranker", "rules")
 
     def fingerprint(self, *sections: str) -> str:
-        """sha256 of the settings that change results; where files lie does not.
+        """sha256 of the settings that change results; where files lie does not, nor what only refuses a result.
 
         Args:
             sections: names of tables to hash, such as "text"; none means all of them.
@@ -248,6 +248,7 @@ class Config(Section):
         places: Any = {
             "data": {"events", "items", "users", "impressions"},
             "text": {"cache"},
+            "ranker": {"max_feature_auc"},
             "serving": {"output"},
             "mlflow": True,
         }

@@ -78,7 +78,10 @@ class StoppedError(RecsysError):
 def as_ours(error: BaseException) -> BaseException:
     """What the system refused (a file, a disk, memory) as ResourceError; any other error as it is."""
     if isinstance(error, MemoryError):
-        return ResourceError("memory is used up; lower serving.chunk_users and serving.users_per_shard, then run again")
+        return ResourceError(
+            "memory is used up; for scoring lower serving.chunk_users and serving.users_per_shard, for training "
+            "ranker.max_users and cf.ease_items, then run again"
+        )
     if isinstance(error, OSError):
         place = shown(error.filename) if error.filename else "a file or stream"
         return ResourceError(f"{place}: {error.strerror or error}; mend it, then run again; what was served stays")

@@ -1,7 +1,7 @@
 """Files that are there whole or not at all, whoever else writes them: other processes, or one that was killed."""
 
-import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -12,7 +12,7 @@ FORGOTTEN_S = 86_400.0  # nobody still writes what was begun a day ago
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place of this process alone to write a file in; what lies there at the end becomes `path`.
+    """A place of the caller alone to write a file in; what lies there at the end becomes `path`.
 
     After an error it is gone and `path` is as it was. Its name begins with a dot, for readers that skip such names.
     """
@@ -21,7 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(FileNotFoundError):  # its own process, or a third, was quicker
             if time.time() - other.stat().st_mtime > FORGOTTEN_S:
                 other.unlink()
-    unfinished = path.with_name(f".{name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")  # in every container the process has the same number
     try:
         yield unfinished
         unfinished.replace(path)

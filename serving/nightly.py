@@ -1,9 +1,11 @@
 """The nightly job: validate, train when due, score, audit, publish, report."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import format_tb
 from typing import Any
 
 import pandas as pd
@@ -17,6 +19,7 @@ from recsys.errors import (
     ConfigError,
     DeadlineError,
     ModelError,
+    RecsysError,
     ReportError,
     StoppedError,
     TrainingError,
@@ -101,8 +104,10 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
         data.render(reporter.console)
     run.facts |= {"events": data.n_events, "items": data.n_items, "quarantined": sum(data.quarantined.values())}
     is_due = when == "always" or (when == "due" and _is_due(run))
+    run.facts["trained"] = False
     failure = _train(dataset, run) if is_due else None
-    run.facts["trained"] = is_trained = is_due and failure is None
+    if failure:
+        gc.collect()
     try:
         released = publish_lists(dataset, run, move_current=move_current)
     except AuditError:
@@ -112,39 +117,47 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
     else:
         if promote:  # after: lists do not wait for a comparison that may take hours
             _judge(run)
+    if failure:
+        served = f"{released.release.name} is published, by version {released.model_version}"
+        raise TrainingError(f"{served}, but tonight's training failed: {failure}")
     with reported(released.release):
         evaluation = evaluation_in(model_cache(config) / released.model_sha256)
-    if failure and not isinstance(
-        failure, RegistryDownError
-    ):  # a registry comes back by itself, what else failed may not
-        served = f"{released.release.name} is published, by version {released.model_version}"
-        raise TrainingError(f"{served}, but tonight's training failed: {message_of(failure)}") from failure
     page = run.registry.page_command()
-    return Outcome(data, released, released.release, evaluation, is_trained, page, config, run.seconds)
+    return Outcome(data, released, released.release, evaluation, run.facts["trained"], page, config, run.seconds)
 
 
-def _train(dataset: Dataset, run: Run) -> Exception | None:
-    """Registers a new version; what kept it from that, where another version can serve, else raised."""
+def _train(dataset: Dataset, run: Run) -> str | None:
+    """Registers a new version. Returns what kept it from that and has to be mended, where another version can serve.
+
+    A registry that is down comes back by itself. The error is not returned: it would keep all that the training held in
+    memory, which scoring may need.
+    """
     try:
         train_and_register(dataset, run.config, run.reporter, explainer(dataset))
     except (StoppedError, DeadlineError):
         raise
     except Exception as error:
         told = as_ours(error)
-        if not isinstance(told, RegistryDownError) and not _has_champion(run):
+        is_down, failure = isinstance(told, RegistryDownError), message_of(told)
+        run.facts["training_error"] = failure
+        if not is_down and not _has_champion(run):
             raise
-        run.reporter.say(f"the new version is lost, the last verified one serves: {message_of(told)}")
-        run.facts["training_error"] = message_of(told)
-        return error
+        if not isinstance(told, RecsysError):
+            run.reporter.say("".join(format_tb(error.__traceback__)))  # a defect: where it is
+        run.reporter.say(f"the new version is lost, the last verified one serves: {failure}")
+        return None if is_down else failure
+    run.facts["trained"] = True
     return None
 
 
 def _has_champion(run: Run) -> bool:
-    """Whether a version is there to serve; where the registry does not say, the fetch will."""
+    """Whether a version is there to serve; where the registry is down, the copy of it will show."""
     try:
         return any("champion" in version.aliases for version in run.registry.versions())
     except RegistryDownError:
         return True
+    except ModelError:
+        return False  # the training's own error says more than the registry's
 
 
 def report_of_served(config: Config) -> Outcome:
@@ -177,8 +190,13 @@ def reported(release: Path) -> Iterator[None]:
 
 
 def training_is_due(config: Config, as_of: pd.Timestamp, registry: Registry | None = None) -> bool:
-    """Whether no version was trained on data from the last `train_every_days`."""
+    """Whether no version was trained on data from the last `train_every_days`.
+
+    The newest version is challenger: one that came after all that have a name died before it got its own.
+    """
     versions = (registry or Registry(config.mlflow)).versions()
+    named = [int(version.version) for version in versions if version.aliases]
+    versions = [version for version in versions if int(version.version) <= max(named, default=0)]
     ages = [
         (as_of - pd.Timestamp(version.tags["data_until"])).total_seconds() / 86_400
         for version in versions

@@ -39,8 +39,10 @@ def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapsh
             raise ModelError(f"{where}: {error}; {REMEDY}") from error
     check_finite("text tower: item vectors", snapshot.text_vectors, where)
     check_finite("CF tower: item factors", snapshot.cf.item_factors, where)
-    if len(set(item_texts(dataset.catalogue, model.config.text.fields))) > 1:  # items of one text share one vector
-        check_apart("text tower: item vectors", snapshot.text_vectors, where)
+    texts = item_texts(dataset.catalogue, model.config.text.fields)
+    if len({*texts} - {""}) > 1:  # items of one text share one vector, and those without any have none
+        says = np.array([bool(text) for text in texts])
+        check_apart("text tower: item vectors", snapshot.text_vectors[says], where)
     check_apart("CF tower: item factors", model.cf.item_factors[model.cf.is_warm], where)
     return snapshot, model.ranker
 
@@ -75,5 +77,6 @@ def check_finite(name: str, values: FloatArray, where: str) -> None:
 def check_apart(name: str, rows: FloatArray, where: str) -> None:
     """Refuses rows, (n_items, dim), that all lie on one line: their scores would tell no item from another."""
     units = unit_rows(rows)
-    if min(rows.shape) > 1 and len(rows) > 2 and (np.abs(units @ units[0]) > 1 - SAME).all():
+    are_same = not rows.any() or (np.abs(units @ units[0]) > 1 - SAME).all()
+    if min(rows.shape) > 1 and len(rows) > 2 and are_same:
         raise ModelError(f"{where}: {name} are all the same, so they cannot tell items apart; {REMEDY}")

@@ -20,6 +20,7 @@ import pytest
 from recsys.bundle import MANIFEST, load_arrays, save_arrays
 from recsys.config import load_config
 from recsys.registry import Registry
+from serving.nightly import training_is_due
 from tests.faults.conftest import TODAY, Shop
 from tests.faults.matrix import fault
 from tests.faults.test_death import pause, wait_until_here
@@ -121,9 +122,16 @@ def test_tables_that_cannot_be_trained_on_are_scored_by_the_champion(yesterday: 
 
 
 @fault(34)
-@pytest.mark.parametrize("error", ["ZeroDivisionError('a defect')", "MemoryError()", "OSError(28, 'No space', 'x')"])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("ZeroDivisionError('a defect')", "ZeroDivisionError: 'a defect'"),
+        ("MemoryError()", "memory is used up"),
+        ("OSError(28, 'No space', 'x')", "'x': No space"),
+    ],
+)
 def test_a_defect_or_a_full_machine_in_training_costs_the_new_version_not_the_night(
-    yesterday: Shop, error: str
+    yesterday: Shop, error: str, said: str
 ) -> None:
     first = f"""
 import serving.nightly
@@ -133,11 +141,25 @@ serving.nightly.train_and_register = broken
 """
     ended = yesterday.run("nightly", "--as-of", TODAY, "--train", "always", first=first)
     assert ended.code == 8, ended.err
-    assert "the new version is lost, the last verified one serves" in ended.err
+    assert f"the new version is lost, the last verified one serves: {said}" in ended.err
+    assert ("line " in ended.err and "in broken" in ended.err) == (said.startswith("Zero"))  # where a defect is
+    assert "in broken" not in str(yesterday.last_run()["error"])
     yesterday.assert_today_served()
     again = yesterday.run("nightly", "--as-of", TODAY, "--train", "always")
     assert again.code == 0, again.err
     assert yesterday.last_run()["trained"] is True
+
+
+@fault(34)
+def test_a_version_that_died_before_it_had_a_name_is_no_training(yesterday: Shop) -> None:
+    config = load_config(yesterday.config)
+    registry, tonight = Registry(config.mlflow), pd.Timestamp(TODAY, tz="UTC")
+    assert not training_is_due(config, tonight, registry)
+    late = tonight + pd.Timedelta(days=config.serving.train_every_days)
+    assert training_is_due(config, late, registry)
+    with registry.calls() as client:
+        client.create_model_version("recsys", "runs:/0/bundle", tags={"data_until": late.isoformat()})
+    assert training_is_due(config, late, registry)
 
 
 @fault(34)

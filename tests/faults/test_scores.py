@@ -77,6 +77,18 @@ def test_a_broken_tower_is_named_and_refused(
 
 
 @fault(20)
+def test_a_text_tower_that_tells_nothing_apart_is_refused_beside_an_item_without_text(yesterday: Shop) -> None:
+    items = yesterday.items()
+    items.loc[3, [name for name in ("title", "description", "brand", "category") if name in items]] = ""
+    yesterday.write_items(items)
+    register_changed(yesterday, spoil("text/head.safetensors", "all", None))
+    ended = yesterday.tonight()
+    assert ended.code == 6, ended.err
+    assert "text tower: item vectors are all the same" in ended.err
+    yesterday.assert_yesterday_served()
+
+
+@fault(20)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_broken_weights_of_the_fusion_are_refused(yesterday: Shop, value: float) -> None:
     def change(folder: Path) -> None:

@@ -92,6 +92,8 @@ def test_one_number_an_item_cannot_but_lie_on_a_line() -> None:
     check_apart("factors", np.arange(1, 6, dtype=np.float32)[:, None], "here")
     with pytest.raises(ModelError, match="all the same"):
         check_apart("factors", np.ones((5, 2), dtype=np.float32), "here")
+    with pytest.raises(ModelError, match="all the same"):
+        check_apart("factors", np.zeros((5, 2), dtype=np.float32), "here")
 
 
 @pytest.fixture(scope="module")
