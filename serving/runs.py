@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from recsys.registry import Registry
 
 
+PUBLISHED = (7, 8)  # exit codes of nights whose lists are out: their errors say so
+
+
 @dataclass
 class Run:
     """A run at work.
@@ -121,10 +124,10 @@ def recorded(run: Run, needs_lock: bool = True) -> Iterator[Run]:
             told = as_ours(error)
             with suppress(ResourceError):  # the disk that ended the run may not take its record either
                 run.write(_outcome(told), told)
-            if isinstance(told, RecsysError) and needs_lock:
+            if isinstance(told, RecsysError) and needs_lock and exit_code_of(told) not in PUBLISHED:
                 with suppress(OSError):  # nobody may be left to read it
                     run.reporter.say(_still_served(run.store))
-            if exit_code_of(told) in (3, 4, 7, 8):  # not after a signal, nor where disk or registry are to blame
+            if exit_code_of(told) in (3, 4, *PUBLISHED):  # not after a signal, nor where disk or registry are to blame
                 run.log_metrics(exit_code_of(told))
             if run.reporter.log == "json" and isinstance(told, RecsysError):
                 run.reporter.fail(str(told), told.exit_code)
