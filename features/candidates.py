@@ -21,6 +21,7 @@ MOST_LEFT = 4
 FAINT = 0.03  # what counts less than this share of the newest moment calls no neighbours: half of their cost
 
 Scores = FloatArray | IntArray
+Listed = tuple[IntArray, IntArray]  # (user row x n_items + item, place from 0) of all that a source put forward
 
 
 @dataclass(frozen=True)
@@ -62,35 +63,17 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
         snapshot: the world as of the moment.
         some: the histories of the chunk, users renumbered from 0 (`Histories.of_users`).
     """
-    limits = snapshot.config.candidates
-    known = np.flatnonzero(some.n_events)  # where nothing is known of a user, only popularity speaks
-    text_users, cf_users = snapshot.text_users(some), snapshot.cf_users(some)
-    listings: dict[str, FloatArray | IntArray] = {
-        "text": snapshot.text_search.scores(text_users), "cf": snapshot.cf_search.scores(cf_users),
+    users = {"text": snapshot.text_users(some), "cf": snapshot.cf_users(some)}
+    listings: dict[str, Scores] = {
+        "text": snapshot.text_search.scores(users["text"]), "cf": snapshot.cf_search.scores(users["cf"]),
+        **sparse_scores(snapshot, some),
     }  # fmt: skip
-    # a zero of a sparse source means "never heard of it", not a low score
-    floors = {"text": snapshot.text_search.floor, "cf": snapshot.cf_search.floor} | dict.fromkeys(SPARSE, 0.0)
-    lists = {}
-    if not snapshot.has_text.all():
-        listings["text"][:, ~snapshot.has_text] = _lowest(listings["text"].dtype)
-    listings |= sparse_scores(snapshot, some)
-    for name, values in listings.items():
+    for values in listings.values():
         _bar(snapshot, some, values, _lowest(values.dtype))
-        lists[name] = top_k(_rows(values, known), limits.per_source, floors[name])
-    lists["new"] = _new(snapshot, _rows(listings["text"], known), limits.new)
-    for name, users in (("text", text_users), ("new", text_users), ("cf", cf_users)):
-        lists[name][~users[known].any(axis=1)] = -1  # who is nowhere is near nothing
-    if not snapshot.has_factors.all():
-        lists["cf"][~snapshot.has_factors[lists["cf"]]] = -1  # nor is what is nowhere
-    keys = {name: (known[:, None] * some.n_items + items, items >= 0) for name, items in lists.items()}
-    everybody = np.arange(some.n_users)[:, None] * some.n_items
-    for name, items in snapshot.popular.items():
-        some_items = items[: limits.popular]
-        keys[name] = (everybody + some_items, np.ones((some.n_users, len(some_items)), dtype=bool))
-    listed = {name: (places[there], np.nonzero(there)[1]) for name, (places, there) in keys.items()}
+    listed = _source_lists(snapshot, some, listings, users) | _popular_lists(snapshot, some)
     is_candidate = np.zeros((some.n_users, some.n_items), dtype=bool)
-    for places, _ in listed.values():
-        is_candidate.ravel()[places] = True
+    for keys, _ in listed.values():
+        is_candidate.ravel()[keys] = True
     _bar(snapshot, some, is_candidate, False)
     pair_keys = np.flatnonzero(is_candidate)  # several times faster than nonzero of two axes
     indptr = np.searchsorted(pair_keys, np.arange(some.n_users + 1) * some.n_items)
@@ -100,7 +83,46 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
     ranks = _ranks(listed, pair_keys, is_candidate)
     for name in set(SCORED) - {*listings}:
         scores[name], ranks[name] = np.zeros(len(pair_keys), np.float32), np.full(len(pair_keys), np.nan, np.float32)
-    return Candidates(user_row, item_pos, scores, ranks, text_users, some.n_users)
+    return Candidates(user_row, item_pos, scores, ranks, users["text"], some.n_users)
+
+
+def _source_lists(
+    snapshot: Snapshot, some: Histories, listings: Mapping[str, Scores], users: Mapping[str, FloatArray]
+) -> dict[str, Listed]:
+    """What each source that knows users puts forward, for those of whom something is known.
+
+    Args:
+        listings: scores of all items by source, (n_users, n_items), barred ones lowest; text's are changed here.
+        users: vectors of the users by dense source.
+    """
+    limits = snapshot.config.candidates
+    known = np.flatnonzero(some.n_events)
+    if not snapshot.has_text.all():
+        listings["text"][:, ~snapshot.has_text] = _lowest(listings["text"].dtype)
+    # a zero of a sparse source means "never heard of it", not a low score
+    floors = {"text": snapshot.text_search.floor, "cf": snapshot.cf_search.floor} | dict.fromkeys(SPARSE, 0.0)
+    lists = {
+        name: top_k(_rows(values, known), limits.per_source, floors[name]) for name, values in listings.items()
+    } | {"new": _new(snapshot, _rows(listings["text"], known), limits.new)}
+    for name, vectors in (("text", users["text"]), ("new", users["text"]), ("cf", users["cf"])):
+        lists[name][~vectors[known].any(axis=1)] = -1  # who is nowhere is near nothing
+    if not snapshot.has_factors.all():
+        lists["cf"][~snapshot.has_factors[lists["cf"]]] = -1  # nor is what is nowhere
+    listed: dict[str, Listed] = {}
+    for name, items in lists.items():
+        row, place = np.nonzero(items >= 0)
+        listed[name] = known[row] * some.n_items + items[row, place], place
+    return listed
+
+
+def _popular_lists(snapshot: Snapshot, some: Histories) -> dict[str, Listed]:
+    """The same lists for everybody."""
+    users = np.arange(some.n_users)[:, None] * some.n_items
+    listed: dict[str, Listed] = {}
+    for name, items in snapshot.popular.items():
+        first = items[: snapshot.config.candidates.popular]
+        listed[name] = (users + first).ravel(), np.tile(np.arange(len(first)), some.n_users)
+    return listed
 
 
 def source_scores(snapshot: Snapshot, some: Histories) -> dict[str, FloatArray]:
@@ -199,13 +221,11 @@ def _new(snapshot: Snapshot, text_scores: Scores, n: int) -> IntArray:
     return np.where(best >= 0, new[np.maximum(best, 0)], -1)
 
 
-def _ranks(
-    listed: Mapping[str, tuple[IntArray, IntArray]], pair_keys: IntArray, is_candidate: BoolArray
-) -> dict[str, FloatArray]:
+def _ranks(listed: Mapping[str, Listed], pair_keys: IntArray, is_candidate: BoolArray) -> dict[str, FloatArray]:
     """Place of each pair in every source's lists, nan where it is not in them.
 
     Args:
-        listed: per source, keys (user row x n_items + item) and places of what it put forward.
+        listed: per source, what it put forward.
         pair_keys: keys of the pairs.
         is_candidate: (n_users, n_items), whether a key is among the pairs.
     """
