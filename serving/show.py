@@ -204,7 +204,8 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
         console.print_json(json.dumps({k: json.loads(f.to_json(orient="records")) for k, f in frames.items()}))
         return
     for name, frame in frames.items():
-        table = Table(title=Text(f"like {plain(titles.iloc[pos])}, by {name}"), title_justify="left")
+        what = plain(titles.iloc[pos]) or f"item {plain(item)}, which has no title"
+        table = Table(title=Text(f"like {what}, by {name}"), title_justify="left")
         for heading in ("item", "title", "score"):
             table.add_column(heading)
         for row in frame.itertuples():
