@@ -1,6 +1,6 @@
 """A data set as arrays: what every later stage sees."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -29,7 +29,7 @@ class Dataset:
             `as_of` do not count.
         bounds: where the records of each user start, (n_users + 1,).
         has_split, has_price: whether the events had such a column.
-        available: True where the item may be recommended, (n_items,).
+        available: True where the item may be recommended, (n_items,); see `without`.
         as_of: the moment of knowledge.
         sha256: of the tables it came from.
     """
@@ -84,6 +84,14 @@ class Dataset:
             log.users, log.items, items, log.records, log.bounds[: len(log.users) + 1],
             bool(tables.split_column), "price" in log.optional, available, as_of, tables.sha256,
         )  # fmt: skip
+
+    def without(self, blocked: Sequence[str | int]) -> "Dataset":
+        """The same, but some items may not be recommended; ids that the items table lacks change nothing."""
+        if not blocked:
+            return self
+        available, positions = self.available.copy(), self.items.positions(list(blocked))
+        available[positions[positions >= 0]] = False
+        return replace(self, available=available)
 
     @property
     def user_pos(self) -> IntArray:

@@ -132,6 +132,10 @@ class RulesConfig(Section):
     """What may be recommended."""
 
     exclude_seen: bool = Field(True, description="Never recommend what the user already acted on.")
+    blocked: list[str | int] = Field(
+        default_factory=list,
+        description="Ids of items never to recommend, such as recalled ones; from the next scoring on.",
+    )
 
 
 class AuditConfig(Section):
@@ -236,8 +240,12 @@ class Config(Section):
         return self
 
     def recipe_sha256(self) -> str:
-        """sha256 of the settings that a training depends on; where and how lists are served is no part of it."""
-        return self.fingerprint("seed", "data", "text", "cf", "candidates", "ranker", "rules")
+        """sha256 of the settings that a training depends on; where and how lists are served is no part of it.
+
+        Nor is what is blocked: a recall makes no other recipe.
+        """
+        free = self.model_copy(update={"rules": self.rules.model_copy(update={"blocked": []})})
+        return free.fingerprint("seed", "data", "text", "cf", "candidates", "ranker", "rules")
 
     def fingerprint(self, *sections: str) -> str:
         """sha256 of the settings that change results; where files lie does not, nor what only refuses a result.
@@ -253,6 +261,8 @@ class Config(Section):
             "mlflow": True,
         }
         dump = self.model_dump(mode="json", exclude=places)
+        if not self.rules.blocked:  # as before there was such a setting
+            del dump["rules"]["blocked"]
         chosen = {name: dump[name] for name in sections} if sections else dump
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 

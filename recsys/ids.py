@@ -1,5 +1,6 @@
 """Outside ids (`user_id`, `item_id`) to positions in arrays (`user_pos`, `item_pos`) and back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,7 +32,7 @@ class IdMap:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def positions(self, values: pd.Series | pd.Index | np.ndarray | list[object]) -> IntArray:
+    def positions(self, values: pd.Series | pd.Index | np.ndarray | Sequence[object]) -> IntArray:
         """Positions of outside ids, (n,) int64; -1 where the id is unknown.
 
         Integers and text meet as text: one table may have come as CSV, where every id is text.

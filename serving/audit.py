@@ -293,7 +293,7 @@ def _exposure(seen: _Seen, limits: AuditConfig) -> list[Gate]:
     inequality = gini(seen.exposure)
     fallback = seen.share("fallback lists", "listed users", 1.0)
     return [
-        _none(seen, "items that may not be shown", "check available in the items table, score again"),
+        _none(seen, "items that may not be shown", "check available in the items table and rules.blocked, score again"),
         _gate("catalogue coverage", coverage, f">= {limits.min_coverage}", coverage >= limits.min_coverage,
               "few items are shown: look at the lists, or lower min_coverage"),
         _gate("exposure Gini", inequality, f"<= {limits.max_gini}", inequality <= limits.max_gini,

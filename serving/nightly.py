@@ -24,6 +24,7 @@ from recsys.errors import (
     StoppedError,
     TrainingError,
     as_ours,
+    shown,
 )
 from recsys.progress import Reporter
 from recsys.registry import Registry, RegistryDownError
@@ -80,9 +81,15 @@ class Outcome:
 
 
 def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tuple[Dataset, DataReport]:
-    """The tables as a data set, as of a moment, and what they looked like."""
+    """The tables as a data set, as of a moment, without what the rules block, and what they looked like."""
     tables = read_tables(config, as_of, reporter)
-    return Dataset.from_tables(tables, as_of), tables.report
+    dataset, blocked = Dataset.from_tables(tables, as_of), config.rules.blocked
+    unknown = [item for item, pos in zip(blocked, dataset.items.positions(blocked), strict=True) if pos < 0]
+    if unknown:
+        reporter.say(
+            f"rules.blocked: {len(unknown)} of {len(blocked)} ids are not in the items table, such as {shown(unknown[0])}"
+        )
+    return dataset.without(blocked), tables.report
 
 
 def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, promote: bool = False) -> Outcome:

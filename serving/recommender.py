@@ -44,6 +44,7 @@ class Recommender:
 
     def fit(self, dataset: Dataset) -> "Recommender":
         """Trains both towers and the ranker; `evaluation` then holds the per-source table."""
+        dataset = dataset.without(self.config.rules.blocked)
         trained = train(dataset, self.config, self.reporter.stage)
         self.evaluation, self._model, self._dataset = trained.evaluation, trained.model, dataset
         self._snapshot = trained.model.snapshot(dataset, self.config)

@@ -143,6 +143,9 @@ def test_a_recipe_is_what_a_training_depends_on() -> None:
     base = {"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}}
     one = parse_config(base)
     assert parse_config(base | {"serving": {"keep_releases": 20}}).recipe_sha256() == one.recipe_sha256()
+    recalled = parse_config(base | {"rules": {"blocked": ["i1", 2]}})
+    assert recalled.recipe_sha256() == one.recipe_sha256()
+    assert recalled.fingerprint("rules") != one.fingerprint("rules")
     assert parse_config(base | {"ranker": {"max_feature_auc": 1.0}}).recipe_sha256() == one.recipe_sha256()
     assert parse_config(base | {"cf": {"factors": 20}}).recipe_sha256() != one.recipe_sha256()
     other = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 2}}})

@@ -216,6 +216,20 @@ def test_cold_items_can_be_listed_and_withdrawn_ones_never_are(yesterday: Shop) 
 
 
 @fault(22)
+def test_a_recalled_item_is_gone_at_once_without_a_training(yesterday: Shop) -> None:
+    assert yesterday.tonight().code == 0
+    yesterday.assert_today_served()
+    recalled = yesterday.served()["item_id"].to_pylist()[0]
+    ended = yesterday.tonight("--set", f'rules.blocked=["{recalled}", "no such"]', "--train", "never")
+    assert ended.code == 0, ended.err
+    assert "rules.blocked: 1 of 2 ids are not in the items table, such as 'no such'" in ended.err
+    table = yesterday.served()
+    assert recalled not in table["item_id"].to_pylist()
+    assert set(table["model_version"].to_pylist()) == {"1"}
+    yesterday.assert_today_served()
+
+
+@fault(22)
 def test_an_item_withdrawn_behind_the_back_of_scoring_is_refused_by_the_audit(yesterday: Shop) -> None:
     first = """
 import serving.batch

@@ -90,3 +90,16 @@ def test_inputs_stay_as_they_were() -> None:
     Dataset.from_frames(events, items)
     pd.testing.assert_frame_equal(events, EVENTS)
     pd.testing.assert_frame_equal(items, ITEMS)
+
+
+def test_blocked_items_are_not_available_whatever_the_type_of_their_ids() -> None:
+    events = pd.DataFrame(
+        {"user_id": 1, "item_id": [7, 8], "event_type": "buy", "timestamp": pd.Timestamp("2024-01-01", tz="UTC")}
+    )
+    data = Dataset.from_frames(
+        events, pd.DataFrame({"item_id": [7, 8, 9], "title": "x", "available": [True, True, False]})
+    )
+    assert data.without(["8", 5]).available.tolist() == [True, False, False]
+    assert data.without([7, "9"]).available.tolist() == [False, True, False]
+    assert data.without([]) is data
+    assert data.available.tolist() == [True, True, False]
