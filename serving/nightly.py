@@ -84,6 +84,8 @@ def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tup
     """The tables as a data set, as of a moment, without what the rules block, and what they looked like."""
     tables = read_tables(config, as_of, reporter)
     dataset, blocked = Dataset.from_tables(tables, as_of), config.rules.blocked
+    if not blocked:  # to look up nothing would still make texts of all ids that are numbers
+        return dataset, tables.report
     unknown = [item for item, pos in zip(blocked, dataset.items.positions(blocked), strict=True) if pos < 0]
     if unknown:
         reporter.say(
