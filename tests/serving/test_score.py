@@ -96,22 +96,27 @@ def test_one_number_an_item_cannot_but_lie_on_a_line() -> None:
         check_apart("factors", np.zeros((5, 2), dtype=np.float32), "here")
 
 
-@pytest.fixture(scope="module")
-def numbered() -> Recommender:
-    """Fitted on 60 users and 30 items with integer ids."""
+def fitted(titles: list[str], n_sold: int, text: dict[str, object], n_new: int) -> Recommender:
+    """On 60 users and items with integer ids, of which the first so many sell."""
     rng = np.random.default_rng(0)
     n = 900
     events = pd.DataFrame({
-        "user_id": rng.integers(0, 60, n), "item_id": rng.integers(0, 30, n), "event_type": "buy",
+        "user_id": rng.integers(0, 60, n), "item_id": rng.integers(0, n_sold, n), "event_type": "buy",
         "timestamp": pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(np.sort(rng.uniform(0, 90, n)), "D"),
     })  # fmt: skip
-    items = pd.DataFrame({"item_id": range(30), "title": [f"thing {i % 7} of {i % 5}" for i in range(30)]})
     model = Recommender(parse_config({
         "data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}, "rules": {"exclude_seen": False},
-        "text": {"epochs": 0, "head_steps": 5}, "cf": {"factors": 4}, "ranker": {"trees": 5},
-        "candidates": {"per_source": 3, "popular": 3, "new": 1},
+        "text": text, "cf": {"factors": 4}, "ranker": {"trees": 5},
+        "candidates": {"per_source": 3, "popular": 3, "new": n_new},
     }))  # fmt: skip
-    return model.fit(Dataset.from_frames(events, items))
+    return model.fit(Dataset.from_frames(events, pd.DataFrame({"item_id": range(len(titles)), "title": titles})))
+
+
+@pytest.fixture(scope="module")
+def numbered() -> Recommender:
+    """Of thirty items that all sell."""
+    titles = [f"thing {i % 7} of {i % 5}" for i in range(30)]
+    return fitted(titles, n_sold=30, text={"epochs": 0, "head_steps": 5}, n_new=1)
 
 
 @pytest.mark.slow
@@ -156,20 +161,8 @@ def test_a_model_of_another_shop_is_refused(numbered: Recommender) -> None:
 
 @pytest.mark.slow
 def test_items_without_text_are_like_none() -> None:
-    rng = np.random.default_rng(0)
-    n = 900
-    events = pd.DataFrame({
-        "user_id": rng.integers(0, 60, n), "item_id": rng.integers(0, 27, n), "event_type": "buy",
-        "timestamp": pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(np.sort(rng.uniform(0, 90, n)), "D"),
-    })  # fmt: skip
     titles = ["" if i % 3 == 0 else f"thing {i % 7} of {i % 5}" for i in range(30)]  # nobody takes the last three
-    items = pd.DataFrame({"item_id": range(30), "title": titles})
-    model = Recommender(parse_config({
-        "data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}, "rules": {"exclude_seen": False},
-        "text": {"epochs": 1, "head_steps": 5}, "cf": {"factors": 4}, "ranker": {"trees": 5},
-        "candidates": {"per_source": 3, "popular": 3, "new": 2},
-    }))  # fmt: skip
-    model.fit(Dataset.from_frames(events, items))
+    model = fitted(titles, n_sold=27, text={"epochs": 1, "head_steps": 5}, n_new=2)
     assert model.similar([3], k=100).empty
     assert model.similar([4], k=100)["similar_item_id"].map(lambda item: item % 3 > 0).all()
     listed = model.recommend(range(60), k=30)
