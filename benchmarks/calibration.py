@@ -42,7 +42,7 @@ def main() -> None:
     group = pairs_of(snapshot, users, targets, config, None)
     columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
     tried = cross_validate(group, fold, np.diff(targets[users].indptr), config, columns)
-    chosen = max(tried.ndcg, key=lambda name: float(np.mean(tried.ndcg[name])))
+    chosen = tried.chosen
     print(f"{chosen}, {len(users):,} users, {len(group[1]):,} pairs")
     for line in rows(tried.scores[chosen], group[1] > 0, group[2], snapshot.histories.n_events[users], fold):
         print(line)

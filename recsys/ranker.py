@@ -22,6 +22,7 @@ REFINED = 150  # what is further down by the fusion stays there
 FINALISTS = 60  # pairs of a user that the other trees see: those first after the early ones
 UNLISTED = 10_000.0  # longer than any list
 FEW = 30  # positives that chance can sort
+PATIENCE = 30  # trees without a gain after which there will be none
 
 
 @dataclass(frozen=True)
@@ -242,13 +243,16 @@ def fit_trees(
     config: RankerConfig,
     seed: int,
     n_trees: int | None = None,
-) -> str:
-    """LambdaMART that starts from the fusion's scores, as LightGBM's model text.
+) -> tuple[str, int]:
+    """LambdaMART that starts from the fusion's scores.
 
     Args:
         train, valid: features (n_pairs, n_features), labels (n_pairs,) small integers, indptr (n_users + 1,);
-            training stops early on `valid` where there is one.
+            training ends where `valid`, if there is one, has not gained from `PATIENCE` trees more.
         n_trees: how many; `config.trees` by default.
+
+    Returns:
+        All trees as LightGBM's model text, and how many of them did best on `valid`; see `first_trees`.
 
     Source: Burges, From RankNet to LambdaRank to LambdaMART, MSR-TR-2010-82.
     """
@@ -264,9 +268,14 @@ def fit_trees(
         )
         for x, y, indptr in filter(None, (train, valid))
     ]
-    stop: list[Callable[..., Any]] = [lgb.early_stopping(30, verbose=False)] if valid else []
+    stop: list[Callable[..., Any]] = [lgb.early_stopping(PATIENCE, verbose=False)] if valid else []
     model = lgb.train(params, sets[0], n_trees or config.trees, valid_sets=sets[1:], callbacks=stop)
-    return str(model.model_to_string(num_iteration=model.best_iteration))
+    return str(model.model_to_string(num_iteration=-1)), model.best_iteration or model.num_trees()
+
+
+def first_trees(trees: str, n: int) -> str:
+    """The first n trees of a model text, or all where there are fewer."""
+    return str(lgb.Booster(model_str=trees).model_to_string(num_iteration=n))
 
 
 def refuse_future(features: FloatArray, labels: FloatArray, names: tuple[str, ...], limit: float) -> None:

@@ -6,8 +6,8 @@ import pytest
 from features.pairs import NAMES as NAMES_OF_PAIRS
 from recsys.config import RankerConfig, parse_config
 from recsys.errors import ModelError
-from recsys.ranker import LinearFusion, Ranker, fit_trees, list_scores, refuse_future
-from training.ranker import FOLDS, cross_validate, for_strangers, ndcg_of_pairs
+from recsys.ranker import LinearFusion, Ranker, first_trees, fit_trees, list_scores, refuse_future
+from training.ranker import FOLDS, Tried, _fit_fold, cross_validate, for_strangers, ndcg_of_pairs
 
 NAMES = ("good", "noise")
 N_USERS, N_PER_USER = 200, 30
@@ -46,7 +46,7 @@ def test_fusion_takes_nan_for_the_mean() -> None:
 def test_trees_find_the_signal_and_labels_shuffled_within_users_give_none() -> None:
     x, y, indptr = pairs(1)
     nothing = LinearFusion((0,), (0.0,), (0.0,), (1.0,))
-    trees = fit_trees(pairs(0), (x, y, indptr), NAMES, nothing, RankerConfig(trees=30), seed=0)
+    trees, _ = fit_trees(pairs(0), (x, y, indptr), NAMES, nothing, RankerConfig(trees=30), seed=0)
     ranker = Ranker(NAMES, nothing, trees, "trees", {})
     rng = np.random.default_rng(0)
     shuffled = np.concatenate([rng.permutation(part) for part in np.split(y, indptr[1:-1])])
@@ -59,9 +59,9 @@ def test_trees_start_from_the_fusion() -> None:
     x, y, indptr = pairs(0)
     good, wrong = (LinearFusion((0,), (weight,), (0.0,), (1.0,)) for weight in (2.0, -2.0))
     config = RankerConfig(trees=1, learning_rate=0.05)
-    trees = fit_trees((x, y, indptr), pairs(1), NAMES, good, config, seed=0)
+    trees, _ = fit_trees((x, y, indptr), pairs(1), NAMES, good, config, seed=0)
     assert mean_ndcg(y, indptr, Ranker(NAMES, good, trees, "trees", {}).score(x)) > 0.6
-    trees = fit_trees((x, y, indptr), pairs(1), NAMES, wrong, config, seed=0)
+    trees, _ = fit_trees((x, y, indptr), pairs(1), NAMES, wrong, config, seed=0)
     assert mean_ndcg(y, indptr, Ranker(NAMES, wrong, trees, "trees", {}).score(x)) < 0.1  # one tree cannot undo it
 
 
@@ -70,7 +70,7 @@ def test_lists_show_early_trees_some_pairs_and_late_ones_fewer(monkeypatch: pyte
     monkeypatch.setattr("recsys.ranker.FINALISTS", 8)
     x, y, indptr = pairs(0)
     fusion = LinearFusion.fit(x, y, indptr, columns=(0,))
-    trees = fit_trees((x, y, indptr), None, NAMES, fusion, RankerConfig(trees=6), seed=0)
+    trees, _ = fit_trees((x, y, indptr), None, NAMES, fusion, RankerConfig(trees=6), seed=0)
     ranker = Ranker(NAMES, fusion, trees, "trees", {})
     bounds = np.array([0, 0, 30, 33, 63])  # nothing, more than enough, fewer than finalists
     scores = ranker.score(x[:63], bounds=bounds)
@@ -90,7 +90,7 @@ def test_lists_show_early_trees_some_pairs_and_late_ones_fewer(monkeypatch: pyte
 def test_one_tree_is_an_early_one() -> None:
     x, y, indptr = pairs(0)
     fusion = LinearFusion.fit(x, y, indptr, columns=(0,))
-    trees = fit_trees((x, y, indptr), None, NAMES, fusion, RankerConfig(trees=1), seed=0)
+    trees, _ = fit_trees((x, y, indptr), None, NAMES, fusion, RankerConfig(trees=1), seed=0)
     ranker = Ranker(NAMES, fusion, trees, "trees", {})
     assert np.allclose(ranker.score(x, bounds=indptr), ranker.score(x))
 
@@ -100,7 +100,7 @@ def test_out_of_fold_scores_know_nothing_of_their_users_labels(monkeypatch: pyte
     x, y, indptr = pairs(0)
     fold = np.arange(N_USERS) % FOLDS
     n_relevant = np.add.reduceat(y > 0, indptr[:-1])
-    # one tree: how many trees there are is all that a fold's own labels decide
+    # one tree: how many there are is what the other folds decide, whose trees learned from these labels
     data = {"events": "e", "items": "i", "event_weights": {"buy": 1.0}}
     config = parse_config({"data": data, "ranker": {"trees": 1}})
     before = cross_validate((x, y, indptr), fold, n_relevant, config, (0, 1))
@@ -112,10 +112,37 @@ def test_out_of_fold_scores_know_nothing_of_their_users_labels(monkeypatch: pyte
         assert not np.allclose(after.scores[kind][~mine], before.scores[kind][~mine])
 
 
+def test_a_fold_is_judged_by_as_many_trees_as_the_others_stopped_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.ranker.pairs.NAMES", NAMES)
+    x, y, indptr = pairs(0)
+    fold = np.arange(N_USERS) % FOLDS
+    data = {"events": "e", "items": "i", "event_weights": {"buy": 1.0}}
+    config = parse_config({"data": data, "ranker": {"trees": 40}})
+    found = [_fit_fold((x, y, indptr), fold == f, config, (0, 1)) for f in range(FOLDS)]
+    best = [n for _, _, n in found]
+    tried = cross_validate((x, y, indptr), fold, np.add.reduceat(y > 0, indptr[:-1]), config, (0, 1))
+    mine = np.repeat(fold == 1, N_PER_USER)
+    bounds = np.arange((fold == 1).sum() + 1) * N_PER_USER
+    trees = first_trees(found[1][1], round((best[0] + best[2]) / 2))
+    expected = Ranker(NAMES, found[1][0], trees, "trees", {}).score(x[mine], "trees", bounds)
+    np.testing.assert_array_equal(tried.scores["trees"][mine], expected)
+    assert tried.n_trees == round(sum(best) / 3)
+    assert first_trees(found[1][1], 10_000) == first_trees(found[1][1], 40)  # no more than there are
+
+
+@pytest.mark.parametrize(
+    ("trees", "ships"), [([0.6, 0.6, 0.6, 0.6], "trees"), ([0.9, 0.9, 0.3, 0.3], "fusion"), ([0.5] * 4, "fusion")]
+)
+def test_trees_ship_where_they_gain_more_than_a_standard_error(trees: list[float], ships: str) -> None:
+    ndcg = {"fusion": np.full(4, 0.5), "trees": np.array(trees)}
+    # the second gains .1 on the mean, its standard error is .6 / sqrt(3) / 2 = .17
+    assert Tried(ndcg, {}, 1).chosen == ships
+
+
 def test_save_then_load_scores_the_same(tmp_path: Path) -> None:
     x, y, indptr = pairs(0)
     fusion = LinearFusion.fit(x, y, indptr, (0, 1))
-    trees = fit_trees((x, y, indptr), pairs(1), NAMES, fusion, RankerConfig(trees=10), seed=0)
+    trees, _ = fit_trees((x, y, indptr), pairs(1), NAMES, fusion, RankerConfig(trees=10), seed=0)
     ranker = Ranker(NAMES, fusion, trees, "trees", {"trees": 0.5})
     ranker.save(tmp_path)
     again = Ranker.load(tmp_path)

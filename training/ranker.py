@@ -11,13 +11,13 @@ from features.chunks import chunk_size, chunks
 from features.snapshot import Snapshot
 from recsys.config import Config
 from recsys.metrics import ndcg
-from recsys.ranker import LinearFusion, Ranker, fit_trees, list_scores, refuse_future
+from recsys.ranker import LinearFusion, Ranker, first_trees, fit_trees, list_scores, refuse_future
 from recsys.text_tower import Progress
 from recsys.types import BoolArray, FloatArray, IntArray
 from training.calibration import fit_calibration
 
 FOLDS = 3  # each user's validation scores come from trees that never saw that user's labels
-KINDS = ("trees", "fusion")
+KINDS = ("fusion", "trees")
 POPULAR = ("recent", "popular", "all_time")
 USUAL = "popular"  # that of 30 days: best or level in three windows of online-retail, docs/experiments.md
 MIN_STRANGERS = 30
@@ -33,10 +33,10 @@ def fit_ranker(
     rng: np.random.Generator,
     progress: Progress | None = None,
 ) -> Ranker:
-    """Trees and fusion on the labels of a window; the trees ship only when they beat the fusion.
+    """Trees and fusion on the labels of a window; the trees ship only when they beat the fusion by a standard error.
 
-    Both are judged on users they did not learn from, by cross-validation over users; what ships then learns from all
-    of them, with as many trees as the folds stopped at.
+    Both are judged on users they did not learn from and that did not choose the number of trees, by cross-validation
+    over users; what ships then learns from all of them, with as many trees as the folds stopped at.
 
     Args:
         snapshot: the world when the window began.
@@ -55,12 +55,11 @@ def fit_ranker(
         return Ranker(pairs.NAMES, fusion, None, "fusion", listed, strangers=strangers)
     tried = cross_validate(group, fold, n_relevant, config, columns)
     guard = {name: float(np.mean(values)) for name, values in tried.ndcg.items()}
-    chosen = max(guard, key=lambda name: guard[name])
-    trees = fit_trees(_informative(group), None, pairs.NAMES, fusion, config.ranker, config.seed, tried.n_trees)
+    trees, _ = fit_trees(_informative(group), None, pairs.NAMES, fusion, config.ranker, config.seed, tried.n_trees)
     calibration = None
     if config.ranker.calibrate:
-        calibration = fit_calibration(snapshot, users, targets, group[2], group[1], tried.scores[chosen])
-    return Ranker(pairs.NAMES, fusion, trees, chosen, guard | listed, calibration, strangers)
+        calibration = fit_calibration(snapshot, users, targets, group[2], group[1], tried.scores[tried.chosen])
+    return Ranker(pairs.NAMES, fusion, trees, tried.chosen, guard | listed, calibration, strangers)
 
 
 def draw_users(targets: sp.csr_matrix, config: Config, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
@@ -89,8 +88,6 @@ def for_strangers(group: Group, n_relevant: IntArray, is_stranger: BoolArray) ->
 
     Returns:
         The list, and NDCG@10 of each over those who chose, for the record.
-
-    Source: Breiman et al., Classification and regression trees, 1984 (the one-standard-error rule).
     """
     judges = is_stranger if is_stranger.sum() >= MIN_STRANGERS else np.ones_like(is_stranger)
     if judges.sum() < 2:
@@ -101,27 +98,44 @@ def for_strangers(group: Group, n_relevant: IntArray, is_stranger: BoolArray) ->
         for source in POPULAR
     }
     best = max(found, key=lambda source: float(found[source].mean()))
-    gain = found[best] - found[USUAL]
-    is_better = gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain))
-    return best if is_better else USUAL, {f"strangers {k}": float(v.mean()) for k, v in found.items()}
+    chosen = best if is_better(found[best], found[USUAL]) else USUAL
+    return chosen, {f"strangers {k}": float(v.mean()) for k, v in found.items()}
+
+
+def is_better(values: FloatArray, usual: FloatArray) -> bool:
+    """Whether users' values are higher than their usual ones by more than a standard error, (n_users,) both.
+
+    Source: Breiman et al., Classification and regression trees, 1984 (the one-standard-error rule).
+    """
+    gain = values - usual
+    return bool(gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)))
 
 
 @dataclass(frozen=True)
 class Tried:
     """Trees and fusion on users they did not learn from, under the names "trees" and "fusion".
 
-    ndcg: NDCG@10 of each user, (n_users,); scores: of each pair, (n_pairs,); n_trees: what the folds stopped at.
+    ndcg: NDCG@10 of each user, (n_users,); scores: of each pair, (n_pairs,); n_trees: what the folds stopped at, on the
+    mean.
     """
 
     ndcg: dict[str, FloatArray]
     scores: dict[str, FloatArray]
     n_trees: int
 
+    @property
+    def chosen(self) -> str:
+        """What ships: trees that gain less than chance may are noise learned by heart."""
+        return "trees" if is_better(self.ndcg["trees"], self.ndcg["fusion"]) else "fusion"
+
 
 def cross_validate(
     group: Group, fold: IntArray, n_relevant: IntArray, config: Config, columns: tuple[int, ...]
 ) -> Tried:
-    """Every user by the models of the other folds.
+    """Every user by the models of the other folds, and by as many trees as the other folds stopped at.
+
+    A fold chooses its number of trees, the best of hundreds, on its own users: to judge trees on these users by that
+    number would flatter them, where the fusion chooses nothing.
 
     Args:
         group: the pairs of all users.
@@ -131,32 +145,33 @@ def cross_validate(
     """
     ndcg: dict[str, FloatArray] = {name: np.zeros(len(fold)) for name in KINDS}
     scores: dict[str, FloatArray] = {name: np.zeros(len(group[1])) for name in KINDS}
-    n_trees = []
-    for f in range(FOLDS):
+    tried = [_fit_fold(group, fold == f, config, columns) for f in range(FOLDS)]
+    stopped = np.array([n for _, _, n in tried])
+    for f, (fusion, trees, _) in enumerate(tried):
         is_valid = fold == f
         rows = np.repeat(is_valid, np.diff(group[2]))
-        found, n = _try_fold(group, is_valid, n_relevant, config, columns)
-        for name, (values, scored) in found.items():
-            ndcg[name][is_valid], scores[name][rows] = values, scored
-        n_trees.append(n)
-    return Tried(ndcg, scores, max(1, round(np.mean(n_trees))))
+        features, labels, indptr = _of_users(group, is_valid)
+        ranker = Ranker(pairs.NAMES, fusion, first_trees(trees, _mean(np.delete(stopped, f))), "trees", {})
+        for name in KINDS:
+            found = ranker.score(features, name, indptr)
+            scores[name][rows], ndcg[name][is_valid] = found, ndcg_of_pairs(labels, indptr, found, n_relevant[is_valid])
+    return Tried(ndcg, scores, _mean(stopped))
 
 
-def _try_fold(
-    group: Group, is_valid: BoolArray, n_relevant: IntArray, config: Config, columns: tuple[int, ...]
-) -> tuple[dict[str, tuple[FloatArray, FloatArray]], int]:
-    """NDCG@10 and scores of the validation users by trees and fusion of the others, and how many trees it took.
+def _fit_fold(
+    group: Group, is_valid: BoolArray, config: Config, columns: tuple[int, ...]
+) -> tuple[LinearFusion, str, int]:
+    """Fusion and trees of the users who are not held out, and how many trees did best on those who are.
 
     The parts are cut out here, so that one fold's copy of the features is in memory at a time.
     """
-    train, valid = _of_users(group, ~is_valid), _of_users(group, is_valid)
+    train, valid = _of_users(group, ~is_valid), _informative(_of_users(group, is_valid))
     fusion = LinearFusion.fit(*train, columns)
-    trees = fit_trees(_informative(train), _informative(valid), pairs.NAMES, fusion, config.ranker, config.seed)
-    ranker = Ranker(pairs.NAMES, fusion, trees, "trees", {})
-    _, labels, indptr = valid
-    scores = {name: ranker.score(valid[0], name, valid[2]) for name in KINDS}
-    found = {name: (ndcg_of_pairs(labels, indptr, s, n_relevant[is_valid]), s) for name, s in scores.items()}
-    return found, int(ranker.booster.num_trees())
+    return fusion, *fit_trees(_informative(train), valid, pairs.NAMES, fusion, config.ranker, config.seed)
+
+
+def _mean(counts: IntArray) -> int:
+    return max(1, round(float(np.mean(counts))))
 
 
 def pairs_of(

@@ -52,7 +52,7 @@ class Workbench:
 
     The number is the one that the ranker's guard goes by: NDCG@10 over all users (or `ranker.max_users` of them) who
     took something in the ranker's window that could have been recommended, each scored by trees and by a fusion that
-    learned from other users (three folds), of the kind that is better on the mean. What a user took beyond their
+    learned from other users (three folds), of the kind that would ship. What a user took beyond their
     candidates counts as missed, so settings with other candidates compare.
 
     Args:
@@ -83,8 +83,7 @@ class Workbench:
         group, fold, n_relevant = self._pairs(config)
         columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
         tried = cross_validate(group, fold, n_relevant, config, columns)
-        chosen = max(tried.ndcg, key=lambda name: float(np.mean(tried.ndcg[name])))
-        return Judged(tried.ndcg[chosen], chosen, tried.n_trees)
+        return Judged(tried.ndcg[tried.chosen], tried.chosen, tried.n_trees)
 
     def _pairs(self, config: Config) -> tuple[Group, IntArray, IntArray]:
         """Candidates with features, the fold of each user, how much each user took."""
