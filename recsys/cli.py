@@ -200,7 +200,9 @@ def train(config: Config, as_of: str | None, deadline: float | None, log: Log, a
     "-k", "k", type=click.IntRange(min=1), default=None, help="Recommendations per user; default from the config."
 )
 @click.option(
-    "--move-current", is_flag=True, help="Let a backfill of a past date, or some users' lists, become what is served."
+    "--move-current",
+    is_flag=True,
+    help="Let some users' lists, or those of a past date or one to come, become what is served.",
 )
 @deadline_option
 @log_option
@@ -229,6 +231,7 @@ def score(
         from serving.batch import publish_lists, read_users
         from serving.nightly import load_dataset
 
+        run.facts["is_part"] = users_file is not None  # until it is known to hold them all
         dataset, _ = load_dataset(config, run.as_of, run.reporter)
         wanted = read_users(users_file) if users_file else None
         released = publish_lists(dataset, run, model=model, wanted=wanted, k=k, move_current=move_current)
@@ -464,14 +467,17 @@ def rollback(config: Config, model_too: bool, unpin: bool, as_json: bool) -> Non
     if unpin:
         store.unpin()
         sentence = "no longer pinned; the next night moves current again"
+    elif model_too and (pinned := store.pinned_release()):  # the lists went back before, the model did not
+        said["current"] = pinned.name
+        sentence = f"current is {said['current']} already, pinned; without --model: back to the one before"
     else:
         said["current"] = store.rollback().name
         sentence = f"current is now {said['current']}, pinned; let nights move it again: recsys rollback --unpin"
     try:
         if model_too and not unpin:
-            from recsys.registry import Registry
+            from serving.promotion import take_back
 
-            said["champion"] = Registry(config.mlflow).rollback().version
+            said["champion"] = take_back(config).version
             sentence += f"\nchampion is now version {said['champion']}"
     finally:  # the lists have been swapped, whatever the registry does
         _print_json(said) if as_json else click.echo(sentence)

@@ -3,11 +3,12 @@
 A version is a sealed bundle (`recsys.bundle`) logged as plain files, with its sha256 as a tag. MLflow's own
 model loaders unpickle, so they are never called: we download, verify, and load with our own code.
 
-    challenger   the newest version            champion   what is served
+    challenger   the version of newest data    champion   what is served
     previous     the champion before this one, where `rollback` goes
 """
 
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -35,6 +36,7 @@ from recsys.errors import ModelError, RecsysError, ResourceError, public, shown
 from recsys.whole import replacing
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+OLDER_THAN = "older_than_challenger"  # tag of a version that got no alias since its data are older
 _SHA256 = "bundle_sha256"
 _SQLITE = "sqlite:///"
 _PARENT = "mlflow.parentRunId"  # what MLflow's page nests by
@@ -149,7 +151,10 @@ class Registry:
         self._end(run_id, "FINISHED")
 
     def register(self, run: Run, bundle_folder: Path, tags: Mapping[str, str]) -> str:
-        """Uploads a sealed bundle as a new version, the `challenger`; the first is `champion` too.
+        """Uploads a sealed bundle as a new version; the first is `champion`.
+
+        It is the `challenger` too, unless the present one knows newer data: a version for a backfill must not
+        displace the one that waits to be judged.
 
         Returns:
             The version, such as '3'.
@@ -168,7 +173,11 @@ class Registry:
                 tags={**tags, _SHA256: info.sha256},
                 await_creation_for=self._config.timeout_s,
             )
-            client.set_registered_model_alias(model, CHALLENGER, str(created.version))
+            challenger = (aliases or {}).get(CHALLENGER)
+            if _is_newest(tags, client, model, challenger):
+                client.set_registered_model_alias(model, CHALLENGER, str(created.version))
+            else:
+                client.set_model_version_tag(model, str(created.version), OLDER_THAN, challenger)
             if CHAMPION not in (aliases or {}):
                 client.set_registered_model_alias(model, CHAMPION, str(created.version))
         return str(created.version)
@@ -222,7 +231,7 @@ class Registry:
             ModelError: the download is not what its tag or manifest says (both hashes are named), or
                 the registry is down and there is no verified copy.
         """
-        record = cache_dir / f"{_name(wanted).replace('/', '_')}.json"
+        record = self._record(cache_dir, wanted)
         try:
             version = self.resolve(wanted)
             bundle = self._local_copy(version, cache_dir)
@@ -235,7 +244,9 @@ class Registry:
         """Makes a version `champion`, and the champion until now `previous`; a no-op for the champion itself."""
         chosen = self.resolve(wanted)
         if CHAMPION not in chosen.aliases:
-            self._crown(chosen.version)
+            with self.calls() as client:
+                self._set_previous(client, self._champion(client))  # first: whoever dies between loses no champion
+                client.set_registered_model_alias(self._config.model_name, CHAMPION, chosen.version)
         return self.resolve(CHAMPION)
 
     def rollback(self) -> ModelVersion:
@@ -244,8 +255,20 @@ class Registry:
         Raises:
             ModelError: there is no previous champion.
         """
-        self._crown(self.resolve(PREVIOUS).version)
+        before = self.resolve(PREVIOUS).version
+        with self.calls() as client:
+            champion = self._champion(client)
+            client.set_registered_model_alias(self._config.model_name, CHAMPION, before)
+            self._set_previous(client, champion)
         return self.resolve(CHAMPION)
+
+    def forget(self, cache_dir: Path) -> None:
+        """Drops the notes of which version these aliases last were; whoever moves one calls it before.
+
+        Else a registry that is down tonight would bring back the version that was taken back today.
+        """
+        for alias in (CHAMPION, PREVIOUS):
+            self._record(cache_dir, alias).unlink(missing_ok=True)
 
     def page_command(self) -> str:
         """The shell command that opens MLflow's page on this store."""
@@ -310,13 +333,17 @@ class Registry:
             raise
         return {alias: str(version) for alias, version in model.aliases.items()}
 
-    def _crown(self, version: str) -> None:
-        model = self._config.model_name
-        with self.calls() as client:
-            champion = (self._aliases(client) or {}).get(CHAMPION)
-            client.set_registered_model_alias(model, CHAMPION, version)
-            if champion is not None:
-                client.set_registered_model_alias(model, PREVIOUS, champion)
+    def _champion(self, client: Any) -> str | None:
+        return (self._aliases(client) or {}).get(CHAMPION)
+
+    def _set_previous(self, client: Any, version: str | None) -> None:
+        if version is not None:
+            client.set_registered_model_alias(self._config.model_name, PREVIOUS, version)
+
+    def _record(self, cache_dir: Path, wanted: str) -> Path:
+        """Note of the version that `wanted` last was; models of several names may keep their copies in one folder."""
+        model = hashlib.sha256(self._config.model_name.encode()).hexdigest()[:12]
+        return cache_dir / f"{_name(wanted).replace('/', '_')}.{model}.json"
 
     def _local_copy(self, version: ModelVersion, cache_dir: Path) -> BundleInfo:
         if not re.fullmatch("[0-9a-f]{64}", version.sha256):
@@ -335,7 +362,11 @@ class Registry:
 
                 downloaded = Path(download_artifacts(version.source, dst_path=folder, tracking_uri=self._uri))
             _verified(downloaded, version)
-            downloaded.rename(target)
+            try:
+                downloaded.rename(target)
+            except OSError as error:  # another run was quicker; what it left is verified below
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
         return _verified(target, version)
 
     def _translated(self, error: Exception) -> RecsysError:
@@ -401,6 +432,14 @@ def _version(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
         aliases=tuple(sorted(alias for alias, version in aliases.items() if version == str(found.version))),
         tags=dict(found.tags),
     )
+
+
+def _is_newest(tags: Mapping[str, str], client: Any, model: str, challenger: str | None) -> bool:
+    """Whether a version's data reach as far as those of the present challenger."""
+    if challenger is None or "data_until" not in tags:
+        return True
+    theirs = client.get_model_version(model, challenger).tags.get("data_until")
+    return theirs is None or pd.Timestamp(tags["data_until"]) >= pd.Timestamp(theirs)
 
 
 def _verified(folder: Path, version: ModelVersion) -> BundleInfo:

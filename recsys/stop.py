@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -13,6 +14,7 @@ from recsys.errors import DeadlineError, StoppedError
 
 GRACE_S = 4.0  # a long call into C never sees the exception; after this the process ends, which publishing survives
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGALRM: DeadlineError.exit_code}
+_first_alarm_is_of_a_part = threading.Event()
 
 
 @contextmanager
@@ -40,11 +42,35 @@ def stoppable(deadline_s: float | None = None) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        _first_alarm_is_of_a_part.clear()
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
         ended.set()
         theirs.close()
+
+
+@contextmanager
+def part_of_deadline(share: float) -> Iterator[None]:
+    """Gives a block a share of the time that is left; without a deadline it may take what it wants.
+
+    Unlike the deadline itself it waits for a long call into C to return: what comes after it still has its time.
+
+    Raises:
+        DeadlineError: the share is used up.
+    """
+    left = signal.getitimer(signal.ITIMER_REAL)[0]
+    if not left:
+        yield
+        return
+    end = time.monotonic() + left
+    _first_alarm_is_of_a_part.set()
+    signal.setitimer(signal.ITIMER_REAL, share * left, (1 - share) * left)  # rings again at the deadline
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, max(1e-3, end - time.monotonic()))
+        _first_alarm_is_of_a_part.clear()
 
 
 def _raise(number: int, _: FrameType | None) -> NoReturn:
@@ -62,6 +88,9 @@ def _watch(ours: socket.socket, ended: threading.Event) -> None:
             heard = ours.recv(1)
             if not heard:  # the run ended
                 return
+            if heard[0] == signal.SIGALRM and _first_alarm_is_of_a_part.is_set():
+                _first_alarm_is_of_a_part.clear()
+                heard = b""
     if ended.wait(GRACE_S):
         return
     with suppress(OSError):

@@ -28,6 +28,7 @@ from serving.score import Scorer, Stamp, users_to_score
 from serving.soundness import sound_snapshot
 from training.job import code_revision
 
+EARLY = pd.Timedelta(hours=1)  # more than clocks differ by
 BYTES_PER_ROW = 120  # of a compressed part, measured on the demo; the estimate behind the disk check
 
 
@@ -36,9 +37,9 @@ class Released:
     """What a scoring ended in.
 
     release: folder that holds the lists; is_new: False when the same inputs were published before;
-    moved: whether `current` points to it now; is_part: for some of the users only; rows, users: sizes; late_events: of
-    before the release that was served then; stale_model: the registry was down, and a verified copy scored; seconds: of
-    the whole.
+    moved: whether `current` points to it now; is_part: for some of the users only; is_early: as of a moment to come;
+    rows, users: sizes; late_events: of before the release that was served then; stale_model: the registry was down, and a
+    verified copy scored; seconds: of the whole.
     """
 
     release: Path
@@ -50,6 +51,7 @@ class Released:
     is_new: bool
     moved: bool
     is_part: bool
+    is_early: bool
     stale_model: bool
     seconds: float
 
@@ -60,7 +62,8 @@ class Released:
     def sentence(self) -> str:
         """One line for a person."""
         what = "published" if self.is_new else "nothing to do, the same inputs are published already:"
-        why = "these are some users' lists: --move-current" if self.is_part else "it is pinned, or serves a later date"
+        whose = "some users'" if self.is_part else "a later day's" if self.is_early else ""
+        why = f"these are {whose} lists: --move-current" if whose else "it is pinned, or serves a later date"
         served = "" if self.moved else f" (current was not moved: {why})"
         served += " (the registry was down: model from the last verified copy)" if self.stale_model else ""
         return f"{what} {self.release.name}: {self.rows:,} rows for {self.users:,} users, model {self.model_version}{served}"
@@ -82,7 +85,8 @@ def publish_lists(
         model: an alias or a version; resolved once, so an alias that moves meanwhile changes nothing.
         wanted: ids of users; all by default.
         k: items per user; `serving.k` by default.
-        move_current: lets a backfill of a past date, or lists of some users alone, become what is served.
+        move_current: lets a backfill of a past date, lists of some users alone, or those of a day to come become what is
+            served.
     """
     config, store = run.config, run.store
     k = k or config.serving.k
@@ -108,8 +112,10 @@ def publish_lists(
         last_release = None if is_part and not move_current else _last_release(store, staging)
         _audit(staging, dataset, run, users, k, fetched.version.tags, last_release)
         release = store.finish(staging, _facts(key, dataset, run, fetched) | {"late_events": n_late})
-    # also where it is no new one: a run may have died between the two; some users' lists would take all others' away
-    moved = store.publish(release, allow_backfill=move_current) if move_current or not is_part else False
+    is_early = dataset.as_of > pd.Timestamp.now(tz="UTC") + EARLY
+    # also where it is no new one: a run may have died between the two; some users' lists would take all others' away, and
+    # those of a day to come would keep the nights until then from being served
+    moved = store.publish(release, allow_backfill=move_current) if move_current or not (is_part or is_early) else False
     manifest = store.manifest(release)
     released = Released(
         release=release,
@@ -121,6 +127,7 @@ def publish_lists(
         is_new=is_new,
         moved=moved,
         is_part=is_part,
+        is_early=is_early,
         stale_model=fetched.stale,
         seconds=run.seconds,
     )

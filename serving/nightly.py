@@ -27,7 +27,8 @@ from recsys.errors import (
     shown,
 )
 from recsys.progress import Reporter
-from recsys.registry import Registry, RegistryDownError
+from recsys.registry import OLDER_THAN, Registry, RegistryDownError
+from recsys.stop import part_of_deadline
 from serving.batch import Released, model_cache, publish_lists
 from serving.door import read_tables
 from serving.explained import explainer
@@ -37,6 +38,13 @@ from serving.runs import Run, message_of
 from serving.show import evaluation_in, print_lists, print_stored_evaluation
 from training.job import train_and_register
 from training.model import Model
+
+SLACK_DAYS = 0.25  # a night that begins some seconds earlier than a week ago, or an hour, is still a week later
+TRAINING_SHARE = 2 / 3  # of the time to the deadline: then the champion scores in what is left
+_TOO_SLOW = (
+    f"it took longer than {TRAINING_SHARE:.0%} of the time to the deadline; give more with --deadline, or lower "
+    "text.max_minutes or ranker.max_users"
+)
 
 
 @dataclass(frozen=True)
@@ -120,12 +128,12 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
     try:
         released = publish_lists(dataset, run, move_current=move_current)
     except AuditError:
-        if not (promote and _judge(run)):
+        if not (promote and _promoted(run)):
             raise
         released = publish_lists(dataset, run, move_current=move_current)  # the champion had grown too old, say
     else:
         if promote:  # after: lists do not wait for a comparison that may take hours
-            _judge(run)
+            _promoted(run)
     if failure:
         served = f"{released.release.name} is published, by version {released.model_version}"
         raise TrainingError(f"{served}, but tonight's training failed: {failure}")
@@ -142,11 +150,12 @@ def _train(dataset: Dataset, run: Run) -> str | None:
     memory, which scoring may need.
     """
     try:
-        train_and_register(dataset, run.config, run.reporter, explainer(dataset))
-    except (StoppedError, DeadlineError):
+        with part_of_deadline(TRAINING_SHARE):
+            train_and_register(dataset, run.config, run.reporter, explainer(dataset))
+    except StoppedError:
         raise
     except Exception as error:
-        told = as_ours(error)
+        told = as_ours(error) if not isinstance(error, DeadlineError) else TrainingError(_TOO_SLOW)
         is_down, failure = isinstance(told, RegistryDownError), message_of(told)
         run.facts["training_error"] = failure
         if not is_down and not _has_champion(run):
@@ -201,11 +210,12 @@ def reported(release: Path) -> Iterator[None]:
 def training_is_due(config: Config, as_of: pd.Timestamp, registry: Registry | None = None) -> bool:
     """Whether no version was trained on data from the last `train_every_days`.
 
-    The newest version is challenger: one that came after all that have a name died before it got its own.
+    The newest version is challenger, unless it is of older data: any other that came after all that have a name died
+    before it got its own.
     """
     versions = (registry or Registry(config.mlflow)).versions()
     named = [int(version.version) for version in versions if version.aliases]
-    versions = [version for version in versions if int(version.version) <= max(named, default=0)]
+    versions = [v for v in versions if int(v.version) <= max(named, default=0) or OLDER_THAN in v.tags]
     ages = [
         (as_of - pd.Timestamp(version.tags["data_until"])).total_seconds() / 86_400
         for version in versions
@@ -214,7 +224,7 @@ def training_is_due(config: Config, as_of: pd.Timestamp, registry: Registry | No
     if not any("champion" in version.aliases for version in versions):
         return True  # the first training died before its version had a name
     past = [age for age in ages if age >= 0]
-    return not past or min(past) >= config.serving.train_every_days
+    return not past or min(past) >= config.serving.train_every_days - SLACK_DAYS
 
 
 def champion(config: Config) -> tuple[Model, str]:
@@ -225,12 +235,14 @@ def champion(config: Config) -> tuple[Model, str]:
     return Model.load(fetched.bundle.folder), fetched.version.version
 
 
-def _judge(run: Run) -> bool:
+def _promoted(run: Run) -> bool:
     """Puts a challenger that no report has judged through the gate; whether it is champion now."""
     candidate = _unjudged(run)
     if candidate is None:
         return False
-    run.reporter.say(promoted_or_not(run.config, candidate, run.reporter))
+    sentence, is_judged = promoted_or_not(run.config, candidate, run.reporter)
+    run.facts["promotion" if is_judged else "promotion_error"] = sentence
+    run.reporter.say(sentence)
     try:
         return run.registry.resolve("champion").version == candidate
     except RegistryDownError:

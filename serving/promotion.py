@@ -1,5 +1,7 @@
 """The gate before a promotion: the offline A/B report decides, a person may overrule it and must say why."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,9 @@ from recsys.config import Config
 from recsys.errors import DeadlineError, RecsysError, StoppedError, shown
 from recsys.progress import Reporter
 from recsys.registry import CHAMPION, ModelVersion, Registry
+from serving.batch import model_cache
 from serving.comparison import compare_arms
+from serving.publish import ReleaseStore
 from serving.report.document import Report
 
 
@@ -68,25 +72,32 @@ def promote(
         if why is None:
             raise
         reporter.say(f"no report: {error}")
-        return _crown(registry, chosen, champion, None, None, why)
-    tags = {"report_verdict": report.verdict, "report_against": champion.version}
-    registry.attach(chosen.version, folder, f"compare/against-{champion.version}", tags)
+        return _crown(config, registry, chosen, champion, None, None, why)
+    registry.attach(chosen.version, folder, f"compare/against-{champion.version}", {})
+    judged = {"report_verdict": report.verdict, "report_against": champion.version}
     if refresh and why is None and report.verdict == "HOLD" and _is_refresh(chosen, champion):
         why = f"these are the settings of version {champion.version} on newer data"
     if report.verdict == "PROMOTE" or why is not None:
-        return _crown(registry, chosen, champion, report, folder, why)
+        promotion = _crown(config, registry, chosen, champion, report, folder, why)
+        if promotion.is_champion:
+            registry.tag(chosen.version, judged)  # last: what is tagged as judged no other night will look at
+        return promotion
+    registry.tag(chosen.version, judged)
     sentence = f"version {chosen.version} stays out: {report.verdict}: {report.reason} (overrule with --force --why)"
     return Promotion(chosen.version, False, report, folder, sentence)
 
 
-def promoted_or_not(config: Config, version: str, reporter: Reporter) -> str:
-    """`promote` for the night: the outcome in a sentence; a comparison that fails leaves the champion, not the night."""
+def promoted_or_not(config: Config, version: str, reporter: Reporter) -> tuple[str, bool]:
+    """`promote` for the night: the outcome in a sentence, and whether there was one.
+
+    A comparison that fails leaves the champion, not the night.
+    """
     try:
-        return promote(config, version, reporter, refresh=True, command=f"recsys promote {version}").sentence
+        return promote(config, version, reporter, refresh=True, command=f"recsys promote {version}").sentence, True
     except (StoppedError, DeadlineError):
         raise
     except Exception as error:  # noqa: BLE001 - the lists are out, whatever breaks here
-        return f"version {version} stays out: {type(error).__name__}: {shown(error, 300)}"
+        return f"version {version} could not be judged: {type(error).__name__}: {shown(error, 300)}", False
 
 
 def _is_refresh(chosen: ModelVersion, champion: ModelVersion) -> bool:
@@ -97,7 +108,17 @@ def _is_refresh(chosen: ModelVersion, champion: ModelVersion) -> bool:
     return pd.Timestamp(champion.tags["data_until"]) < pd.Timestamp(chosen.tags["data_until"])
 
 
+def take_back(config: Config) -> ModelVersion:
+    """Swaps `champion` and `previous`; returns the champion now."""
+    registry = Registry(config.mlflow)
+    with _moving(config, registry):
+        champion = registry.rollback()
+    _note(config, registry)
+    return champion
+
+
 def _crown(
+    config: Config,
     registry: Registry,
     chosen: ModelVersion,
     against: ModelVersion,
@@ -105,15 +126,37 @@ def _crown(
     folder: Path | None,
     why: str | None,
 ) -> Promotion:
-    now = registry.resolve(CHAMPION).version
+    if why is not None:
+        registry.tag(chosen.version, {"promoted_because": why})
+    with _moving(config, registry):
+        now = registry.resolve(CHAMPION).version
+        if now == against.version:
+            registry.promote(chosen.version)
     if now != against.version:
         sentence = f"version {chosen.version} stays out: version {now} became champion meanwhile; compare with that one"
         return Promotion(chosen.version, False, report, folder, sentence)
-    if why is not None:
-        registry.tag(chosen.version, {"promoted_because": why})
-    registry.promote(chosen.version)
-    verdict = report.verdict if report else "no report"
-    because = "" if why is None else f", overruled because {shown(why, 200)}"
+    _note(config, registry)
+    because = "" if why is None else f", promoted because {shown(why, 200)}"
     return Promotion(
-        chosen.version, True, report, folder, f"champion is now version {chosen.version} ({verdict}{because})"
+        chosen.version, True, report, folder, f"champion is now version {chosen.version} ({_verdict(report)}{because})"
     )
+
+
+def _verdict(report: Report | None) -> str:
+    return report.verdict if report else "no report"
+
+
+@contextmanager
+def _moving(config: Config, registry: Registry) -> Iterator[None]:
+    """Aliases move one at a time on this machine, and nothing is noted here of what they were."""
+    store = ReleaseStore(Path(config.serving.output))
+    store.output.mkdir(parents=True, exist_ok=True)
+    with store.moving():
+        registry.forget(model_cache(config))
+        yield
+
+
+def _note(config: Config, registry: Registry) -> None:
+    """Keeps a copy of the new champion here, for a night on which the registry is down; the next night would, too."""
+    with suppress(RecsysError):
+        registry.fetch(CHAMPION, model_cache(config))

@@ -141,7 +141,7 @@ class ReleaseStore:
         self.verify(release)
         served = self.current()
         is_sound = served is not None and self.is_whole(served)
-        with self._swapping():
+        with self.moving():
             now = self.current()
             if now == release:
                 return True
@@ -158,7 +158,7 @@ class ReleaseStore:
 
         Needs no run lock, so it works while a night is running.
         """
-        with self._swapping():
+        with self.moving():
             now, before = self.current(), self.previous()
             if now == before and self.is_pinned:  # one that died between its two moves goes on where it was
                 before = self.releases / self.pin.read_text().strip()
@@ -181,6 +181,11 @@ class ReleaseStore:
     def is_pinned(self) -> bool:
         """Whether a rollback holds `current` in place."""
         return self.pin.exists()
+
+    def pinned_release(self) -> Path | None:
+        """What a rollback made current and holds there, or None."""
+        now = self.current()
+        return now if now is not None and self.is_pinned and self.pin.read_text().strip() == now.name else None
 
     def current(self) -> Path | None:
         """The release readers see, or None."""
@@ -249,8 +254,8 @@ class ReleaseStore:
             probe.rename(self.releases / probe.name).rmdir()
 
     @contextmanager
-    def _swapping(self) -> Iterator[None]:
-        """Moves of the pointers wait for each other: a rollback by hand and a night that publishes."""
+    def moving(self) -> Iterator[None]:
+        """Moves of links and aliases wait for each other: a rollback by hand and a night that publishes."""
         with named(self.output):
             handle = (self.output / ".swap").open("a")
         with handle:

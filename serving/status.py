@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from serving.publish import ReleaseStore
 from serving.runs import last_runs
 
 LATE_H = 36.0  # a nightly release older than this missed a night
+CLOCK_H = 1.0  # clocks that differ by less are right
 
 _NEXT = {
     0: "",
@@ -33,6 +34,12 @@ _NEXT = {
     124: "run again, it goes on where it stopped: recsys nightly (with more time, --deadline)",
     130: "run again, it goes on where it stopped: recsys nightly",
     143: "run again, it goes on where it stopped: recsys nightly",
+}
+
+_WARNINGS = {  # facts of a run that ended well, and what to do about them before they cost a night
+    "training_error": ("published, but no new model", "start or mend the registry; the next night trains again"),
+    "stale_model": ("published, by the last verified copy of the model", "start or mend the registry"),
+    "promotion_error": ("published, but the new version could not be judged", "see why: recsys promote challenger"),
 }
 
 
@@ -87,6 +94,9 @@ class Standing:
         found.append(("last run", _run_line(self.last_run) if self.last_run else "none"))
         if self.last_run and self.last_run.get("error"):
             found.append(("its error", str(self.last_run["error"])))
+        for fact in _WARNINGS:
+            if self.last_run and isinstance(self.last_run.get(fact), str):
+                found.append(("it warned", str(self.last_run[fact])))
         aliases = "the registry does not answer" if self.aliases is None else ", ".join(
             f"{alias} is version {version}" for alias, version in sorted(self.aliases.items())
         )  # fmt: skip
@@ -154,32 +164,65 @@ def aliases_of(config: Config) -> dict[str, str] | None:
 def _judge(served: Served | None, is_pinned: bool, last: dict[str, Any] | None) -> tuple[str, str]:
     """What is wrong in a few words, and what to do; the worst thing counts."""
     if served is not None and served.damage:
-        return "BROKEN: what is served is damaged on disk", "go back at once: recsys rollback; then: recsys nightly"
+        mend = "recsys nightly" + (" and recsys rollback --unpin" if is_pinned else "")
+        return "BROKEN: what is served is damaged on disk", f"make it anew at once: {mend}; or go back: recsys rollback"
     if served is None and last is None:
         return "nothing is published yet", "run: recsys nightly"
+    return _of_run(served, last) or _of_served(served, is_pinned, last)
+
+
+def _of_run(served: Served | None, last: dict[str, Any] | None) -> tuple[str, str] | None:
+    """What the last run calls for; None where it ended well."""
     outcome, code = (last["outcome"], last["exit_code"]) if last else ("done", 0)
-    if outcome == "running":
+    if last and outcome == "running":
+        if served is not None and served.age_hours is not None and served.age_hours > LATE_H:
+            late = f"LATE: no new release for {_age(served.age_hours)}, and a run is at work"
+            return late, f"see in its log that it makes headway; if not: kill {last['pid']}, then run: recsys nightly"
         return "ok, a run is at work", "wait for it; it holds the lock"
     if outcome == "cut off":
         return "LATE: the last run was killed", "run again, it goes on where it stopped: recsys nightly"
-    if code:
-        still = "yesterday's lists are served" if served else "nothing is served"
-        published = {7: "published, but the report failed", 8: "published, but no new model: the training failed"}
-        return published.get(code, f"FAILED: the last run did not publish, {still}"), _NEXT.get(
-            code, "look at the error below, then run: recsys nightly"
+    if not code:
+        return None
+    if last and last.get("release") and outcome == "stopped":
+        return (
+            "published, but stopped before its end",
+            "nothing for the lists; to judge the new version: recsys nightly",
         )
+    still = "yesterday's lists are served" if served else "nothing is served"
+    published = {7: "published, but the report failed", 8: "published, but no new model: the training failed"}
+    todo = _NEXT.get(code, "look at the error below, then run: recsys nightly")
+    return published.get(code, f"FAILED: the last run did not publish, {still}"), todo
+
+
+def _of_served(served: Served | None, is_pinned: bool, last: dict[str, Any] | None) -> tuple[str, str]:
+    """What the release calls for, after a run that ended well."""
     if served is None:
         return "nothing is published yet", "run: recsys nightly"
-    if served.age_hours is not None and served.age_hours > LATE_H:
-        return f"LATE: no new release for {_age(served.age_hours)}", "see that cron runs, then run: recsys nightly"
+    age = (
+        _hours_since(last["began"]) if is_pinned and last else served.age_hours
+    )  # nights publish beside what is pinned
+    if age is not None and age > LATE_H:
+        return f"LATE: no new release for {_age(age)}", "see that cron runs, then run: recsys nightly"
     if is_pinned:
         return "ok, pinned by a rollback", "when the cause is mended: recsys rollback --unpin"
+    if served.run_date > f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}":
+        return (
+            f"WARNING: lists of a day to come are served, {served.run_date}",
+            "nights before it publish, but current stays; let one move it: recsys nightly --move-current",
+        )
+    for fact, (verdict, todo) in _WARNINGS.items():
+        if last and last.get(fact):
+            return f"WARNING: {verdict}", todo
     return "ok", "nothing to do"
 
 
 def _last_run(store: ReleaseStore) -> dict[str, Any] | None:
-    """The newest record of a run that publishes; one that says "running" is "cut off" when nobody holds the lock."""
-    last = next((r for r in last_runs(store.output) if r["command"] in ("nightly", "score")), None)
+    """The newest record of a run that was to move what is served; "running" is "cut off" when nobody holds the lock.
+
+    A record that began in the future was written while the clock was wrong.
+    """
+    records = (r for r in last_runs(store.output) if r["command"] in ("nightly", "score") and not r.get("is_part"))
+    last = next((r for r in records if _hours_since(r["began"]) > -CLOCK_H), None)
     if last is not None and last["outcome"] == "running" and not _is_held(store.output / ".lock"):
         last["outcome"] = "cut off"
     return last
@@ -197,8 +240,9 @@ def _is_held(lock: Path) -> bool:
 
 
 def _run_line(run: dict[str, Any]) -> str:
-    hours = (datetime.now(UTC) - datetime.fromisoformat(run["began"])).total_seconds() / 3600
-    words = f"{run['command']} as of {run['as_of'][:16]}, began {_age(hours)} ago, {run['outcome']}"
+    words = (
+        f"{run['command']} as of {run['as_of'][:16]}, began {_age(_hours_since(run['began']))} ago, {run['outcome']}"
+    )
     if run["outcome"] == "running":
         return f"{words}, pid {run['pid']}"
     if run["outcome"] == "cut off":
@@ -206,6 +250,10 @@ def _run_line(run: dict[str, Any]) -> str:
     return words + (
         f" with exit code {run['exit_code']} in {run['stage'] or 'the beginning'}" if run["exit_code"] else ""
     )
+
+
+def _hours_since(moment: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds() / 3600
 
 
 def _age(hours: float | None) -> str:

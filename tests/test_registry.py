@@ -3,6 +3,7 @@ import logging
 import math
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sqlite3
@@ -22,7 +23,7 @@ import pytest
 from recsys.bundle import load_arrays, save_arrays, seal
 from recsys.config import MlflowConfig
 from recsys.errors import ModelError, ResourceError
-from recsys.registry import Registry, RegistryDownError
+from recsys.registry import OLDER_THAN, Registry, RegistryDownError
 
 TAGS = {"data_window": "2024-01", "code_revision": "abc"}
 
@@ -34,9 +35,15 @@ def make_bundle(folder: Path, value: float) -> Path:
     return folder
 
 
-def register(registry: Registry, folder: Path) -> str:
+def register(registry: Registry, folder: Path, **tags: str) -> str:
     with registry.run("train", {}, {}) as run:
-        return registry.register(run, folder, TAGS)
+        return registry.register(run, folder, TAGS | tags)
+
+
+def down(registry: Registry, port: int) -> Registry:
+    """The same model behind a server that does not answer."""
+    config = registry._config.model_copy(update={"tracking_uri": f"http://127.0.0.1:{port}", "timeout_s": 3})
+    return Registry(config)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +145,9 @@ def test_fetched_copy_is_the_registered_bundle(registry: Registry, bundles: list
     assert fetched.bundle.folder == cache / fetched.version.sha256
     assert fetched.bundle.meta == {"value": 1}
     assert load_arrays(fetched.bundle.folder / "text" / "weights.safetensors")["scale"] == [1.0]
-    assert sorted(p.name for p in cache.iterdir()) == sorted([fetched.version.sha256, "champion.json"])
+    folder, note = sorted(cache.iterdir(), key=lambda path: path.is_file())
+    assert folder.name == fetched.version.sha256
+    assert note.name.startswith("champion.")
 
 
 def test_second_fetch_needs_no_download_and_heals_a_damaged_copy(
@@ -194,15 +203,79 @@ def test_registry_down_serves_the_last_verified_copy_and_says_so(
     register(registry, bundles[0])
     fetched = registry.fetch("champion", tmp_path / "cache")
     with no_server() as port:
-        down = Registry(MlflowConfig(tracking_uri=f"http://127.0.0.1:{port}", timeout_s=3))
-        stale = down.fetch("champion", tmp_path / "cache")
+        dead = down(registry, port)
+        stale = dead.fetch("champion", tmp_path / "cache")
         assert stale.stale
         assert (stale.bundle, stale.version) == (fetched.bundle, fetched.version)
         with pytest.raises(RegistryDownError, match="no verified copy"):
-            down.fetch("challenger", tmp_path / "cache")
+            dead.fetch("challenger", tmp_path / "cache")
         (fetched.bundle.folder / "text" / "weights.safetensors").write_bytes(b"damaged")
         with pytest.raises(RegistryDownError, match=r"no verified copy.*weights\.safetensors"):
-            down.fetch("champion", tmp_path / "cache")
+            dead.fetch("champion", tmp_path / "cache")
+
+
+def test_a_registry_down_never_brings_back_another_model_or_one_that_was_taken_back(
+    registry: Registry, bundles: list[Path], tmp_path: Path
+) -> None:
+    register(registry, bundles[0])
+    registry.fetch("champion", tmp_path)
+    with no_server() as port:
+        other = Registry(MlflowConfig(tracking_uri=f"http://127.0.0.1:{port}", timeout_s=3, model_name="another"))
+        with pytest.raises(RegistryDownError, match="no verified copy"):
+            other.fetch("champion", tmp_path)
+        registry.forget(tmp_path)
+        with pytest.raises(RegistryDownError, match="no verified copy"):
+            down(registry, port).fetch("champion", tmp_path)
+
+
+def test_a_version_of_older_data_does_not_displace_the_challenger(registry: Registry, bundles: list[Path]) -> None:
+    for folder, until in zip(bundles, ("2024-01-01", "2024-03-01", "2024-02-01"), strict=True):
+        register(registry, folder, data_until=f"{until}T00:00:00+00:00")
+    assert registry.resolve("challenger").version == "2"
+    assert registry.resolve("3").tags[OLDER_THAN] == "2"
+
+
+def test_whoever_dies_while_aliases_move_loses_no_sound_version(
+    registry: Registry, bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in bundles:
+        register(registry, folder)
+    registry.promote("2")
+    client, moved = registry._client, []
+
+    def once(name: str, alias: str, version: str) -> None:
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(alias)
+        type(client).set_registered_model_alias(client, name, alias, version)
+
+    monkeypatch.setattr(client, "set_registered_model_alias", once)
+    with pytest.raises(KeyboardInterrupt):
+        registry.promote("3")
+    assert [registry.resolve(alias).version for alias in ("champion", "previous")] == ["2", "2"]
+    monkeypatch.undo()
+    registry.promote("3")
+    assert [registry.resolve(alias).version for alias in ("champion", "previous")] == ["3", "2"]
+    moved.clear()
+    monkeypatch.setattr(client, "set_registered_model_alias", once)
+    with pytest.raises(KeyboardInterrupt):
+        registry.rollback()
+    assert [registry.resolve(alias).version for alias in ("champion", "previous")] == ["2", "2"]
+
+
+def test_a_copy_that_another_run_fetched_meanwhile_is_used(
+    registry: Registry, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(registry, bundles[0])
+    rename = Path.rename
+
+    def late(self: Path, target: Path) -> Path:
+        if self.name == "bundle":
+            shutil.copytree(self, target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    assert registry.fetch("champion", tmp_path / "cache").bundle.meta == {"value": 0}
 
 
 @pytest.mark.parametrize("server", [no_server, silent_server, refusing_server])

@@ -8,12 +8,12 @@ from click.testing import CliRunner
 
 from recsys.cli import cli
 from recsys.errors import DeadlineError
-from recsys.stop import stoppable
+from recsys.stop import part_of_deadline, stoppable
 
 PROGRAM = """
 import hashlib, sys, time
 from recsys import cli
-from recsys.stop import stoppable
+from recsys.stop import part_of_deadline, stoppable
 
 def work():
     with stoppable():
@@ -53,6 +53,46 @@ def test_past_the_deadline_the_run_ends_and_before_it_nothing_happens() -> None:
     with stoppable(0.05):
         pass
     time.sleep(0.1)  # the alarm is off
+
+
+def test_a_part_of_the_deadline_ends_alone_and_what_follows_has_the_rest() -> None:
+    began = time.monotonic()
+    with pytest.raises(DeadlineError), stoppable(3):
+        with pytest.raises(DeadlineError), part_of_deadline(1 / 3):
+            time.sleep(5)
+        assert 0.9 < time.monotonic() - began < 2.5
+        time.sleep(5)
+    assert 2.9 < time.monotonic() - began < 6
+    with stoppable(4):
+        with part_of_deadline(0.1):
+            pass
+        time.sleep(0.6)  # the alarm of the part is off
+    with part_of_deadline(1 / 3):  # without a deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("seconds", "ends", "code"), [(6, "the rest", 0), (60, "stopped while computing", 124)])
+def test_a_long_call_into_c_may_outlast_its_part_but_not_the_deadline(seconds: int, ends: str, code: int) -> None:
+    """The first takes longer than the grace that a deadline gives, the second longer than all there is."""
+    program = f"""
+import hashlib, time
+from recsys.errors import DeadlineError
+from recsys.stop import part_of_deadline, stoppable
+def work(n):
+    began = time.perf_counter()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", int(n))  # one call that never looks at signals
+    return n / (time.perf_counter() - began)
+rate = work(200_000)
+with stoppable({2 if code else 40}):
+    try:
+        with part_of_deadline(0.01):
+            work({seconds} * rate)
+    except DeadlineError:
+        print("the rest", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ends in done.stdout + done.stderr
+    assert done.returncode == code
 
 
 @pytest.mark.parametrize("value", ["90", "-3h", "0s", "soon"])

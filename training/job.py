@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from recsys.bundle import seal
 from recsys.config import Config
 from recsys.machine import peak_memory_mib
 from recsys.progress import Reporter
-from recsys.registry import Registry, RegistryDownError, Run
+from recsys.registry import CHALLENGER, Registry, RegistryDownError, Run
 from recsys.types import FloatArray
 from training.calibration import diagram
 from training.evaluate import Evaluation, Explain
@@ -34,9 +34,7 @@ class Registered:
 def train_and_register(
     dataset: Dataset, config: Config, reporter: Reporter, explain: Explain | None = None
 ) -> Registered:
-    """Trains on a data set, logs to MLflow and registers the bundle as `challenger`.
-
-    The first version becomes `champion` too.
+    """Trains on a data set, logs to MLflow and registers the bundle; see `Registry.register` for the names it gets.
 
     Args:
         explain: says why an item is in an evaluated list, for the A/B report.
@@ -49,9 +47,13 @@ def train_and_register(
         run.log_dataset("events", dataset.sha256, len(dataset.user_pos), "events", "training")
         work = Path(config.text.cache).parent / "checkpoints"
 
+        # a registry of its own: one that did not answer is not asked again, and a curve that ends is no reason to lose
+        # the training
+        curve = replace(run, registry=Registry(config.mlflow))
+
         def log(values: dict[str, float], step: int) -> None:
-            with suppress(RegistryDownError):  # a curve with a gap is no reason to lose the training
-                run.log_metrics(values, step)
+            with suppress(RegistryDownError):
+                curve.log_metrics(values, step)
 
         trained = train(dataset, config, reporter.stage, log, work, explain)
         run.log_metrics(_metrics(trained.evaluation) | {f"seconds {k}": v for k, v in trained.seconds.items()})
@@ -67,7 +69,9 @@ def train_and_register(
                 progress(1, 1)
         finally:
             shutil.rmtree(folder)
-    reporter.say(f"registered {config.mlflow.model_name} version {version}")
+    is_newest = CHALLENGER in registry.resolve(version).aliases
+    waits = "" if is_newest else "; challenger stays the version of newer data"
+    reporter.say(f"registered {config.mlflow.model_name} version {version}{waits}")
     return Registered(version, trained)
 
 

@@ -151,12 +151,27 @@ serving.nightly.train_and_register = broken
 
 
 @fault(34)
+def test_a_training_that_takes_the_time_of_the_night_is_cut_off_and_the_champion_scores(yesterday: Shop) -> None:
+    first = f"""
+import serving.nightly
+serving.nightly.TRAINING_SHARE = 0.05
+{pause("serving.nightly:train_and_register", calls=1)}"""
+    ended = yesterday.run("nightly", "--as-of", TODAY, "--train", "always", "--deadline", "60s", first=first)
+    assert ended.code == 8, ended.err
+    assert "it took longer than" in ended.err
+    assert "--deadline" in ended.err
+    yesterday.assert_today_served()
+
+
+@fault(34)
 def test_a_version_that_died_before_it_had_a_name_is_no_training(yesterday: Shop) -> None:
     config = load_config(yesterday.config)
     registry, tonight = Registry(config.mlflow), pd.Timestamp(TODAY, tz="UTC")
     assert not training_is_due(config, tonight, registry)
     late = tonight + pd.Timedelta(days=config.serving.train_every_days)
     assert training_is_due(config, late, registry)
+    assert training_is_due(config, late - pd.Timedelta(days=1, hours=1), registry)  # clocks change, and cron has its jitter
+    assert not training_is_due(config, late - pd.Timedelta(days=2), registry)  # trained the night before
     with registry.calls() as client:
         client.create_model_version("recsys", "runs:/0/bundle", tags={"data_until": late.isoformat()})
     assert training_is_due(config, late, registry)

@@ -9,12 +9,13 @@ from click.testing import CliRunner
 
 from recsys.bundle import save_arrays, seal
 from recsys.cli import cli
-from recsys.config import Config, MlflowConfig, ReportConfig, parse_config
+from recsys.config import Config, MlflowConfig, ReportConfig, ServingConfig, TextConfig, parse_config
 from recsys.errors import ConfigError, DataError, DeadlineError, ModelError
 from recsys.progress import Reporter
 from recsys.registry import Registry
 from serving import promotion
-from serving.promotion import promote, promoted_or_not
+from serving.batch import model_cache
+from serving.promotion import promote, promoted_or_not, take_back
 from serving.report.compare import compare
 from serving.report.document import Report
 from serving.report.world import Arm
@@ -33,7 +34,11 @@ def config(uri: str, tmp_path: Path, request: pytest.FixtureRequest) -> Config:
     """A model of its own with versions 1, the champion, and 2."""
     name = "".join(c if c.isalnum() else "-" for c in request.node.name)
     config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}}).model_copy(
-        update={"mlflow": MlflowConfig(tracking_uri=uri, experiment="gate", model_name=name)}
+        update={
+            "mlflow": MlflowConfig(tracking_uri=uri, experiment="gate", model_name=name),
+            "serving": ServingConfig(output=str(tmp_path / "out")),
+            "text": TextConfig(cache=str(tmp_path / ".recsys" / "vectors")),
+        }
     )
     registry = Registry(config.mlflow)
     for value in (1.0, 2.0):
@@ -138,7 +143,7 @@ def test_a_comparison_that_fails_promotes_nothing_but_a_person_may(
     monkeypatch.setattr(promotion, "compare_arms", broken)
     with pytest.raises(DataError, match="gone"):
         promote(config, "2", Reporter())
-    assert "events: gone" in promoted_or_not(config, "2", Reporter())
+    assert "events: gone" in promoted_or_not(config, "2", Reporter())[0]
     assert Registry(config.mlflow).resolve("champion").version == "1"
     assert promote(config, "2", Reporter(), why="events are lost").is_champion
 
@@ -154,7 +159,7 @@ def test_force_and_why_go_together(tmp_path: Path, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("told", "settings", "until", "outcome"),
     [
-        ("HOLD", "a", "2024-02-08", "champion is now version 2 (HOLD, overruled because 'these are the settings of version 1"),
+        ("HOLD", "a", "2024-02-08", "champion is now version 2 (HOLD, promoted because 'these are the settings of version 1"),
         ("HOLD", "b", "2024-02-08", "version 2 stays out: HOLD"),
         ("HOLD", "a", "2024-01-25", "version 2 stays out: HOLD"),
         ("HOLD", None, "2024-02-08", "version 2 stays out: HOLD"),
@@ -171,7 +176,9 @@ def test_a_night_lets_a_refresh_pass_unless_it_does_harm(
     registry.tag("2", {"data_until": f"{until}T00:00:00+00:00"} | ({"recipe_sha256": settings} if settings else {}))
     by_hand = promote(config, "2", Reporter())
     assert not by_hand.is_champion
-    assert outcome in promoted_or_not(config, "2", Reporter())
+    sentence, is_judged = promoted_or_not(config, "2", Reporter())
+    assert is_judged
+    assert outcome in sentence
     assert registry.resolve("champion").version == ("2" if "champion is now" in outcome else "1")
 
 
@@ -185,7 +192,9 @@ def test_what_breaks_a_comparison_leaves_the_night_alone_and_what_ends_the_night
         monkeypatch.setattr(promotion, "compare_arms", fail)
 
     broken(OSError(28, "No space left on device"))
-    assert "version 2 stays out: OSError" in promoted_or_not(config, "2", Reporter())
+    sentence, is_judged = promoted_or_not(config, "2", Reporter())
+    assert not is_judged
+    assert "version 2 could not be judged: OSError" in sentence
     broken(DeadlineError("the deadline passed"))
     with pytest.raises(DeadlineError):
         promoted_or_not(config, "2", Reporter())
@@ -210,3 +219,30 @@ def test_a_champion_that_came_meanwhile_is_not_overrun(
     monkeypatch.setattr(promotion, "compare_arms", slow)
     assert "version 3 became champion meanwhile" in promote(config, "2", Reporter()).sentence
     assert registry.resolve("champion").version == "3"
+
+
+@pytest.mark.parametrize("told", ["PROMOTE"], indirect=True)
+def test_a_night_that_dies_before_it_crowns_leaves_the_version_to_be_judged(
+    config: Config, told: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Registry, "promote", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        promote(config, "2", Reporter())
+    assert "report_verdict" not in Registry(config.mlflow).resolve("2").tags
+    assert promote(config, "2", Reporter()).is_champion
+
+
+@pytest.mark.parametrize("told", ["PROMOTE"], indirect=True)
+def test_what_moves_the_champion_notes_it_for_a_night_without_a_registry(config: Config, told: Report) -> None:
+    def last_verified() -> str:
+        gone = config.mlflow.model_copy(update={"tracking_uri": "http://127.0.0.1:9", "timeout_s": 3})
+        fetched = Registry(gone).fetch("champion", model_cache(config))
+        assert fetched.stale
+        return fetched.version.version
+
+    Registry(config.mlflow).fetch("champion", model_cache(config))
+    assert last_verified() == "1"
+    promote(config, "2", Reporter())
+    assert last_verified() == "2"
+    assert take_back(config).version == "1"
+    assert last_verified() == "1"

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,14 @@ def config(tmp_path: Path) -> Config:
     return parse_config({"data": data, "serving": {"output": str(tmp_path)}, "mlflow": {"tracking_uri": "file:/none"}})
 
 
-def record(output: Path, outcome: str, exit_code: int | None = 0, error: str | None = None) -> None:
-    began = datetime.now(UTC)
+def record(
+    output: Path, outcome: str, exit_code: int | None = 0, error: str | None = None, hours: float = 0, **facts: object
+) -> None:
+    """A run that began so many hours ago."""
+    began = datetime.now(UTC) - timedelta(hours=hours)
     fields: dict[str, Any] = {
         "run": "r", "command": "nightly", "as_of": "2024-01-02T00:00:00+00:00", "began": began.isoformat(), "pid": 1,
-        "outcome": outcome, "exit_code": exit_code, "error": error, "stage": "scoring",
+        "outcome": outcome, "exit_code": exit_code, "error": error, "stage": "scoring", **facts,
     }  # fmt: skip
     (output / "runs").mkdir(exist_ok=True)
     (output / "runs" / f"{began:%Y-%m-%dT%H%M%S.%fZ}.r.json").write_text(json.dumps(fields))
@@ -95,12 +98,93 @@ def test_pinned_damaged_and_late_are_said_first(config: Config, tmp_path: Path) 
     record(tmp_path, "done")
     ReleaseStore(tmp_path).rollback()
     assert "rollback --unpin" in standing(config).next
+    ReleaseStore(tmp_path).unpin()
     days_ago = time.time() - 5 * 86_400
     os.utime(first / "manifest.json", (days_ago, days_ago))
     assert standing(config).verdict == "LATE: no new release for 5.0 days"
     damage(first / "part-00000.parquet")
     state = standing(config)
     assert state.verdict.startswith("BROKEN")
-    assert state.next.startswith("go back at once: recsys rollback")
+    assert "recsys nightly" in state.next
+    assert "recsys rollback" in state.next
     (first / "manifest.json").unlink()
     assert json.loads(json.dumps(standing(config).to_dict()))["served"]["age_hours"] is None
+
+
+def age(release: Path, hours: float) -> None:
+    then = time.time() - 3600 * hours
+    os.utime(release / "manifest.json", (then, then))
+
+
+def test_lists_that_are_out_are_not_called_failed(config: Config, tmp_path: Path) -> None:
+    """The comparison of a new version comes after them, and may meet the deadline."""
+    release(tmp_path, "2024-01-01", "a")
+    record(tmp_path, "stopped", 124, "the deadline passed", release="2024-01-01.a")
+    assert standing(config).verdict == "published, but stopped before its end"
+
+
+def test_a_clock_that_was_ahead_hides_no_run(config: Config, tmp_path: Path) -> None:
+    release(tmp_path, "2024-01-01", "a")
+    record(tmp_path, "done", hours=-5000)
+    record(tmp_path, "failed", 3, "events.parquet: gone", hours=1)
+    assert standing(config).verdict.startswith("FAILED")
+
+
+def test_lists_of_some_users_hide_no_night_that_failed(config: Config, tmp_path: Path) -> None:
+    release(tmp_path, "2024-01-01", "a")
+    record(tmp_path, "failed", 3, "events.parquet: gone", hours=1)
+    record(tmp_path, "done", is_part=True)
+    assert standing(config).verdict.startswith("FAILED")
+
+
+def test_a_run_that_hangs_is_late(config: Config, tmp_path: Path) -> None:
+    done, _ = release(tmp_path, "2024-01-01", "a")
+    age(done, 80)
+    record(tmp_path, "running", None, hours=72)
+    with ReleaseStore(tmp_path).lock():
+        state = standing(config)
+    assert state.verdict.startswith("LATE")
+    assert "kill 1" in state.next
+
+
+def test_what_is_pinned_is_not_late_while_nights_go_on(config: Config, tmp_path: Path) -> None:
+    first, _ = release(tmp_path, "2024-01-01", "a")
+    release(tmp_path, "2024-01-02", "b")
+    ReleaseStore(tmp_path).rollback()
+    age(first, 80)
+    record(tmp_path, "done", hours=3)
+    assert standing(config).verdict == "ok, pinned by a rollback"
+    (tmp_path / "runs" / next(os.walk(tmp_path / "runs"))[2][0]).unlink()
+    record(tmp_path, "done", hours=60)
+    assert standing(config).verdict.startswith("LATE")
+
+
+def test_what_is_pinned_and_damaged_is_to_be_unpinned_too(config: Config, tmp_path: Path) -> None:
+    first, _ = release(tmp_path, "2024-01-01", "a")
+    release(tmp_path, "2024-01-02", "b")
+    ReleaseStore(tmp_path).rollback()
+    damage(next(first.glob("*.parquet")))
+    assert "--unpin" in standing(config).next
+
+
+def test_lists_of_a_day_to_come_are_a_warning(config: Config, tmp_path: Path) -> None:
+    release(tmp_path, "2093-01-01", "a")
+    record(tmp_path, "done")
+    assert standing(config).verdict == "WARNING: lists of a day to come are served, 2093-01-01"
+
+
+@pytest.mark.parametrize(
+    ("fact", "words"),
+    [
+        ("training_error", "no new model"),
+        ("stale_model", "last verified copy"),
+        ("promotion_error", "could not be judged"),
+    ],
+)
+def test_a_night_that_ended_well_may_have_warned(config: Config, tmp_path: Path, fact: str, words: str) -> None:
+    release(tmp_path, "2024-01-01", "a")
+    record(tmp_path, "done", **{fact: True if fact == "stale_model" else "it broke"})
+    state = standing(config)
+    assert state.verdict.startswith("WARNING")
+    assert words in state.verdict
+    assert ("it warned", "it broke") in state.lines() or fact == "stale_model"
