@@ -39,7 +39,7 @@ def main() -> None:
     _, snapshot = fit_towers(dataset, windows, 1, space, config, stage)
     targets = snapshot.countable(targets_of(dataset, windows, 1))
     users, fold = draw_users(targets, config, np.random.default_rng([config.seed, 3]))
-    group = pairs_of(snapshot, users, targets, config, None)
+    group = pairs_of(snapshot, users, targets)
     columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
     tried = cross_validate(group, fold, np.diff(targets[users].indptr), config, columns)
     chosen = tried.chosen

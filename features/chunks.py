@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 
-from recsys.config import Config
 from recsys.types import IntArray
 
+USERS = 256  # at once, in training: a model must not depend on a setting of memory, and products round by their size
 MAX_CELLS = 10_000_000  # users x items at once: 25 bytes a cell and thread in scoring, some more in evaluation
 
 
-def chunk_size(config: Config, n_items: int) -> int:
-    """How many users are handled at once: `serving.chunk_users`, of a large catalogue fewer."""
-    return max(1, min(config.serving.chunk_users, MAX_CELLS // max(1, n_items)))
+def chunk_size(n_items: int, most: int = USERS) -> int:
+    """How many users are handled at once: of a large catalogue fewer."""
+    return max(1, min(most, MAX_CELLS // max(1, n_items)))
 
 
 def chunks(users: IntArray, size: int) -> Iterator[IntArray]:

@@ -13,6 +13,7 @@ from features.spool import Records
 from recsys.types import BoolArray, FloatArray, IntArray
 
 DAY_US = 86_400_000_000
+FAINTEST = 1e-6  # share of its weight that an event keeps at least, or is left out at
 
 
 def ranges(starts: IntArray, counts: IntArray) -> IntArray:
@@ -144,15 +145,15 @@ class Histories:
         """
         share = np.power(float(decay), self.step)
         mass = self.weight * share
-        # decay**step underflows for very long histories; such a weight is noise, and zeros must not be stored
-        keep = (mass > 1e-6) & (share > faint)
+        # decay**step underflows for very long histories; such a share is noise, and zeros must not be stored
+        keep = (share > max(FAINTEST, faint)) & (mass > 0)
         return self._matrix(mass[keep], keep)
 
     def confidence(self, half_life_days: float) -> sp.csr_matrix:
         """Weight of each item by its age in days, (n_users, n_items) float32; repeats add up."""
         age_days = (self.as_of - self.timestamp) / DAY_US
-        mass = self.weight * np.power(0.5, age_days / half_life_days)
-        return self._matrix(np.maximum(mass, 1e-6), slice(None))
+        mass = self.weight * np.maximum(np.power(0.5, age_days / half_life_days), FAINTEST)
+        return self._matrix(mass, slice(None))
 
     def counts(self) -> sp.csr_matrix:
         """How often each user took each item, (n_users, n_items) float32."""

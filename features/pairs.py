@@ -13,6 +13,8 @@ from recsys.types import FloatArray, IntArray
 
 N_RECENT = 20  # items of the history compared by text with each candidate
 NOTHING = -2.0  # below any cosine
+ROUNDING = 1e-5  # of a score: what float32 products differ by, and some
+TINY = 1e-30
 HABIT_DECAY = 0.98  # per step back: a habit outlives the taste of the day, which `repeat` follows
 _PAIR_NAMES = (
     "text_max", "text_mean", "text_last",
@@ -100,16 +102,17 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
 
 
 def standardised(scores: FloatArray, candidates: Candidates) -> FloatArray:
-    """Scores less their mean over the user's candidates, divided by their deviation; 0 where all are equal."""
+    """Scores less their mean over the user's candidates, divided by their deviation; 0 where all are equal but for rounding."""
     sizes = np.diff(candidates.indptr)
     some = sizes > 0
     sizes, starts = sizes[some], candidates.indptr[:-1][some]
     if not len(sizes):
         return np.zeros(0, dtype=np.float32)
-    centred = scores - np.repeat((np.add.reduceat(scores, starts, dtype=np.float64) / sizes).astype(np.float32), sizes)
+    mean = np.add.reduceat(scores, starts, dtype=np.float64) / sizes
+    centred = scores - np.repeat(mean.astype(np.float32), sizes)
     deviation = np.sqrt(np.add.reduceat(centred * centred, starts, dtype=np.float64) / sizes)
-    scale = np.where(deviation > 1e-9, deviation, 1.0).astype(np.float32)
-    return np.asarray(centred / np.repeat(scale, sizes), dtype=np.float32)
+    share = np.where(deviation > ROUNDING * np.abs(mean), 1 / np.maximum(deviation, TINY), 0.0).astype(np.float32)
+    return np.asarray(centred * np.repeat(share, sizes), dtype=np.float32)
 
 
 def _text_products(

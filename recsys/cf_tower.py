@@ -14,8 +14,8 @@ import scipy.sparse as sp
 from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import ItemItemRecommender
 from implicit.recommender_base import ModelFitError
+from scipy.linalg.lapack import dposv as posv
 from scipy.linalg.lapack import sgesv as gesv
-from scipy.linalg.lapack import sposv as posv
 
 from recsys.bundle import load_arrays, load_sparse, save_arrays, save_sparse
 from recsys.config import CFConfig
@@ -108,7 +108,8 @@ class CFTower:
                 at = slice(bounds[row], bounds[row + 1])
                 c = weights[at].astype(np.float32)
                 if not is_short[row]:
-                    y = self.item_factors[items[at]].astype(np.float64)  # weights may be revenue, millions of ones
+                    # weights may be revenue, millions of ones: in float32 nothing of the solution would be left
+                    y = self.item_factors[items[at]].astype(np.float64)
                     out[row] = posv(gram + (y.T * (c - 1)) @ y, c @ y)[1]
                     continue
                 w = rotated[items[at]]
@@ -124,7 +125,7 @@ class CFTower:
         y = self.item_factors[self.is_warm].astype(np.float64)
         gram = y.T @ y + self.config.regularization * np.eye(y.shape[1])
         inverse = np.linalg.inv(np.linalg.cholesky(gram)).astype(np.float32)
-        return gram.astype(np.float32), inverse, self.item_factors @ inverse.T
+        return gram, inverse, self.item_factors @ inverse.T
 
     def neighbour_scores(self, decayed: sp.csr_matrix) -> sp.csr_matrix:
         """Summed similarity of each item to a user's decayed history, (n_users, n_items) float32."""

@@ -271,11 +271,14 @@ def _distinct(dataset: Dataset, among: BoolArray) -> IntArray:
 
 
 def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) -> dict[str, Any]:
-    name = run.config.mlflow.model_name
+    version = fetched.version
+    model = {"name": run.config.mlflow.model_name, "version": version.version, "sha256": fetched.bundle.sha256}
+    if "data_until" in version.tags:  # which may be after the moment of the lists, where these are of a past date
+        model["trained_until"] = version.tags["data_until"]
     return {
         **key,
         "key": key,
-        "model": {"name": name, "version": fetched.version.version, "sha256": fetched.bundle.sha256},
+        "model": model,
         "data": {
             "from": dataset.oldest.isoformat(),
             "until": dataset.as_of.isoformat(),

@@ -84,7 +84,7 @@ class Scorer:
             k: items per user.
         """
         keep_memory()
-        size = chunk_size(self.snapshot.config, len(self.items))
+        size = chunk_size(len(self.items), self.snapshot.config.serving.chunk_users)
         histories = self.snapshot.histories.of_users(users)  # read once; the chunks below share it
         parts = []
         pool = ThreadPoolExecutor(usable_cores())

@@ -159,3 +159,19 @@ def test_a_long_history_of_huge_weights_is_folded_in_too(tower: CFTower) -> None
     y = tower.item_factors.astype(np.float64)
     expected = np.linalg.lstsq(y, np.ones(100), rcond=None)[0]  # so much certainty outweighs all else
     np.testing.assert_allclose(tower.fold_in(once * np.float32(1e8))[0], expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("weight", [1e3, 1e5])
+def test_a_long_history_of_dear_things_keeps_its_digits(weight: float) -> None:
+    rng = np.random.default_rng(0)
+    confidence = sp.csr_matrix(sp.random(300, 400, 0.2, random_state=rng, dtype=np.float32))
+    config = CFConfig(factors=64, iterations=3)
+    tower = CFTower.fit(confidence, [np.eye(400, dtype=np.float32)], config, seed=0)
+    items = rng.permutation(400)[:300]
+    paid = (weight * rng.random(300)).astype(np.float32)
+    user = sp.csr_matrix((paid, (np.zeros(300, int), items)), shape=(1, 400))
+    y, c = tower.item_factors.astype(np.float64), np.ones(400)
+    c[items] = config.alpha * paid
+    gram = (y.T * c) @ y + config.regularization * np.eye(64)
+    expected = np.linalg.solve(gram, y[items].T @ c[items])
+    np.testing.assert_allclose(tower.fold_in(user)[0], expected, rtol=1e-3, atol=1e-5)

@@ -241,7 +241,8 @@ def test_whoever_dies_while_aliases_move_loses_no_sound_version(
     for folder in bundles:
         register(registry, folder)
     registry.promote("2")
-    client, moved = registry._client, []
+    client = registry._client
+    moved: list[str] = []
 
     def once(name: str, alias: str, version: str) -> None:
         if moved:

@@ -61,7 +61,7 @@ def measure_reliability(
     if ranker.calibration is None or not len(users):
         return {}
     p, taken, top = [], [], []
-    for drawn in chunks(users, chunk_size(snapshot.config, snapshot.histories.n_items)):
+    for drawn in chunks(users, chunk_size(snapshot.histories.n_items)):
         chunk = np.sort(drawn)
         some = snapshot.histories.of_users(chunk)
         candidates = gather(snapshot, some)

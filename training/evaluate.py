@@ -128,7 +128,7 @@ def evaluate(
     cold_targets.eliminate_zeros()
     frames, lists = [], []
     shown = {source: np.zeros(snapshot.histories.n_items, dtype=bool) for source in SOURCES}
-    size = chunk_size(snapshot.config, snapshot.histories.n_items)
+    size = chunk_size(snapshot.histories.n_items)
     for done, chunk in enumerate(chunks(users, size)):
         some = snapshot.histories.of_users(chunk)
         ranked, scores, candidates, table = rank_all(snapshot, frozen_vectors, ranker, some)

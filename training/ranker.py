@@ -44,7 +44,7 @@ def fit_ranker(
     """
     targets = snapshot.countable(targets)
     users, fold = draw_users(targets, config, rng)
-    group = pairs_of(snapshot, users, targets, config, progress)
+    group = pairs_of(snapshot, users, targets, progress)
     refuse_future(group[0], group[1], pairs.NAMES, config.ranker.max_feature_auc)
     columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
     fusion = LinearFusion.fit(*group, columns)
@@ -174,12 +174,10 @@ def _mean(counts: IntArray) -> int:
     return max(1, round(float(np.mean(counts))))
 
 
-def pairs_of(
-    snapshot: Snapshot, users: IntArray, targets: sp.csr_matrix, config: Config, progress: Progress | None
-) -> Group:
+def pairs_of(snapshot: Snapshot, users: IntArray, targets: sp.csr_matrix, progress: Progress | None = None) -> Group:
     """Features, integer gains and group bounds of some users' candidates."""
     features, labels, sizes = [], [], []
-    size = chunk_size(config, snapshot.histories.n_items)
+    size = chunk_size(snapshot.histories.n_items)
     for done, chunk in enumerate(chunks(users, size)):
         some = snapshot.histories.of_users(chunk)
         candidates = gather(snapshot, some)

@@ -92,7 +92,7 @@ class Workbench:
             snapshot = self._snapshot(config)
             targets = snapshot.countable(self._targets)
             users, fold = draw_users(targets, config, np.random.default_rng([config.seed, 3]))
-            group = pairs_of(snapshot, users, targets, config, None)
+            group = pairs_of(snapshot, users, targets)
             if not can_be_judged(group, fold):
                 raise DataError(
                     f"events: {len(users)} users took something new in the ranker's window, too few of it among their "

@@ -11,7 +11,14 @@ from airflow.sdk import dag, task
 
 RECSYS = ["/srv/shop/.venv/bin/recsys"]
 CONFIG = ["-c", "/srv/shop/recsys.toml"]
-RETRY = {5, 6, 124, 130, 143}  # disk, registry, deadline, stopped: the next try goes on where this one stopped
+RETRY = {
+    5,
+    6,
+    124,
+    130,
+    137,
+    143,
+}  # disk, registry, deadline, stopped, killed: the next try goes on where this one stopped
 BUSY = 75
 
 
@@ -33,6 +40,7 @@ def recsys() -> None:
         code = subprocess.run(
             [*RECSYS, "nightly", *CONFIG, *as_of, "--promote", "--deadline", "3h", "--log", "json"], check=False
         ).returncode
+        code = 128 - code if code < 0 else code  # Python's way to say "by signal 9", such as out of memory
         if code == BUSY:
             raise AirflowSkipException("another run is at work")
         if code in RETRY:

@@ -170,7 +170,9 @@ def test_a_version_that_died_before_it_had_a_name_is_no_training(yesterday: Shop
     assert not training_is_due(config, tonight, registry)
     late = tonight + pd.Timedelta(days=config.serving.train_every_days)
     assert training_is_due(config, late, registry)
-    assert training_is_due(config, late - pd.Timedelta(days=1, hours=1), registry)  # clocks change, and cron has its jitter
+    assert training_is_due(
+        config, late - pd.Timedelta(days=1, hours=1), registry
+    )  # clocks change, and cron has its jitter
     assert not training_is_due(config, late - pd.Timedelta(days=2), registry)  # trained the night before
     with registry.calls() as client:
         client.create_model_version("recsys", "runs:/0/bundle", tags={"data_until": late.isoformat()})

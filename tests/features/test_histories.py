@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 
 from features.histories import DAY_US, Histories
@@ -21,6 +23,13 @@ def test_steps_count_distinct_moments_back() -> None:
 
 def test_decay_multiplies_per_step_and_repeats_add_up() -> None:
     assert build().decayed(0.5).toarray().tolist() == [[0, 0.5, 0.5, 1.25], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_weights_that_are_shares_of_a_whole_count_like_others() -> None:
+    h, small = build(), replace(build(), weight=np.full(len(EVENTS), 1e-9, dtype=np.float32))
+    np.testing.assert_allclose(small.decayed(0.5).toarray(), 1e-9 * h.decayed(0.5).toarray(), rtol=1e-5)
+    np.testing.assert_allclose(small.confidence(2.0).toarray(), 1e-9 * h.confidence(2.0).toarray(), rtol=1e-5)
+    assert h.confidence(0.01).toarray()[0, 3] > h.confidence(0.01).toarray()[1, 0] > 0  # however long ago
 
 
 def test_recent_lists_distinct_items_newest_first() -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from features.candidates import Candidates
 from features.histories import DAY_US, Histories
-from features.pairs import HABIT_DECAY, _own_past
+from features.pairs import HABIT_DECAY, _own_past, standardised
 from features.snapshot import SHOPS_EVENTS, ItemFacts
 
 AS_OF = 100 * DAY_US
@@ -61,3 +62,12 @@ def test_rebought_does_not_depend_on_where_blocks_end() -> None:
     catalogue = pd.DataFrame({"item_id": range(3), "title": "x"})
     found, wanted = (ItemFacts.build(past, catalogue).rebought for past in (parts, whole))
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_scores_are_standardised_by_user_and_rounding_is_no_deviation() -> None:
+    users = np.array([0, 0, 0, 2, 2, 3])
+    pairs = Candidates(users, np.arange(6), {}, {}, np.zeros((4, 2), np.float32), 4)
+    scores = np.array([1, 2, 3, 0.9999999, 1.0000001, 7], dtype=np.float32)
+    expected = [-(1.5**0.5), 0, 1.5**0.5, 0, 0, 0]
+    np.testing.assert_allclose(standardised(scores, pairs), expected, rtol=1e-6)
+    np.testing.assert_allclose(standardised(1e-12 * scores, pairs), expected, rtol=1e-6)

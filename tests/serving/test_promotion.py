@@ -225,9 +225,13 @@ def test_a_champion_that_came_meanwhile_is_not_overrun(
 def test_a_night_that_dies_before_it_crowns_leaves_the_version_to_be_judged(
     config: Config, told: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Registry, "promote", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-        promote(config, "2", Reporter())
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "promote", die)
+        with pytest.raises(KeyboardInterrupt):
+            promote(config, "2", Reporter())
     assert "report_verdict" not in Registry(config.mlflow).resolve("2").tags
     assert promote(config, "2", Reporter()).is_champion
 

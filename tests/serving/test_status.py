@@ -183,7 +183,7 @@ def test_lists_of_a_day_to_come_are_a_warning(config: Config, tmp_path: Path) ->
 )
 def test_a_night_that_ended_well_may_have_warned(config: Config, tmp_path: Path, fact: str, words: str) -> None:
     release(tmp_path, "2024-01-01", "a")
-    record(tmp_path, "done", **{fact: True if fact == "stale_model" else "it broke"})
+    record(tmp_path, "done", 0, None, 0, **{fact: True if fact == "stale_model" else "it broke"})
     state = standing(config)
     assert state.verdict.startswith("WARNING")
     assert words in state.verdict
