@@ -23,7 +23,7 @@ COLD_AT_ONCE = 4096  # bounds memory: their shares of all lenders are made, lent
 
 
 def with_cold_items(cf: CFTower, vectors: FloatArray, readings: Sequence[Sequence[str]]) -> CFTower:
-    """The tower with factors and EASE columns for its cold items; doing it twice changes nothing.
+    """The tower with factors and EASE columns for its cold items that say something; doing it twice changes nothing.
 
     Args:
         cf: over the catalogue; items that are not warm are cold.
@@ -41,9 +41,10 @@ def with_cold_items(cf: CFTower, vectors: FloatArray, readings: Sequence[Sequenc
         raise ModelError(f"text tower: item vectors hold {n_broken:,} numbers that are NaN or infinite; train again")
     lenders = np.flatnonzero((np.diff(cf.ease.indptr) > 0) & cf.is_warm)
     cold = np.flatnonzero(~cf.is_warm)
-    if not len(lenders) or not len(cold):
+    borrowers = cold[np.array([bool(readings[0][item]) for item in cold.tolist()], dtype=bool)]
+    if not len(lenders) or not len(borrowers):
         return cf.with_cold(cold, [])
-    both = np.concatenate([lenders, cold])
+    both = np.concatenate([lenders, borrowers])
     parts = [term_vectors([texts[item] for item in both])[0] / len(readings) ** 0.5 for texts in readings]
     terms = sp.csr_matrix(sp.hstack(parts), dtype=np.float32)
     lending, borrowing = terms[: len(lenders)], terms[len(lenders) :]
@@ -52,10 +53,10 @@ def with_cold_items(cf: CFTower, vectors: FloatArray, readings: Sequence[Sequenc
     factor = cho_factor(likeness, overwrite_a=True, check_finite=False)
 
     def loans() -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
-        for start in range(0, len(cold), COLD_AT_ONCE):
+        for start in range(0, len(borrowers), COLD_AT_ONCE):
             some = slice(start, start + COLD_AT_ONCE)
-            likeness = _likeness(vectors[lenders], vectors[cold[some]], lending, borrowing[some])
-            yield lenders, cold[some], cho_solve(factor, likeness).astype(np.float32)
+            likeness = _likeness(vectors[lenders], vectors[borrowers[some]], lending, borrowing[some])
+            yield lenders, borrowers[some], cho_solve(factor, likeness).astype(np.float32)
 
     return cf.with_cold(cold, loans())
 

@@ -3,16 +3,16 @@
     |------------- towers learn -------------|-- ranker's labels --|-- report --|
     0                                        t1                    t2           as_of
 
-The encoder is fine-tuned once, on events before t1. At t1, t2 and as_of the head of the text tower and the CF tower are
-fitted again on all events before that moment, with the same settings: nothing a stage reads is later than
-the labels it is judged by.
+The encoder is fine-tuned once, on events before t1. At t1, t2 and as_of the words and the head of the text tower and the
+CF tower are fitted again on all events before that moment and the texts of the items that were there, with the same
+settings: nothing a stage reads is later than the labels it is judged by.
 """
 
 import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -33,7 +33,7 @@ from recsys.ranker import Ranker
 from recsys.split import Windows, split_by_column, split_by_time
 from recsys.text_terms import TextTerms
 from recsys.text_tower import Progress, TextTower
-from recsys.types import FloatArray, IntArray
+from recsys.types import BoolArray, FloatArray, IntArray
 from recsys.vectors import unit_rows
 from training.evaluate import Evaluation, Explain, evaluate
 from training.model import Model, distinct_texts, histories_of, pooled_vectors
@@ -65,7 +65,7 @@ class Trained(Evaluated):
 
 @dataclass(frozen=True)
 class TextSpace:
-    """Distinct texts of a catalogue, their pooled vectors before and after fine-tuning, and a tower that knows their words.
+    """Distinct texts of a catalogue, their pooled vectors before and after fine-tuning, and a tower.
 
     texts: (n_texts,); row: text of each item, (n_items,); frozen, tuned: (n_texts, width).
     """
@@ -75,6 +75,32 @@ class TextSpace:
     row: IntArray
     frozen: FloatArray
     tuned: FloatArray
+    _last: list[tuple[BoolArray, "TextSpace"]] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def at(self, exists: BoolArray, seed: int) -> "TextSpace":
+        """What there was to read at a moment: items to come say nothing. The tower learns the words of the rest.
+
+        Args:
+            exists: True where the item is there, (n_items,).
+        """
+        for known, space in self._last:
+            if np.array_equal(known, exists):
+                return space
+        if exists.all():  # nothing to copy
+            texts, row, frozen, tuned = self.texts, self.row, self.frozen, self.tuned
+        else:
+            texts, row = distinct_texts(
+                [self.texts[r] if there else "" for r, there in zip(self.row, exists, strict=True)]
+            )
+            place = {text: r for r, text in enumerate(self.texts)}
+            # whatever vector an empty text is given, it counts for nothing
+            rows = np.array([place.get(text, 0) for text in texts], dtype=np.int64)
+            frozen, tuned = self.frozen[rows], self.tuned[rows]
+        words = [text for text in texts if text]
+        self.tower.terms = TextTerms.fit(words, int(np.random.default_rng([seed, 6]).integers(2**31)))
+        space = TextSpace(self.tower, texts, row, frozen, tuned)
+        self._last[:] = [(exists, space)]
+        return space
 
     @cached_property
     def inputs(self) -> FloatArray:
@@ -189,19 +215,18 @@ def fit_text(
     with stage("texts, frozen encoder") as progress:
         frozen = pooled_vectors(tower, texts, config, progress)
     histories = known_before(dataset, windows, 1)
+    existing = np.unique(row[ItemFacts.build(histories, dataset.catalogue).exists])
     checkpoint = work / f"text-{_cut_off(dataset, windows, config)}.safetensors" if work else None
     rng = np.random.default_rng([config.seed, 1])
     with stage("text tower") as progress:
         fit_encoder(
             tower, texts, frozen, histories.renamed(row, len(texts)), config.text, rng,
-            existing=existing_texts(histories, dataset, row), checkpoint=checkpoint, progress=progress, log=log,
+            existing=existing, checkpoint=checkpoint, progress=progress, log=log,
         )  # fmt: skip
     tuned = frozen
     if config.text.epochs:
         with stage("texts, tuned encoder") as progress:
             tuned = pooled_vectors(tower, texts, config, progress)
-    with stage("words"):
-        tower.terms = TextTerms.fit(texts, int(np.random.default_rng([config.seed, 6]).integers(2**31)))
     return TextSpace(tower, texts, row, frozen, tuned)
 
 
@@ -220,8 +245,11 @@ def recency(
     histories, targets = known_before(dataset, windows, 1), targets_of(dataset, windows, 1)
     if config.rules.exclude_seen:
         targets = histories.new_only(targets)
+    exists = ItemFacts.build(histories, dataset.catalogue).exists
     rng = np.random.default_rng([config.seed, 5])
-    chosen = learn_recency(histories, targets, space.views, dataset.available, config, rng, progress)
+    chosen = learn_recency(
+        histories, targets, space.at(exists, config.seed).views, dataset.available, config, rng, progress
+    )
     return config.model_copy(update={"cf": config.cf.model_copy(update=chosen)})
 
 
@@ -232,7 +260,9 @@ def fit_towers(
     histories = known_before(dataset, windows, window)
     with stage(f"towers before window {window}" if window < 3 else "towers to serve") as progress:
         progress(0, 2)
-        vectors = fit_vectors(space, histories, dataset, config)
+        exists = ItemFacts.build(histories, dataset.catalogue).exists
+        space = space.at(exists, config.seed)
+        vectors = fit_vectors(space, histories, exists, config)
         progress(1, 2)
         views = space.views
         cf = CFTower.fit(histories.confidence(config.cf.half_life_days), views, config.cf, config.seed)
@@ -241,18 +271,18 @@ def fit_towers(
     return space.tower, snapshot_at(histories, vectors, cf, dataset, config)
 
 
-def fit_vectors(space: TextSpace, histories: Histories, dataset: Dataset, config: Config) -> FloatArray:
-    """Unit vectors of the items by a head fitted on histories, (n_items, dim); the head stays in the space's tower."""
+def fit_vectors(space: TextSpace, histories: Histories, exists: BoolArray, config: Config) -> FloatArray:
+    """Unit vectors of the items by a head fitted on histories, (n_items, dim); the head stays in the space's tower.
+
+    Args:
+        space: at the moment of the histories.
+        exists: True where an item is there at that moment, (n_items,).
+    """
     rng = np.random.default_rng([config.seed, 2])
-    existing = existing_texts(histories, dataset, space.row)
+    existing = np.unique(space.row[exists])
     sampler = BatchSampler(histories.renamed(space.row, len(space.texts)), config.text.history_decay, existing)
     fit_head(space.tower, space.inputs, sampler, config.text, rng)
     return space.tower.project(space.inputs)[space.row]
-
-
-def existing_texts(histories: Histories, dataset: Dataset, row: IntArray) -> IntArray:
-    """Rows of the texts of items that exist at the moment of the histories, ascending."""
-    return np.unique(row[ItemFacts.build(histories, dataset.catalogue).exists])
 
 
 def snapshot_at(histories: Histories, vectors: FloatArray, cf: CFTower, dataset: Dataset, config: Config) -> Snapshot:

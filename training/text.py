@@ -223,7 +223,7 @@ def fit_head(
 
     Source: Kumar et al., Fine-tuning can distort pretrained features, ICLR 2022 (head first, then encoder).
     """
-    tower.new_head(inputs, int(rng.integers(2**31)))
+    tower.new_head(inputs[sampler.texts], int(rng.integers(2**31)))
     vectors = torch.from_numpy(inputs).to(tower.device)
     optimizer = torch.optim.AdamW(tower.head.parameters(), lr=1e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.head_steps)

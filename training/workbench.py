@@ -63,11 +63,12 @@ class Workbench:
     """
 
     def __init__(self, dataset: Dataset, windows: Windows, space: TextSpace, config: Config) -> None:
-        self._dataset, self._space = dataset, space
+        self._dataset = dataset
         self._histories = known_before(dataset, windows, 1)
         self._targets = targets_of(dataset, windows, 1)
         self._facts = ItemFacts.build(self._histories, dataset.catalogue)
-        self._views = space.views
+        self._space = space.at(self._facts.exists, config.seed)
+        self._views = self._space.views
         self._recency = recency(dataset, windows, space, config).cf.model_dump(include=set(RECENCY))
         self._kept: dict[str, OrderedDict[Hashable, object]] = {}
         self.made: dict[str, int] = {}
@@ -106,7 +107,9 @@ class Workbench:
     def _snapshot(self, config: Config) -> Snapshot:
         text = config.text
         key = (text.temperature, text.history_decay, text.head_steps)
-        vectors = self._once("text", key, 4, lambda: fit_vectors(self._space, self._histories, self._dataset, config))
+        vectors = self._once(
+            "text", key, 4, lambda: fit_vectors(self._space, self._histories, self._facts.exists, config)
+        )
         is_eligible = self._dataset.available & self._facts.exists
         return Snapshot(self._histories, vectors, self._cf(config), self._facts, is_eligible, config)
 
