@@ -18,6 +18,7 @@ MIN_HALVED = 100  # users with a value above 0, under which a t-test of halves i
 TINY = 1e-9  # a spread that is rounding
 CHANCE_P = 1e-6
 RATIO_P = 1e-3  # usual for sample ratios: they are looked at every time
+MAX_CROSSED = 0.01  # share of the users whom both arms met; beyond it, arms were not drawn by user
 _HALF_CELLS = 4_000_000  # memberships held at once
 
 
@@ -233,16 +234,24 @@ def _sample_ratio(
     window: tuple[pd.Timestamp, pd.Timestamp],
     config: ReportConfig,
 ) -> Check:
-    """Where both arms ran online, users must have met them in the ratio that was meant."""
+    """Where both arms ran online, users must have met them in the ratio that was meant.
+
+    A user who met both would be counted twice, and no binomial draw is like that: such users are left out.
+    """
     name = "Users met the arms online in the ratio meant"
     if impressions is None or "policy" not in impressions:
         return Check(name, "unknown", "the arms were not logged online")
     inside = impressions[(impressions["timestamp"] >= window[0]) & (impressions["timestamp"] < window[1])]
-    users = [inside.loc[inside["policy"].isin({arm.name, arm.version} - {""}), "user_id"].nunique() for arm in arms]
-    if arms[0].name == arms[1].name or min(users) == 0:
+    met = [set(inside.loc[inside["policy"].isin({arm.name, arm.version} - {""}), "user_id"]) for arm in arms]
+    if arms[0].name == arms[1].name or not all(met):
         return Check(name, "unknown", "the log's policies do not name both arms")
+    n_all, n_both = len(met[0] | met[1]), len(met[0] & met[1])
+    if n_both > MAX_CROSSED * n_all:
+        crossed = f"{n_both:,} of {n_all:,} users met both arms, over {MAX_CROSSED:.0%}"
+        return Check(name, "unknown", f"{crossed}: they crossed over, so users cannot tell the ratio")
+    users = [len(own) - n_both for own in met]
     p = float(stats.binomtest(users[1], sum(users), config.online_share_b).pvalue)
-    detail = f"{users[0]:,} users met A, {users[1]:,} met B, {config.online_share_b:.0%} were meant for B (p {p:.3g})"
+    detail = f"{users[0]:,} users met A alone, {users[1]:,} B, {config.online_share_b:.0%} were meant for B (p {p:.3g})"
     return _check(name, p > RATIO_P, detail, f"{detail}; find out who is lost before reading any metric")
 
 

@@ -87,6 +87,19 @@ def test_the_ratio_of_users_online_must_be_the_one_meant(n_a: int, n_b: int, sta
     assert found.status == status
 
 
+def test_users_who_met_both_arms_are_left_out_of_the_ratio_and_many_of_them_leave_it_unknown() -> None:
+    name = "Users met the arms online in the ratio meant"
+    sound, skewed = policies(500, 510), policies(500, 650)
+    few, both = (sound[:n].assign(policy="B") for n in (10, 500))
+    found = checks(arm("A"), arm("B"), impressions=pd.concat([sound, few]))[name]
+    assert (found.status, found.detail[:36]) == ("pass", "490 users met A alone, 510 B, 50% we")
+    for log in (sound, skewed):
+        found = checks(arm("A"), arm("B"), impressions=pd.concat([log, both]))[name]
+        assert found.status == "unknown"
+        assert f"500 of {len(log):,} users met both arms" in found.detail
+    assert checks(arm("A"), arm("B"), impressions=pd.concat([skewed, few]))[name].status == "fail"
+
+
 def test_p_values_of_half_splits_are_those_of_scipy() -> None:
     rng = np.random.default_rng(0)
     values = rng.random(60)
