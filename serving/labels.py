@@ -9,6 +9,7 @@ from features.impressions import load_impressions
 from features.ingest import load_tables
 from recsys.config import Config
 from recsys.errors import DataError
+from serving.report.world import sold
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def judges(config: Config, window: Window) -> Judges:
     else:
         filters.append("what a user takes again is a label too")
     if "created_at" in tables.items and not window.by_column:
-        young = tables.items["item_id"][tables.items["created_at"] >= window.start]
+        is_late = (tables.items["created_at"] >= window.start) & ~tables.items["item_id"].isin(sold(history))
+        young = tables.items["item_id"][is_late]
         is_young = labels["item_id"].isin(young)
         labels = labels[~is_young]
         filters.append(f"an item made in the window is no label, as no arm may list it ({is_young.sum():,} left out)")

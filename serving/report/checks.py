@@ -10,7 +10,7 @@ from recsys.errors import shown
 from recsys.types import FloatArray, IntArray
 from serving.report.decision import Check
 from serving.report.measures import Lists
-from serving.report.world import Arm, World, ranks
+from serving.report.world import Arm, World, ranks, sold
 
 N_SELF_USERS = 2_000
 N_HALVES = 500
@@ -45,7 +45,7 @@ def validity(
             _sound_ranks(arm),
             _long_enough(arm, world, k, config),
             _listed(arm, world),
-            _existed(arm, items, start),
+            _existed(arm, items, history, start),
         ]
     checks += [_against_itself(world, arm, own, rng) for arm, own in zip(arms, lists, strict=True)]
     checks += [_halves(arm, own, rng) for arm, own in zip(arms, lists, strict=True)]
@@ -163,12 +163,12 @@ def _listed(arm: Arm, world: World) -> Check:
     )
 
 
-def _existed(arm: Arm, items: pd.DataFrame, start: pd.Timestamp) -> Check:
+def _existed(arm: Arm, items: pd.DataFrame, history: pd.DataFrame | None, start: pd.Timestamp) -> Check:
     name = f"{shown(arm.name)} recommends nothing before it existed"
     if "created_at" not in items:
         return Check(name, "unknown", "the items table has no created_at")
     created = pd.to_datetime(items["created_at"], utc=True, errors="coerce")
-    young = items["item_id"][created > start]
+    young = items["item_id"][(created > start) & ~items["item_id"].isin(sold(history))]
     early = int(arm.table["item_id"].isin(young).sum())
     bad = f"{early:,} rows name items created after {start}; the lists were made with later knowledge"
     return _check(name, early == 0, f"{len(young):,} items are younger than the window's start, none is in a list", bad)

@@ -160,18 +160,24 @@ def test_ids_of_a_csv_stay_what_they_are(tmp_path: Path) -> None:
 def test_what_may_be_a_label_is_counted_and_said(folder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     events, items = shop
     created = items["item_id"].map(lambda i: pd.Timestamp("2024-04-01" if int(i[1:]) >= 60 else "2023-01-01", tz="UTC"))
+    is_unsold = events["item_id"].between("i60", "i66") & (events["timestamp"] < pd.Timestamp(START, tz="UTC"))
+    events = events[~is_unsold]  # the others of 60 and up were imported anew
     items.assign(created_at=created).to_parquet(folder / "dated.parquet")
-    config = load_config(folder / "recsys.toml", (f"data.items={folder / 'dated.parquet'}",))
+    events.to_parquet(folder / "thinned.parquet")
+    changes = (f"data.items={folder / 'dated.parquet'}", f"data.events={folder / 'thinned.parquet'}")
+    config = load_config(folder / "recsys.toml", changes)
     window = Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"))
     found = judges(config, window)
     before, inside = (events[m] for m in (events["timestamp"] < window.start, events["timestamp"] >= window.start))
     pairs = set(zip(before["user_id"], before["item_id"], strict=True))
     is_new = np.array([pair not in pairs for pair in zip(inside["user_id"], inside["item_id"], strict=True)])
-    is_young = inside["item_id"].str[1:].astype(int) >= 60
+    sold = set(before["item_id"])  # what sold was there, whatever the catalogue says
+    is_late = inside["item_id"].str[1:].astype(int) >= 60
+    is_young = is_late & ~inside["item_id"].isin(sold)
     assert len(found.labels) == (is_new & ~is_young).sum() > 0
     assert f"({(~is_new).sum()} events left out)" in found.filters[1]
     assert f"({(is_new & is_young).sum()} left out)" in found.filters[2]
-    assert (is_new & is_young).sum() > 0
+    assert (is_new & is_late).sum() > (is_new & is_young).sum() > 0
     repeats = judges(config.model_copy(update={"rules": RulesConfig(exclude_seen=False)}), window)
     assert len(repeats.labels) == (~is_young).sum()
 

@@ -23,7 +23,7 @@ def arm(name: str = "A", users: int = N, length: int = K) -> Arm:
 
 def checks(a: Arm, b: Arm, **changes: Any) -> dict[str, Check]:
     events = pd.DataFrame({"user_id": np.arange(N), "item_id": np.arange(N) * 7 % N_ITEMS, "timestamp": START})
-    items = pd.DataFrame({"item_id": np.arange(N_ITEMS), "title": "x"})
+    items = changes.pop("items", pd.DataFrame({"item_id": np.arange(N_ITEMS), "title": "x"}))
     config = changes.pop("config", ReportConfig())
     report = compare(a, b, events, items, config, test_start=START, test_end=END, now=END, **changes)
     assert (report.verdict == "INVALID") == any(check.status == "fail" for check in report.checks)
@@ -73,6 +73,19 @@ def test_the_latest_training_event_lies_before_the_first_test_event(
     found = checks(arm("A"), Arm("B", b.table, "", info))["'B' was trained on nothing from the test window"]
     assert found.status == status
     assert told in found.detail
+
+
+def test_what_sold_before_the_window_existed_whatever_the_catalogue_says() -> None:
+    """All items were imported anew within the window; the last one alone has no event before it."""
+    items = pd.DataFrame({"item_id": np.arange(N_ITEMS), "title": "x", "created_at": START + pd.Timedelta(days=1)})
+    past = pd.DataFrame({"user_id": 0, "item_id": np.arange(N_ITEMS), "timestamp": START - pd.Timedelta(days=1)})
+    name = "'A' recommends nothing before it existed"
+    assert checks(arm("A"), arm("B"), items=items, history=past)[name].status == "pass"
+    n_listed = int((arm().table["item_id"] == N_ITEMS - 1).sum())
+    for unsold in (past[:-1], past.assign(weight=(past["item_id"] < N_ITEMS - 1).astype(float))):
+        found = checks(arm("A"), arm("B"), items=items, history=unsold)[name]
+        assert (found.status, found.detail.split(" rows")[0]) == ("fail", str(n_listed))
+    assert checks(arm("A"), arm("B"), items=items)[name].status == "fail"
 
 
 def policies(n_a: int, n_b: int) -> pd.DataFrame:
