@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from features.clean import clean_ids, ids_like, settled_ids
@@ -16,7 +17,7 @@ from recsys.progress import Reporter
 from recsys.registry import CHAMPION, Fetched, Registry
 from serving import releases
 from serving.batch import model_cache
-from serving.labels import Window
+from serving.labels import Window, is_blocked
 from serving.publish import ReleaseStore
 from serving.remade import recipe, score_before, train_again, training_facts
 from serving.report.world import Arm, Cost
@@ -144,7 +145,7 @@ def _versions(config: Config, names: tuple[str, str], as_of: pd.Timestamp, repor
         )
     made = [_version_arm(name, one, base, window, config, reporter) for name, one in zip(names, fetched, strict=True)]
     users = made[0][1].intersection(made[1][1])
-    arms = made[0][0], made[1][0]
+    arms = _unblocked(made[0][0], config), _unblocked(made[1][0], config)
     window = Window(window.start, window.end, window.by_column, users)
     champion, notes = _champion(config, registry, fetched, base)
     return Sides(arms, window, fetched, champion, notes)
@@ -204,7 +205,18 @@ def _champion(
     if not _same_window(champion, base):
         told = f"The present champion, version {version}, was evaluated on another window: it does not stand beside."
         return None, (told,)
-    return Arm(CHAMPION, _stored(champion, "recommendations"), version), ()
+    return _unblocked(Arm(CHAMPION, _stored(champion, "recommendations"), version), config), ()
+
+
+def _unblocked(arm: Arm, config: Config) -> Arm:
+    """Lists without what was blocked since they were made, ranks closed up: those made today have none of it."""
+    is_out = is_blocked(arm.table["item_id"], config) if config.rules.blocked else np.zeros(len(arm.table), dtype=bool)
+    if not is_out.any():
+        return arm
+    kept = arm.table[~is_out]
+    rank = kept.groupby("user_id")["rank"].rank(method="first").astype(kept["rank"].dtype)
+    told = f"{is_out.sum():,} rows of items that rules.blocked names taken out, ranks closed up"
+    return replace(arm, table=kept.assign(rank=rank), info=arm.info | {"blocked": told})
 
 
 def reruns_folder(config: Config) -> Path:

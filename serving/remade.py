@@ -3,6 +3,7 @@
 Whatever was trained is kept beside the reports, so that a comparison that was cut off goes on where it was.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Remade:
 
 
 def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
-    """The settings that a version was trained with; where data lie and results go is this run's."""
+    """The settings that a version was trained with; where data lie, results go, and what is blocked is this run's."""
     path = fetched.bundle.folder / "config.json"
     theirs = parse_config(json.loads(path.read_text()), str(path))
     places = {name: getattr(config.data, name) for name in ("events", "items", "users", "impressions")}
@@ -54,6 +55,7 @@ def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
             "seed": theirs.seed if seed is None else seed,
             "data": theirs.data.model_copy(update=places),
             "text": theirs.text.model_copy(update={"cache": config.text.cache}),
+            "rules": theirs.rules.model_copy(update={"blocked": config.rules.blocked}),
             "serving": config.serving,
             "mlflow": config.mlflow,
             "report": config.report,
@@ -63,8 +65,8 @@ def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
 
 def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Reporter) -> Remade:
     """Trains a recipe on everything before a moment; taken from `folder` where that was done before."""
-    dataset = Dataset.from_tables(load_tables(config.data, as_of), as_of)
-    key = f"{dataset.sha256[:12]}-{config.recipe_sha256()[:12]}-{config.report.max_users}-{code_revision().replace('+', '-')}"
+    dataset = _dataset(config, as_of)
+    key = _key(dataset, config)
     table, about = folder / f"{key}.parquet", folder / f"{key}.json"
     if not about.exists():
         reporter.say(f"training again before {as_of:%Y-%m-%d %H:%M}, seed {config.seed}")
@@ -78,6 +80,21 @@ def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Rep
     users = pd.Index(np.array(told["users"]) if dataset.users.ids.dtype.kind in "iu" else told["users"])
     start, end = pd.Timestamp(told["test_start"]), pd.Timestamp(told["test_end"])
     return Remade(pd.read_parquet(table), users, start, end, training_facts(told))
+
+
+def _dataset(config: Config, as_of: pd.Timestamp) -> Dataset:
+    """What is known before a moment, without what the rules block."""
+    blocked = [str(item) for item in config.rules.blocked]  # a number among texts would not be found
+    return Dataset.from_tables(load_tables(config.data, as_of), as_of).without(blocked)
+
+
+def _key(dataset: Dataset, config: Config) -> str:
+    """Names what a training depends on; what is blocked too, which makes no other recipe but other lists."""
+    parts = [dataset.sha256[:12], config.recipe_sha256()[:12], str(config.report.max_users)]
+    if config.rules.blocked:
+        blocked = json.dumps(sorted(map(str, config.rules.blocked)))
+        parts.append(hashlib.sha256(blocked.encode()).hexdigest()[:12])
+    return "-".join([*parts, code_revision().replace("+", "-")])
 
 
 def training_facts(evaluation: dict[str, Any]) -> dict[str, str]:
@@ -97,7 +114,7 @@ def score_before(
         until: end of the labels' window: users who come in it are known by name.
     """
     own = recipe(fetched, config)
-    dataset = Dataset.from_tables(load_tables(own.data, until), until)
+    dataset = _dataset(own, until)
     model = Model.load(fetched.bundle.folder)
     with reporter.stage(f"scoring version {fetched.version.version} as of {as_of:%Y-%m-%d}") as progress:
         known = dataset.before(as_of)

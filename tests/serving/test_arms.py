@@ -8,9 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from recsys.cli import cli
-from recsys.config import RulesConfig, load_config
+from recsys.config import RulesConfig, load_config, parse_config
 from recsys.errors import ConfigError, DataError
-from serving.arms import Sides, _told_apart, table_arm, with_ids_like
+from recsys.progress import Reporter
+from recsys.registry import Registry
+from serving.arms import Sides, _told_apart, _unblocked, sides, table_arm, with_ids_like
 from serving.labels import Window, judges
 from serving.report.world import Arm
 
@@ -182,6 +184,31 @@ def test_what_may_be_a_label_is_counted_and_said(folder: Path, shop: tuple[pd.Da
     assert len(repeats.labels) == (~is_young).sum()
 
 
+def test_what_is_blocked_is_no_label_and_the_page_says_so_only_then(folder: Path) -> None:
+    window = Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"))
+    free = judges(load_config(folder / "recsys.toml"), window)
+    out = judges(load_config(folder / "recsys.toml", ('rules.blocked=["i00", "no such"]',)), window)
+    is_recalled = free.labels["item_id"] == "i00"
+    assert is_recalled.any()
+    pd.testing.assert_frame_equal(out.labels, free.labels[~is_recalled])
+    assert [told for told in out.filters if told not in free.filters] == [
+        f"an item that rules.blocked names is no label ({is_recalled.sum()} left out)"
+    ]
+    pd.testing.assert_frame_equal(out.history, free.history)  # it was bought all the same
+
+
+def test_rows_of_blocked_items_leave_lists_without_gaps_whatever_the_type_of_their_ids() -> None:
+    table = pd.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [7, 8, 9, 8], "rank": [3, 1, 2, 1]})
+    config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}})
+    for blocked in ([8, 5], ["8"], [8, "x"]):
+        rules = RulesConfig(blocked=blocked)
+        arm = _unblocked(Arm("A", table), config.model_copy(update={"rules": rules}))
+        assert arm.table.to_numpy().tolist() == [[1, 7, 2], [1, 9, 1]]
+        assert arm.table.dtypes["rank"] == table.dtypes["rank"]
+        assert arm.info["blocked"].startswith("2 rows")
+    assert _unblocked(Arm("A", table), config).info == {}
+
+
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
     """Versions 1 (without text) and 2 on the same data, 3 on less."""
@@ -243,6 +270,27 @@ def test_a_version_that_saw_nothing_of_the_window_is_scored_as_it_is(trained: Pa
     report = json.loads(run(trained, "4", "2", "--json").stdout)
     assert report["header"]["a"]["info"]["lists"] == "of the version as it is"
     assert all(check["status"] != "fail" for check in report["checks"])
+
+
+@pytest.mark.slow
+def test_no_list_of_versions_holds_what_is_blocked_today(trained: Path) -> None:
+    """Version 3 is trained again, one of before the window scored as it is, 2 and the champion have stored lists."""
+    done = CliRunner().invoke(cli, ["train", "-c", str(trained / "recsys.toml"), "--as-of", "2024-03-20"])
+    assert done.exit_code == 0, done.output
+    old = Registry(load_config(trained / "recsys.toml").mlflow).resolve("challenger").version
+    for names in (("3", "2"), (old, "2"), ("2", "2")):
+        with_it, without = (
+            sides(load_config(trained / "recsys.toml", words), *names, pd.Timestamp(END, tz="UTC"), None, Reporter())
+            for words in ((), ('rules.blocked=["i00"]',))
+        )
+        for both, has_it in ((with_it, True), (without, False)):
+            arms = [*both.arms, *([both.champion] if both.champion else [])]
+            assert [bool((arm.table["item_id"] == "i00").any()) for arm in arms] == [has_it] * len(arms)
+        for arm in without.arms:
+            lengths = arm.table.groupby("user_id")["rank"].agg(["max", "size", "nunique"])
+            assert (lengths["max"] == lengths["size"]).all()
+            assert (lengths["max"] == lengths["nunique"]).all()
+    assert without.champion is not None
 
 
 @pytest.mark.slow
