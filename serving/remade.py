@@ -15,6 +15,7 @@ import pandas as pd
 from features.dataset import Dataset
 from features.ingest import load_tables
 from recsys.config import Config, parse_config
+from recsys.errors import ConfigError
 from recsys.progress import Reporter
 from recsys.registry import Fetched
 from serving.explained import explainer
@@ -22,9 +23,10 @@ from serving.releases import write_whole
 from serving.score import Scorer, Stamp
 from training.job import code_revision, evaluated_lists, evaluation_summary
 from training.model import Model
-from training.pipeline import evaluate_recipe
+from training.pipeline import cut, evaluate_recipe
 
 N_SLOTS = 50
+Span = tuple[pd.Timestamp, pd.Timestamp]  # start and end of a window
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,50 @@ def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Rep
     users = pd.Index(np.array(told["users"]) if dataset.users.ids.dtype.kind in "iu" else told["users"])
     start, end = pd.Timestamp(told["test_start"]), pd.Timestamp(told["test_end"])
     return Remade(pd.read_parquet(table), users, start, end, training_facts(told))
+
+
+def refuse_other_windows(config: Config, fetched: tuple[Fetched, Fetched], as_of: pd.Timestamp, n_windows: int) -> None:
+    """Refuses two recipes that cut different windows, before hours of training; nothing is trained.
+
+    Recipes with the same [data] settings cut the same, so that nothing is read for them.
+
+    Args:
+        as_of: nothing at or after it is read.
+        n_windows: how many are to be judged, from the last one back.
+
+    Raises:
+        ConfigError: what one would be judged by, the other would have learned from.
+    """
+    one, other = (recipe(each, config) for each in fetched)
+    for _ in range(n_windows if one.data != other.data else 0):
+        spans = _window(one, as_of), _window(other, as_of)
+        refuse_unlike(config, fetched, spans)
+        as_of = spans[0][0]
+
+
+def refuse_unlike(config: Config, fetched: tuple[Fetched, Fetched], spans: tuple[Span, Span]) -> None:
+    """Raises ConfigError unless both versions' lists are to be judged on one window."""
+    if spans[0] == spans[1]:
+        return
+    one, other = (
+        f"version {each.version.version} ({start} to {end})" for each, (start, end) in zip(fetched, spans, strict=True)
+    )
+    datas = [recipe(each, config).data.model_dump() for each in fetched]
+    apart = [
+        f"{name} is {datas[0][name]} and {datas[1][name]}" for name in datas[0] if datas[0][name] != datas[1][name]
+    ]
+    told = f"; now {', '.join(apart)}" if apart else ""
+    raise ConfigError(
+        f"{one} cuts another window than {other}, so one would be judged by what the other learned from; "
+        f"train both with the same [data] settings{told}"
+    )
+
+
+def _window(config: Config, as_of: pd.Timestamp) -> Span:
+    """The window that lists of a recipe are judged on."""
+    windows = cut(_dataset(config, as_of), config)
+    start, end = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (windows.starts[1], windows.end))
+    return start, end
 
 
 def _dataset(config: Config, as_of: pd.Timestamp) -> Dataset:

@@ -273,6 +273,26 @@ def test_a_version_that_saw_nothing_of_the_window_is_scored_as_it_is(trained: Pa
 
 
 @pytest.mark.slow
+def test_an_older_version_of_another_window_is_compared_as_it_is_but_never_trained_again(trained: Path) -> None:
+    """Its recipe would cut a window of its own; `promote` asks for reruns, so it says so before it trains anything."""
+    config = ["-c", str(trained / "recsys.toml")]
+    words = ("--as-of", "2024-03-18", "--set", "data.window_days=14")
+    done = CliRunner().invoke(cli, ["train", *config, *words])
+    assert done.exit_code == 0, done.output
+    old = Registry(load_config(trained / "recsys.toml").mlflow).resolve("challenger").version
+    report = json.loads(run(trained, old, "2", "--json").stdout)
+    assert report["header"]["a"]["info"]["lists"] == "of the version as it is"
+    kept = trained / "out" / "compare" / "reruns"
+    before = set(kept.glob("*"))
+    for asked in (run(trained, old, "2", "--rerun"), CliRunner().invoke(cli, ["promote", old, *config])):
+        assert isinstance(asked.exception, ConfigError), asked.output
+        assert "cuts another window than version" in str(asked.exception)
+        assert "window_days is " in str(asked.exception)
+        assert "training again" not in asked.stderr
+    assert set(kept.glob("*")) == before
+
+
+@pytest.mark.slow
 def test_no_list_of_versions_holds_what_is_blocked_today(trained: Path) -> None:
     """Version 3 is trained again, one of before the window scored as it is, 2 and the champion have stored lists."""
     done = CliRunner().invoke(cli, ["train", "-c", str(trained / "recsys.toml"), "--as-of", "2024-03-20"])
