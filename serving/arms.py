@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from features.clean import clean_ids, ids_like, settled_ids
@@ -16,9 +17,9 @@ from recsys.progress import Reporter
 from recsys.registry import CHAMPION, Fetched, Registry
 from serving import releases
 from serving.batch import model_cache
-from serving.labels import Window
+from serving.labels import Window, is_blocked
 from serving.publish import ReleaseStore
-from serving.remade import recipe, score_before, train_again, training_facts
+from serving.remade import recipe, refuse_other_windows, refuse_unlike, score_before, train_again, training_facts
 from serving.report.world import Arm, Cost
 
 
@@ -40,9 +41,18 @@ class Sides:
 
 
 def sides(
-    config: Config, a: str, b: str, as_of: pd.Timestamp, test_start: pd.Timestamp | None, reporter: Reporter
+    config: Config,
+    a: str,
+    b: str,
+    as_of: pd.Timestamp,
+    test_start: pd.Timestamp | None,
+    reporter: Reporter,
+    n_windows: int = 0,
 ) -> Sides:
     """Two of a kind: versions by the window of the later one, tables by `test_start` to `as_of`.
+
+    Args:
+        n_windows: on how many windows both recipes may be trained again; 0 where none is.
 
     Raises:
         ConfigError: the arms are of two kinds, no common window is known, or it ends after `as_of`.
@@ -51,7 +61,7 @@ def sides(
     if is_table[0] != is_table[1]:
         raise ConfigError(f"{shown(a)} and {shown(b)}: one is a table, the other a model; give two of a kind")
     if not all(is_table):
-        return _versions(config, (a, b), as_of, reporter)
+        return _versions(config, (a, b), as_of, reporter, n_windows)
     arms = _told_apart(Path(a), Path(b))
     note = "Tables stand alone: no champion is beside them, as its lists of this window are not at hand."
     return Sides(arms, Window(_start_of(arms, test_start), as_of), notes=(note,))
@@ -128,7 +138,7 @@ def _typed_ids(arm: Arm, labels: pd.DataFrame) -> Iterator[tuple[str, pd.Series]
         yield column, settled_ids(ids.fillna(-1)) if pd.api.types.is_integer_dtype(ids.dtype) else ids
 
 
-def _versions(config: Config, names: tuple[str, str], as_of: pd.Timestamp, reporter: Reporter) -> Sides:
+def _versions(config: Config, names: tuple[str, str], as_of: pd.Timestamp, reporter: Reporter, n_windows: int) -> Sides:
     """Two versions on the last window of the one with later data; B where they are as late."""
     registry = Registry(config.mlflow)
     fetched = registry.fetch(names[0], model_cache(config)), registry.fetch(names[1], model_cache(config))
@@ -142,9 +152,11 @@ def _versions(config: Config, names: tuple[str, str], as_of: pd.Timestamp, repor
             f"--as-of {as_of}: these versions are judged from {window.start} to {window.end}; "
             "name versions trained as of an earlier moment, or leave --as-of out"
         )
+    # also where the older version as it is does for this window: with other seeds and for other windows it does not
+    refuse_other_windows(config, fetched, _data_until(base), min(n_windows, 1) if window.by_column else n_windows)
     made = [_version_arm(name, one, base, window, config, reporter) for name, one in zip(names, fetched, strict=True)]
     users = made[0][1].intersection(made[1][1])
-    arms = made[0][0], made[1][0]
+    arms = _unblocked(made[0][0], config), _unblocked(made[1][0], config)
     window = Window(window.start, window.end, window.by_column, users)
     champion, notes = _champion(config, registry, fetched, base)
     return Sides(arms, window, fetched, champion, notes)
@@ -166,12 +178,9 @@ def _version_arm(
         table = score_before(one, config, window.start, users, window.end, reporter)
         info |= {"trained_until": _data_until(one).isoformat(), "lists": "of the version as it is"}
         return Arm(name, table, one.version.version, info, _cost(one)), users
+    refuse_other_windows(config, (one, base), _data_until(base), 1)
     again = train_again(recipe(one, config), _data_until(base), reruns_folder(config), reporter)
-    if (again.start, again.end) != (window.start, window.end):
-        raise ConfigError(
-            f"version {one.version.version} cuts another window ({again.start} to {again.end}) than version "
-            f"{base.version.version} ({window.start} to {window.end}); train both with the same [data] settings"
-        )
+    refuse_unlike(config, (one, base), ((again.start, again.end), (window.start, window.end)))
     info |= again.facts | {
         "trained_until": window.start.isoformat(),
         "lists": f"of its recipe, trained again on the data of version {base.version.version}",
@@ -204,7 +213,18 @@ def _champion(
     if not _same_window(champion, base):
         told = f"The present champion, version {version}, was evaluated on another window: it does not stand beside."
         return None, (told,)
-    return Arm(CHAMPION, _stored(champion, "recommendations"), version), ()
+    return _unblocked(Arm(CHAMPION, _stored(champion, "recommendations"), version), config), ()
+
+
+def _unblocked(arm: Arm, config: Config) -> Arm:
+    """Lists without what was blocked since they were made, ranks closed up: those made today have none of it."""
+    is_out = is_blocked(arm.table["item_id"], config) if config.rules.blocked else np.zeros(len(arm.table), dtype=bool)
+    if not is_out.any():
+        return arm
+    kept = arm.table[~is_out]
+    rank = kept.groupby("user_id")["rank"].rank(method="first").astype(kept["rank"].dtype)
+    told = f"{is_out.sum():,} rows of items that rules.blocked names taken out, ranks closed up"
+    return replace(arm, table=kept.assign(rank=rank), info=arm.info | {"blocked": told})
 
 
 def reruns_folder(config: Config) -> Path:

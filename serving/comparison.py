@@ -10,7 +10,7 @@ from recsys.progress import Reporter
 from recsys.registry import Fetched
 from serving.arms import Sides, reruns_folder, sides, with_ids_like
 from serving.labels import Judges, Window, judges
-from serving.remade import recipe, train_again
+from serving.remade import recipe, refuse_unlike, train_again
 from serving.report import stability
 from serving.report.compare import compare
 from serving.report.document import Report
@@ -50,9 +50,10 @@ def compare_arms(
         k: items of a list that count.
 
     Raises:
-        ConfigError: the arms are of two kinds, or no common window is known.
+        ConfigError: the arms are of two kinds, or no common window is known; or versions are to be trained again
+            whose recipes cut different windows, which is seen before anything is trained.
     """
-    both = sides(config, a, b, as_of, test_start, reporter)
+    both = sides(config, a, b, as_of, test_start, reporter, _n_windows(config, rerun))
     with reporter.stage("reading tables") as progress:
         tables = judges(config, both.window)
         both = with_ids_like(both, tables.labels)
@@ -84,6 +85,12 @@ def _report(
     return report
 
 
+def _n_windows(config: Config, rerun: Rerun) -> int:
+    """On how many windows recipes may be trained again, the one compared among them."""
+    is_alone = max(config.report.min_seeds, config.report.min_windows) == 1
+    return 0 if rerun == "never" or is_alone else config.report.min_windows
+
+
 def _runs(config: Config, both: Sides, k: int, reporter: Reporter) -> tuple[Run, ...]:
     """Both recipes with the next seeds, then at the windows before; nothing for tables."""
     if both.fetched is None:
@@ -112,6 +119,7 @@ def _run(
     reporter: Reporter,
 ) -> tuple[Run, Window]:
     a, b = (train_again(recipe(one, config, seed), as_of, reruns_folder(config), reporter) for one in fetched)
+    refuse_unlike(config, fetched, ((a.start, a.end), (b.start, b.end)))
     window = Window(a.start, a.end, config.data.split_column is not None, a.users.intersection(b.users))
     tables = judges(config, window)
     arms = Arm("A", a.table), Arm("B", b.table)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from features.clean import ids_like
@@ -9,6 +10,9 @@ from features.impressions import load_impressions
 from features.ingest import load_tables
 from recsys.config import Config
 from recsys.errors import DataError
+from recsys.ids import IdMap
+from recsys.types import BoolArray
+from serving.report.world import sold
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,15 @@ def judges(config: Config, window: Window) -> Judges:
     else:
         filters.append("what a user takes again is a label too")
     if "created_at" in tables.items and not window.by_column:
-        young = tables.items["item_id"][tables.items["created_at"] >= window.start]
+        is_late = (tables.items["created_at"] >= window.start) & ~tables.items["item_id"].isin(sold(history))
+        young = tables.items["item_id"][is_late]
         is_young = labels["item_id"].isin(young)
         labels = labels[~is_young]
         filters.append(f"an item made in the window is no label, as no arm may list it ({is_young.sum():,} left out)")
+    if config.rules.blocked:
+        is_out = is_blocked(labels["item_id"], config)
+        labels = labels[~is_out]
+        filters.append(f"an item that rules.blocked names is no label ({is_out.sum():,} left out)")
     if labels.empty:
         raise DataError(
             f"events: no label from {window.start} to {window.end}; bring later events, or set --test-start and --as-of"
@@ -79,3 +88,9 @@ def judges(config: Config, window: Window) -> Judges:
         users = users.assign(user_id=ids_like(users["user_id"], tables.events["user_id"]))
     impressions = load_impressions(config.data, tables.events["user_id"], tables.items["item_id"], window.end)
     return Judges(labels, history, tables.items, users, impressions, tuple(filters))
+
+
+def is_blocked(ids: pd.Series, config: Config) -> BoolArray:
+    """Which of the items this run's rules block, (n,), whether ids are numbers or texts."""
+    known = IdMap.from_values(ids)
+    return np.isin(known.positions(ids), known.positions([str(item) for item in config.rules.blocked]))

@@ -3,6 +3,7 @@
 Whatever was trained is kept beside the reports, so that a comparison that was cut off goes on where it was.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 from features.dataset import Dataset
 from features.ingest import load_tables
 from recsys.config import Config, parse_config
+from recsys.errors import ConfigError
 from recsys.progress import Reporter
 from recsys.registry import Fetched
 from serving.explained import explainer
@@ -21,9 +23,10 @@ from serving.releases import write_whole
 from serving.score import Scorer, Stamp
 from training.job import code_revision, evaluated_lists, evaluation_summary
 from training.model import Model
-from training.pipeline import evaluate_recipe
+from training.pipeline import cut, evaluate_recipe
 
 N_SLOTS = 50
+Span = tuple[pd.Timestamp, pd.Timestamp]  # start and end of a window
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Remade:
 
 
 def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
-    """The settings that a version was trained with; where data lie and results go is this run's."""
+    """The settings that a version was trained with; where data lie, results go, and what is blocked is this run's."""
     path = fetched.bundle.folder / "config.json"
     theirs = parse_config(json.loads(path.read_text()), str(path))
     places = {name: getattr(config.data, name) for name in ("events", "items", "users", "impressions")}
@@ -54,6 +57,7 @@ def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
             "seed": theirs.seed if seed is None else seed,
             "data": theirs.data.model_copy(update=places),
             "text": theirs.text.model_copy(update={"cache": config.text.cache}),
+            "rules": theirs.rules.model_copy(update={"blocked": config.rules.blocked}),
             "serving": config.serving,
             "mlflow": config.mlflow,
             "report": config.report,
@@ -63,8 +67,8 @@ def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
 
 def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Reporter) -> Remade:
     """Trains a recipe on everything before a moment; taken from `folder` where that was done before."""
-    dataset = Dataset.from_tables(load_tables(config.data, as_of), as_of)
-    key = f"{dataset.sha256[:12]}-{config.recipe_sha256()[:12]}-{config.report.max_users}-{code_revision().replace('+', '-')}"
+    dataset = _dataset(config, as_of)
+    key = _key(dataset, config)
     table, about = folder / f"{key}.parquet", folder / f"{key}.json"
     if not about.exists():
         reporter.say(f"training again before {as_of:%Y-%m-%d %H:%M}, seed {config.seed}")
@@ -78,6 +82,65 @@ def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Rep
     users = pd.Index(np.array(told["users"]) if dataset.users.ids.dtype.kind in "iu" else told["users"])
     start, end = pd.Timestamp(told["test_start"]), pd.Timestamp(told["test_end"])
     return Remade(pd.read_parquet(table), users, start, end, training_facts(told))
+
+
+def refuse_other_windows(config: Config, fetched: tuple[Fetched, Fetched], as_of: pd.Timestamp, n_windows: int) -> None:
+    """Refuses two recipes that cut different windows, before hours of training; nothing is trained.
+
+    Recipes with the same [data] settings cut the same, so that nothing is read for them.
+
+    Args:
+        as_of: nothing at or after it is read.
+        n_windows: how many are to be judged, from the last one back.
+
+    Raises:
+        ConfigError: what one would be judged by, the other would have learned from.
+    """
+    one, other = (recipe(each, config) for each in fetched)
+    for _ in range(n_windows if one.data != other.data else 0):
+        spans = _window(one, as_of), _window(other, as_of)
+        refuse_unlike(config, fetched, spans)
+        as_of = spans[0][0]
+
+
+def refuse_unlike(config: Config, fetched: tuple[Fetched, Fetched], spans: tuple[Span, Span]) -> None:
+    """Raises ConfigError unless both versions' lists are to be judged on one window."""
+    if spans[0] == spans[1]:
+        return
+    one, other = (
+        f"version {each.version.version} ({start} to {end})" for each, (start, end) in zip(fetched, spans, strict=True)
+    )
+    datas = [recipe(each, config).data.model_dump() for each in fetched]
+    apart = [
+        f"{name} is {datas[0][name]} and {datas[1][name]}" for name in datas[0] if datas[0][name] != datas[1][name]
+    ]
+    told = f"; now {', '.join(apart)}" if apart else ""
+    raise ConfigError(
+        f"{one} cuts another window than {other}, so one would be judged by what the other learned from; "
+        f"train both with the same [data] settings{told}"
+    )
+
+
+def _window(config: Config, as_of: pd.Timestamp) -> Span:
+    """The window that lists of a recipe are judged on."""
+    windows = cut(_dataset(config, as_of), config)
+    start, end = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (windows.starts[1], windows.end))
+    return start, end
+
+
+def _dataset(config: Config, as_of: pd.Timestamp) -> Dataset:
+    """What is known before a moment, without what the rules block."""
+    blocked = [str(item) for item in config.rules.blocked]  # a number among texts would not be found
+    return Dataset.from_tables(load_tables(config.data, as_of), as_of).without(blocked)
+
+
+def _key(dataset: Dataset, config: Config) -> str:
+    """Names what a training depends on; what is blocked too, which makes no other recipe but other lists."""
+    parts = [dataset.sha256[:12], config.recipe_sha256()[:12], str(config.report.max_users)]
+    if config.rules.blocked:
+        blocked = json.dumps(sorted(map(str, config.rules.blocked)))
+        parts.append(hashlib.sha256(blocked.encode()).hexdigest()[:12])
+    return "-".join([*parts, code_revision().replace("+", "-")])
 
 
 def training_facts(evaluation: dict[str, Any]) -> dict[str, str]:
@@ -97,7 +160,7 @@ def score_before(
         until: end of the labels' window: users who come in it are known by name.
     """
     own = recipe(fetched, config)
-    dataset = Dataset.from_tables(load_tables(own.data, until), until)
+    dataset = _dataset(own, until)
     model = Model.load(fetched.bundle.folder)
     with reporter.stage(f"scoring version {fetched.version.version} as of {as_of:%Y-%m-%d}") as progress:
         known = dataset.before(as_of)

@@ -10,7 +10,7 @@ from recsys.errors import shown
 from recsys.types import FloatArray, IntArray
 from serving.report.decision import Check
 from serving.report.measures import Lists
-from serving.report.world import Arm, World, ranks
+from serving.report.world import Arm, World, ranks, sold
 
 N_SELF_USERS = 2_000
 N_HALVES = 500
@@ -18,6 +18,7 @@ MIN_HALVED = 100  # users with a value above 0, under which a t-test of halves i
 TINY = 1e-9  # a spread that is rounding
 CHANCE_P = 1e-6
 RATIO_P = 1e-3  # usual for sample ratios: they are looked at every time
+MAX_CROSSED = 0.01  # share of the users whom both arms met; beyond it, arms were not drawn by user
 _HALF_CELLS = 4_000_000  # memberships held at once
 
 
@@ -44,7 +45,7 @@ def validity(
             _sound_ranks(arm),
             _long_enough(arm, world, k, config),
             _listed(arm, world),
-            _existed(arm, items, start),
+            _existed(arm, items, history, start),
         ]
     checks += [_against_itself(world, arm, own, rng) for arm, own in zip(arms, lists, strict=True)]
     checks += [_halves(arm, own, rng) for arm, own in zip(arms, lists, strict=True)]
@@ -162,12 +163,12 @@ def _listed(arm: Arm, world: World) -> Check:
     )
 
 
-def _existed(arm: Arm, items: pd.DataFrame, start: pd.Timestamp) -> Check:
+def _existed(arm: Arm, items: pd.DataFrame, history: pd.DataFrame | None, start: pd.Timestamp) -> Check:
     name = f"{shown(arm.name)} recommends nothing before it existed"
     if "created_at" not in items:
         return Check(name, "unknown", "the items table has no created_at")
     created = pd.to_datetime(items["created_at"], utc=True, errors="coerce")
-    young = items["item_id"][created > start]
+    young = items["item_id"][(created > start) & ~items["item_id"].isin(sold(history))]
     early = int(arm.table["item_id"].isin(young).sum())
     bad = f"{early:,} rows name items created after {start}; the lists were made with later knowledge"
     return _check(name, early == 0, f"{len(young):,} items are younger than the window's start, none is in a list", bad)
@@ -233,16 +234,24 @@ def _sample_ratio(
     window: tuple[pd.Timestamp, pd.Timestamp],
     config: ReportConfig,
 ) -> Check:
-    """Where both arms ran online, users must have met them in the ratio that was meant."""
+    """Where both arms ran online, users must have met them in the ratio that was meant.
+
+    A user who met both would be counted twice, and no binomial draw is like that: such users are left out.
+    """
     name = "Users met the arms online in the ratio meant"
     if impressions is None or "policy" not in impressions:
         return Check(name, "unknown", "the arms were not logged online")
     inside = impressions[(impressions["timestamp"] >= window[0]) & (impressions["timestamp"] < window[1])]
-    users = [inside.loc[inside["policy"].isin({arm.name, arm.version} - {""}), "user_id"].nunique() for arm in arms]
-    if arms[0].name == arms[1].name or min(users) == 0:
+    met = [set(inside.loc[inside["policy"].isin({arm.name, arm.version} - {""}), "user_id"]) for arm in arms]
+    if arms[0].name == arms[1].name or not all(met):
         return Check(name, "unknown", "the log's policies do not name both arms")
+    n_all, n_both = len(met[0] | met[1]), len(met[0] & met[1])
+    if n_both > MAX_CROSSED * n_all:
+        crossed = f"{n_both:,} of {n_all:,} users met both arms, over {MAX_CROSSED:.0%}"
+        return Check(name, "unknown", f"{crossed}: they crossed over, so users cannot tell the ratio")
+    users = [len(own) - n_both for own in met]
     p = float(stats.binomtest(users[1], sum(users), config.online_share_b).pvalue)
-    detail = f"{users[0]:,} users met A, {users[1]:,} met B, {config.online_share_b:.0%} were meant for B (p {p:.3g})"
+    detail = f"{users[0]:,} users met A alone, {users[1]:,} B, {config.online_share_b:.0%} were meant for B (p {p:.3g})"
     return _check(name, p > RATIO_P, detail, f"{detail}; find out who is lost before reading any metric")
 
 

@@ -114,7 +114,7 @@ def counterfactual(
     logged = [log.seen_by(arm, k) for arm in arms]
     supports = [_support(one, log.overlap(arm, k)) for one, arm in zip(logged, arms, strict=True)]
     told = log.rows, log.n_users, float(log.reward.mean()), supports[0], supports[1]
-    refused = [
+    refused = list(_too_few_lists(log, arms, start, config)) or [
         reason for arm, support in zip(arms, supports, strict=True) for reason in _too_little(arm, support, config)
     ]
     if refused:
@@ -141,6 +141,19 @@ def _unusable(rows: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> Ite
             yield f"{n_outside:,} of {len(rows):,} propensities are outside (0, 1]"
         if not n_missing + n_outside and (propensity == 1).all():
             yield "logging was deterministic (every propensity is 1): what it did not show it never would have"
+
+
+def _too_few_lists(log: "_Log", arms: tuple[Arm, Arm], start: pd.Timestamp, config: ReportConfig) -> Iterator[str]:
+    """Users of the log without a list weigh 0 whatever was shown to them: no fault of the log or its propensities."""
+    without = [(shown(arm.name), log.n_without(arm)) for arm in arms]
+    lacking = [f"{n:,} in {name}" for name, n in without if n > config.max_missing_users * log.n_users]
+    if lacking:
+        yield (
+            f"of the log's {log.n_users:,} users, {' and '.join(lacking)} have no list, over "
+            f"{config.max_missing_users:.0%}; lists of an evaluation are of users who took something in the window: "
+            f"make lists of everybody at its start, by versions trained before it (recsys score --model V --as-of "
+            f"{start:%Y-%m-%dT%H:%M:%SZ}), and compare the two release folders"
+        )
 
 
 def _too_little(arm: Arm, support: Support, config: ReportConfig) -> Iterator[str]:
@@ -192,6 +205,11 @@ class _Log:
     @property
     def n_users(self) -> int:
         return len(self.users)
+
+    def n_without(self, arm: Arm) -> int:
+        """How many users of the log have no list in an arm."""
+        position = self.users.positions(pd.Index(arm.table["user_id"].unique()))
+        return self.n_users - int((position >= 0).sum())
 
     def shown_by(self, arm: Arm, k: int) -> IntArray:
         """The item that an arm would have shown in each row, (n_rows,); -1 where its list ends before."""

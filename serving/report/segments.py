@@ -21,7 +21,7 @@ HISTORY = ("0", "1-4", "5-19", "20+")
 TENURE = ("under 30 days", "30-89 days", "90-364 days", "a year and more")
 ITEM_CLASSES = ("head", "torso", "tail", "cold")
 TEXT_LENGTH = ("no text", "1-4 words", "5-14 words", "15+ words")
-PROTECTED = (("history", "0"), ("items", "tail"))
+KINDS = ("history", "tenure", "items", "category", "language", "text")  # divisions of our own
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Coding:
-    """A division of items or users: `code` of each, (n,), -1 where none, into `names`."""
+    """A division of items or users: `code` of each, (n,), -1 where none, into `names`.
+
+    `protected` is the group that must not lose: it goes with the division, as a column may bear any name.
+    """
 
     kind: str
     names: tuple[str, ...]
     code: IntArray
+    protected: str | None = None
 
 
 def segments(
@@ -52,23 +56,23 @@ def segments(
 
     On a group of items, only labels of the group count, and only users who have one.
     """
-    groups = []
+    groups: list[tuple[Coding, str, np.ndarray, np.ndarray]] = []
     values = [lists.values[lists.primary] for lists in (a, b)]
     for coding in _users(world, users):
         for code, name in enumerate(coding.names):
             rows = coding.code == code
-            groups.append((coding.kind, name, values[0][rows], values[1][rows]))
+            groups.append((coding, name, values[0][rows], values[1][rows]))
     for coding in _items(world):
         for code, name in enumerate(coding.names):
-            groups.append((coding.kind, name, *_on_items(world, a, b, coding.code == code, k)))
+            groups.append((coding, name, *_on_items(world, a, b, coding.code == code, k)))
     effects = [
         paired_effect(in_a, in_b, config.alpha) if len(in_a) >= config.min_segment_users else None
         for _, _, in_a, in_b in groups
     ]
     adjusted = benjamini_hochberg(np.array([effect.p if effect else np.nan for effect in effects]))
     return tuple(
-        Segment(kind, name, len(in_a), (kind, name) in PROTECTED, effects[i], float(adjusted[i]))
-        for i, (kind, name, in_a, _) in enumerate(groups)
+        Segment(coding.kind, name, len(in_a), name == coding.protected, effects[i], float(adjusted[i]))
+        for i, (coding, name, in_a, _) in enumerate(groups)
     )
 
 
@@ -101,7 +105,7 @@ def _on_items(world: World, a: Lists, b: Lists, is_in: np.ndarray, k: int) -> tu
 
 def _users(world: World, users: pd.DataFrame | None) -> Iterator[Coding]:
     if world.n_history is not None:
-        yield Coding("history", HISTORY, np.digitize(world.n_history, [1, 5, 20]))
+        yield Coding("history", HISTORY, np.digitize(world.n_history, [1, 5, 20]), protected="0")
     if world.tenure_days is not None:
         known = ~np.isnan(world.tenure_days)
         yield Coding("tenure", TENURE, np.where(known, np.digitize(world.tenure_days, [30, 90, 365]), -1))
@@ -109,7 +113,7 @@ def _users(world: World, users: pd.DataFrame | None) -> Iterator[Coding]:
         return
     attributes = users.drop_duplicates("user_id").set_index("user_id").reindex(world.users.ids)
     for column in sorted(map(str, attributes.columns)):
-        yield from _of_column(column, attributes[column])
+        yield from _of_column(f"users.{column}" if column in KINDS else column, attributes[column])
 
 
 def _of_column(kind: str, values: pd.Series) -> Iterator[Coding]:
@@ -129,7 +133,7 @@ def _of_column(kind: str, values: pd.Series) -> Iterator[Coding]:
 
 def _items(world: World) -> Iterator[Coding]:
     if world.popularity is not None:
-        yield Coding("items", ITEM_CLASSES, item_classes(world.popularity))
+        yield Coding("items", ITEM_CLASSES, item_classes(world.popularity), protected="tail")
     for column in ("category", "language"):
         if column in world.attributes:
             yield from _most_taken(world, column)

@@ -182,6 +182,11 @@ def positive(events: pd.DataFrame) -> pd.DataFrame:
     return events[events["weight"] > 0] if "weight" in events else events
 
 
+def sold(history: pd.DataFrame | None) -> pd.Index:
+    """Items of an event before the window: they were there, whatever a catalogue imported since says of `created_at`."""
+    return pd.Index([] if history is None else positive(history)["item_id"].unique())
+
+
 def ranks(table: pd.DataFrame) -> FloatArray:
     """The rank column as float64, (n_rows,); nan where it is no number."""
     return np.asarray(pd.to_numeric(table["rank"], errors="coerce").astype("float64").to_numpy(na_value=np.nan))

@@ -8,9 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from recsys.cli import cli
-from recsys.config import RulesConfig, load_config
+from recsys.config import RulesConfig, load_config, parse_config
 from recsys.errors import ConfigError, DataError
-from serving.arms import Sides, _told_apart, table_arm, with_ids_like
+from recsys.progress import Reporter
+from recsys.registry import Registry
+from serving.arms import Sides, _told_apart, _unblocked, sides, table_arm, with_ids_like
 from serving.labels import Window, judges
 from serving.report.world import Arm
 
@@ -160,20 +162,51 @@ def test_ids_of_a_csv_stay_what_they_are(tmp_path: Path) -> None:
 def test_what_may_be_a_label_is_counted_and_said(folder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     events, items = shop
     created = items["item_id"].map(lambda i: pd.Timestamp("2024-04-01" if int(i[1:]) >= 60 else "2023-01-01", tz="UTC"))
+    is_unsold = events["item_id"].between("i60", "i66") & (events["timestamp"] < pd.Timestamp(START, tz="UTC"))
+    events = events[~is_unsold]  # the others of 60 and up were imported anew
     items.assign(created_at=created).to_parquet(folder / "dated.parquet")
-    config = load_config(folder / "recsys.toml", (f"data.items={folder / 'dated.parquet'}",))
+    events.to_parquet(folder / "thinned.parquet")
+    changes = (f"data.items={folder / 'dated.parquet'}", f"data.events={folder / 'thinned.parquet'}")
+    config = load_config(folder / "recsys.toml", changes)
     window = Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"))
     found = judges(config, window)
     before, inside = (events[m] for m in (events["timestamp"] < window.start, events["timestamp"] >= window.start))
     pairs = set(zip(before["user_id"], before["item_id"], strict=True))
     is_new = np.array([pair not in pairs for pair in zip(inside["user_id"], inside["item_id"], strict=True)])
-    is_young = inside["item_id"].str[1:].astype(int) >= 60
+    sold = set(before["item_id"])  # what sold was there, whatever the catalogue says
+    is_late = inside["item_id"].str[1:].astype(int) >= 60
+    is_young = is_late & ~inside["item_id"].isin(sold)
     assert len(found.labels) == (is_new & ~is_young).sum() > 0
     assert f"({(~is_new).sum()} events left out)" in found.filters[1]
     assert f"({(is_new & is_young).sum()} left out)" in found.filters[2]
-    assert (is_new & is_young).sum() > 0
+    assert (is_new & is_late).sum() > (is_new & is_young).sum() > 0
     repeats = judges(config.model_copy(update={"rules": RulesConfig(exclude_seen=False)}), window)
     assert len(repeats.labels) == (~is_young).sum()
+
+
+def test_what_is_blocked_is_no_label_and_the_page_says_so_only_then(folder: Path) -> None:
+    window = Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"))
+    free = judges(load_config(folder / "recsys.toml"), window)
+    out = judges(load_config(folder / "recsys.toml", ('rules.blocked=["i00", "no such"]',)), window)
+    is_recalled = free.labels["item_id"] == "i00"
+    assert is_recalled.any()
+    pd.testing.assert_frame_equal(out.labels, free.labels[~is_recalled])
+    assert [told for told in out.filters if told not in free.filters] == [
+        f"an item that rules.blocked names is no label ({is_recalled.sum()} left out)"
+    ]
+    pd.testing.assert_frame_equal(out.history, free.history)  # it was bought all the same
+
+
+def test_rows_of_blocked_items_leave_lists_without_gaps_whatever_the_type_of_their_ids() -> None:
+    table = pd.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [7, 8, 9, 8], "rank": [3, 1, 2, 1]})
+    config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}})
+    for blocked in ([8, 5], ["8"], [8, "x"]):
+        rules = RulesConfig(blocked=blocked)
+        arm = _unblocked(Arm("A", table), config.model_copy(update={"rules": rules}))
+        assert arm.table.to_numpy().tolist() == [[1, 7, 2], [1, 9, 1]]
+        assert arm.table.dtypes["rank"] == table.dtypes["rank"]
+        assert arm.info["blocked"].startswith("2 rows")
+    assert _unblocked(Arm("A", table), config).info == {}
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +270,47 @@ def test_a_version_that_saw_nothing_of_the_window_is_scored_as_it_is(trained: Pa
     report = json.loads(run(trained, "4", "2", "--json").stdout)
     assert report["header"]["a"]["info"]["lists"] == "of the version as it is"
     assert all(check["status"] != "fail" for check in report["checks"])
+
+
+@pytest.mark.slow
+def test_an_older_version_of_another_window_is_compared_as_it_is_but_never_trained_again(trained: Path) -> None:
+    """Its recipe would cut a window of its own; `promote` asks for reruns, so it says so before it trains anything."""
+    config = ["-c", str(trained / "recsys.toml")]
+    words = ("--as-of", "2024-03-18", "--set", "data.window_days=14")
+    done = CliRunner().invoke(cli, ["train", *config, *words])
+    assert done.exit_code == 0, done.output
+    old = Registry(load_config(trained / "recsys.toml").mlflow).resolve("challenger").version
+    report = json.loads(run(trained, old, "2", "--json").stdout)
+    assert report["header"]["a"]["info"]["lists"] == "of the version as it is"
+    kept = trained / "out" / "compare" / "reruns"
+    before = set(kept.glob("*"))
+    for asked in (run(trained, old, "2", "--rerun"), CliRunner().invoke(cli, ["promote", old, *config])):
+        assert isinstance(asked.exception, ConfigError), asked.output
+        assert "cuts another window than version" in str(asked.exception)
+        assert "window_days is " in str(asked.exception)
+        assert "training again" not in asked.stderr
+    assert set(kept.glob("*")) == before
+
+
+@pytest.mark.slow
+def test_no_list_of_versions_holds_what_is_blocked_today(trained: Path) -> None:
+    """Version 3 is trained again, one of before the window scored as it is, 2 and the champion have stored lists."""
+    done = CliRunner().invoke(cli, ["train", "-c", str(trained / "recsys.toml"), "--as-of", "2024-03-20"])
+    assert done.exit_code == 0, done.output
+    old = Registry(load_config(trained / "recsys.toml").mlflow).resolve("challenger").version
+    for names in (("3", "2"), (old, "2"), ("2", "2")):
+        with_it, without = (
+            sides(load_config(trained / "recsys.toml", words), *names, pd.Timestamp(END, tz="UTC"), None, Reporter())
+            for words in ((), ('rules.blocked=["i00"]',))
+        )
+        for both, has_it in ((with_it, True), (without, False)):
+            arms = [*both.arms, *([both.champion] if both.champion else [])]
+            assert [bool((arm.table["item_id"] == "i00").any()) for arm in arms] == [has_it] * len(arms)
+        for arm in without.arms:
+            lengths = arm.table.groupby("user_id")["rank"].agg(["max", "size", "nunique"])
+            assert (lengths["max"] == lengths["size"]).all()
+            assert (lengths["max"] == lengths["nunique"]).all()
+    assert without.champion is not None
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def arm(name: str = "A", users: int = N, length: int = K) -> Arm:
 
 def checks(a: Arm, b: Arm, **changes: Any) -> dict[str, Check]:
     events = pd.DataFrame({"user_id": np.arange(N), "item_id": np.arange(N) * 7 % N_ITEMS, "timestamp": START})
-    items = pd.DataFrame({"item_id": np.arange(N_ITEMS), "title": "x"})
+    items = changes.pop("items", pd.DataFrame({"item_id": np.arange(N_ITEMS), "title": "x"}))
     config = changes.pop("config", ReportConfig())
     report = compare(a, b, events, items, config, test_start=START, test_end=END, now=END, **changes)
     assert (report.verdict == "INVALID") == any(check.status == "fail" for check in report.checks)
@@ -75,6 +75,19 @@ def test_the_latest_training_event_lies_before_the_first_test_event(
     assert told in found.detail
 
 
+def test_what_sold_before_the_window_existed_whatever_the_catalogue_says() -> None:
+    """All items were imported anew within the window; the last one alone has no event before it."""
+    items = pd.DataFrame({"item_id": np.arange(N_ITEMS), "title": "x", "created_at": START + pd.Timedelta(days=1)})
+    past = pd.DataFrame({"user_id": 0, "item_id": np.arange(N_ITEMS), "timestamp": START - pd.Timedelta(days=1)})
+    name = "'A' recommends nothing before it existed"
+    assert checks(arm("A"), arm("B"), items=items, history=past)[name].status == "pass"
+    n_listed = int((arm().table["item_id"] == N_ITEMS - 1).sum())
+    for unsold in (past[:-1], past.assign(weight=(past["item_id"] < N_ITEMS - 1).astype(float))):
+        found = checks(arm("A"), arm("B"), items=items, history=unsold)[name]
+        assert (found.status, found.detail.split(" rows")[0]) == ("fail", str(n_listed))
+    assert checks(arm("A"), arm("B"), items=items)[name].status == "fail"
+
+
 def policies(n_a: int, n_b: int) -> pd.DataFrame:
     users = np.arange(n_a + n_b)
     rows = pd.DataFrame({"user_id": users, "item_id": 0, "policy": np.where(users < n_a, "A", "B")})
@@ -85,6 +98,19 @@ def policies(n_a: int, n_b: int) -> pd.DataFrame:
 def test_the_ratio_of_users_online_must_be_the_one_meant(n_a: int, n_b: int, status: str) -> None:
     found = checks(arm("A"), arm("B"), impressions=policies(n_a, n_b))["Users met the arms online in the ratio meant"]
     assert found.status == status
+
+
+def test_users_who_met_both_arms_are_left_out_of_the_ratio_and_many_of_them_leave_it_unknown() -> None:
+    name = "Users met the arms online in the ratio meant"
+    sound, skewed = policies(500, 510), policies(500, 650)
+    few, both = (sound[:n].assign(policy="B") for n in (10, 500))
+    found = checks(arm("A"), arm("B"), impressions=pd.concat([sound, few]))[name]
+    assert (found.status, found.detail[:36]) == ("pass", "490 users met A alone, 510 B, 50% we")
+    for log in (sound, skewed):
+        found = checks(arm("A"), arm("B"), impressions=pd.concat([log, both]))[name]
+        assert found.status == "unknown"
+        assert f"500 of {len(log):,} users met both arms" in found.detail
+    assert checks(arm("A"), arm("B"), impressions=pd.concat([skewed, few]))[name].status == "fail"
 
 
 def test_p_values_of_half_splits_are_those_of_scipy() -> None:

@@ -111,6 +111,22 @@ def test_estimates_are_refused_with_the_reason(change: Any, reason: str) -> None
     assert not done.is_veto
 
 
+def test_users_of_the_log_without_a_list_are_the_reason_and_not_its_propensities() -> None:
+    """Evaluations list only users with a label: here 400 of 1,000; whom the log does not know does not count."""
+    rows = log(1_000, 8, 0)
+    some, all_ = arm("some", 400, BEST), arm("all", 1_200, BEST)
+    for arms, told in (((some, all_), "600 in 'some' have"), ((all_, some), "600 in 'some' have")):
+        (reason,) = counterfactual(rows, arms, (START, END), K, ReportConfig()).refused
+        assert reason.startswith(f"of the log's 1,000 users, {told} no list, over 1%")
+        assert "recsys score --model V --as-of 2024-03-01T00:00:00Z" in reason
+    both = counterfactual(rows, (some, some), (START, END), K, ReportConfig()).refused
+    assert "600 in 'some' and 600 in 'some' have no list" in both[0]
+    assert not counterfactual(rows, (all_, arm("B", 990, BEST)), (START, END), K, ReportConfig()).refused
+    # who allows more of them still hears of weights that do not add up
+    allowed = counterfactual(rows, (some, all_), (START, END), K, ReportConfig(max_missing_users=0.7)).refused
+    assert "the mean weight is 0.4" in allowed[0]
+
+
 def test_a_worse_arm_is_vetoed_and_a_better_one_is_not() -> None:
     rows = log(1_000, 8, 0)
     better = found(rows)

@@ -81,3 +81,21 @@ def test_an_effect_on_items_counts_only_their_labels(report: Report) -> None:
 def test_adjusted_p_values_are_never_below_the_raw_ones(report: Report) -> None:
     judged = [(s.p_adjusted, s.effect.p) for s in report.segments if s.effect]
     assert all(adjusted >= p - 1e-12 for adjusted, p in judged)
+
+
+def test_a_column_that_bears_the_name_of_a_protected_group_is_not_protected() -> None:
+    """B loses in every group: only the divisions by what was bought before may reject it for that."""
+    labels = pd.DataFrame({"user_id": np.arange(N), "item_id": np.arange(N) % 6, "timestamp": START})
+    items = pd.DataFrame({"item_id": np.arange(7), "title": "x"})
+    past = pd.DataFrame({"user_id": np.arange(N), "item_id": 6, "timestamp": START - pd.Timedelta(days=9)})
+    hit, miss = (Arm(name, labels.assign(item_id=top, rank=1)) for name, top in (("A", labels["item_id"]), ("B", 6)))
+    halves = np.where(np.arange(N) % 2, "0", "tail")
+    users = pd.DataFrame({"user_id": np.arange(N), "history": halves, "items": halves, "plan": halves})
+    config = ReportConfig(min_segment_users=30)
+    arguments = {"test_start": START, "test_end": END, "now": END, "k": 1, "history": past, "users": users}
+    found = compare(hit, miss, labels, items, config, **arguments).segments  # type: ignore[arg-type]
+    assert {(s.kind, s.name) for s in found if s.is_protected} == {("history", "0"), ("items", "tail")}
+    told = [(s.kind, s.name, s.n) for s in found if s.name in {"0", "tail"}]
+    for kind in ("users.history", "users.items", "plan"):
+        assert {(kind, "0", N // 2), (kind, "tail", N // 2)} <= set(told)
+    assert [n for kind, name, n in told if (kind, name) == ("history", "0")] == [0]
