@@ -231,7 +231,7 @@ def _exposures(
 
 
 def _cost(arms: tuple[Arm, Arm], config: ReportConfig) -> Iterator[Guardrail]:
-    """Time to score a user, where both arms know it: one measurement each, so the interval is the point."""
+    """Time to score a user, where both arms know it: one number each, so the interval is the point."""
     a, b = (arm.cost.ms_per_user for arm in arms)
     if a is None or b is None:
         return

@@ -21,7 +21,7 @@ class Cost:
 
     Args:
         train_s, score_s: seconds of training, and of scoring all users.
-        ms_per_user: milliseconds to score a user: CPU time of a version, time by the clock of a release.
+        ms_per_user: milliseconds of CPU time to score a user; the quickest of some turns, as others' work only adds to it.
         peak_memory_mib: of the process that trained, or for a release scored.
         model_bytes: on disk.
     """

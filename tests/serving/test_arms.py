@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
@@ -14,6 +15,7 @@ from recsys.progress import Reporter
 from recsys.registry import Registry
 from serving.arms import Sides, _told_apart, _unblocked, sides, table_arm, with_ids_like
 from serving.labels import Window, judges
+from serving.publish import ReleaseStore
 from serving.report.world import Arm
 
 START, END = "2024-03-20", "2024-04-11"
@@ -127,6 +129,23 @@ def test_scores_rank_from_the_highest_ties_by_item_and_no_number_last(tmp_path: 
     pd.DataFrame(rows).to_csv(tmp_path / "scored.csv", index=False)
     table = table_arm(tmp_path / "scored.csv").table
     assert list(zip(table["item_id"], table["rank"], strict=True)) == [("3", 1), ("4", 2), ("5", 3), ("2", 4), ("9", 1)]
+
+
+@pytest.mark.parametrize(
+    ("trained", "tells"), [("2024-01-09", "2024-01-09"), ("2023-12-30", "2024-01-02"), (None, "2024-01-02")]
+)
+def test_a_release_of_a_past_date_tells_what_its_model_saw(tmp_path: Path, trained: str | None, tells: str) -> None:
+    store = ReleaseStore(tmp_path)
+    model = {"name": "m", "version": "1"} | ({"trained_until": f"{trained}T00:00:00+00:00"} if trained else {})
+    facts = {"key": {"run": "a"}, "run_date": "2024-01-02", "model": model, "timings": {"scoring": 3.0}}
+    with store.lock():
+        staging = store.begin("2024-01-02", "a")
+        store.write_part(staging, 0, pa.table({"user_id": [1], "item_id": [2], "rank": [1]}))
+        done = store.finish(staging, facts | {"data": {"until": "2024-01-02T00:00:00+00:00"}})
+    arm = table_arm(done)
+    assert arm.info["trained_until"] == f"{tells}T00:00:00+00:00"
+    # by the clock: told, but nothing that a verdict may hang on
+    assert (arm.cost.score_s, arm.cost.ms_per_user) == (3.0, None)
 
 
 def test_tables_get_the_ids_of_the_data_and_versions_keep_theirs() -> None:
