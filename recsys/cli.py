@@ -522,25 +522,27 @@ def status(config: Config, as_json: bool) -> None:
 @click.option("--delete", is_flag=True, help="Delete; without it, only say what would go.")
 @json_option
 def gc(config: Config, delete: bool, as_json: bool) -> None:
-    """Retention: old releases and leftovers of broken runs.
+    """Retention: old releases, caches nobody uses, old records, leftovers of broken runs.
 
-    Never current, previous, pinned, or the newest release of a model version that an alias names.
+    Never current, previous, pinned, or the newest release of a model version that an alias names; no copy of a model
+    that serves or made a kept release; nothing that MLflow keeps.
     """
     from serving.publish import ReleaseStore
-    from serving.retention import leftovers, remove_leftovers
-    from serving.status import aliases_of
+    from serving.retention import aliased_in, leftovers, remove_leftovers
 
-    aliases = aliases_of(config)
-    if aliases is None:
-        click.echo("the registry does not answer: the newest release of every model version stays", err=True)
+    aliased = aliased_in(config)
+    if aliased is None:
+        stays = "the newest release of every model version stays, and every copy of a model"
+        click.echo(f"the registry does not answer: {stays}", err=True)
     store, keep = ReleaseStore(Path(config.serving.output)), config.serving.keep_releases
-    aliased = None if aliases is None else set(aliases.values())
-    gone = remove_leftovers(store, keep, aliased) if delete else leftovers(store, keep, aliased)
+    gone = (remove_leftovers if delete else leftovers)(store, keep, aliased, Path(config.text.cache))
     if as_json:
-        _print_json({"deleted" if delete else "would_delete": [str(path) for path in gone]})
+        found = [{"path": str(one.path), "bytes": one.n_bytes, "why": one.why} for one in gone]
+        _print_json({"deleted" if delete else "would_delete": [one["path"] for one in found], "leftovers": found})
         return
     verb = "deleted" if delete else "would delete (run with --delete)"
-    click.echo("\n".join(f"{verb}: {path}" for path in gone) or "nothing to delete")
+    lines = [f"{verb}: {one.path}: {one.n_bytes:,} bytes, {one.why}" for one in gone]
+    click.echo("\n".join(lines) or "nothing to delete")
 
 
 @cli.command()

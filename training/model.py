@@ -1,6 +1,8 @@
 """A trained model: both towers, the ranker and the items they know, as one folder of plain files."""
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from features.dataset import Dataset
 from features.histories import Histories, StoredHistories
 from features.snapshot import Snapshot
 from features.text import VectorCache, item_texts
+from recsys.bundle import MANIFEST
 from recsys.cf_tower import CFTower
 from recsys.config import Config, parse_config
 from recsys.errors import ModelError, shown
@@ -58,6 +61,7 @@ class Model:
     @classmethod
     def load(cls, folder: Path) -> "Model":
         """A model saved by `save`; verify the folder first with `recsys.bundle.open_bundle`."""
+        _mark_used(folder / MANIFEST)
         items = pq.read_table(folder / "items.parquet", page_checksum_verification=True)["item_id"].to_pandas()
         return cls(
             parse_config(json.loads((folder / "config.json").read_text()), str(folder / "config.json")),
@@ -102,10 +106,18 @@ def histories_of(dataset: Dataset, known: BoolArray | None = None, as_of: int | 
 def pooled_vectors(tower: TextTower, texts: list[str], config: Config, progress: Progress | None = None) -> FloatArray:
     """Vectors of distinct texts before the head, (n_texts, width); only those that the cache lacks are encoded."""
     cache = VectorCache(Path(config.text.cache), tower.encoder_sha256())
-    return cache.vectors(texts, tower.pooled, progress)
+    vectors = cache.vectors(texts, tower.pooled, progress)
+    _mark_used(cache.path)
+    return vectors
 
 
 def distinct_texts(texts: list[str]) -> tuple[list[str], np.ndarray]:
     """Each text once, and the row of every item's text, (n_items,)."""
     row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     return list(row_of), np.array([row_of[text] for text in texts], dtype=np.int64)
+
+
+def _mark_used(path: Path) -> None:
+    """Sets a file's time to now, for `recsys gc`: many disks keep no time of reading."""
+    with suppress(OSError):  # not there, or another user's: then it is made or fetched again one day
+        os.utime(path)

@@ -169,7 +169,7 @@ def test_the_newest_release_of_each_aliased_version_stays_and_of_all_where_the_r
     store = ReleaseStore(tmp_path)
 
     def goes(aliased: set[str] | None) -> list[int]:
-        return sorted(int(p.name[8:10]) for p in leftovers(store, 1, aliased))
+        return sorted(int(one.path.name[8:10]) for one in leftovers(store, 1, aliased))
 
     assert goes(set()) == [1, 2, 3, 4, 5, 6]  # 8 is current, 7 previous
     assert goes({"1", "3"}) == [1, 2, 4, 5]
@@ -196,5 +196,5 @@ def test_refused_lists_go_when_newer_ones_fill_the_quarantine(tmp_path: Path) ->
     for day in range(2, 6):
         with store.lock():
             store.quarantine(stage(store, f"2024-01-{day:02d}", "bad"))
-    assert [p.name[:10] for p in leftovers(store, 3)] == ["2024-01-02"]
+    assert [one.path.name[:10] for one in leftovers(store, 3)] == ["2024-01-02"]
     assert_served_whole(tmp_path, [first.name])
