@@ -41,8 +41,12 @@ class IdMap:
         array([ 0, -1])
         >>> IdMap.from_values(pd.Series([7, 10])).positions(["10", "07"])
         array([ 1, -1])
+        >>> IdMap.from_values(pd.Series(["7", "a"])).positions([7, "a"])
+        array([0, 1])
         """
         asked = pd.Index(values)
+        if asked.dtype == object:  # numbers and text together, as a list in a config may hold them
+            asked = asked.astype("str")
         if is_numeric_dtype(asked.dtype) == is_numeric_dtype(self.ids.dtype):
             return self.ids.get_indexer(asked).astype(np.int64)
         return self._texts.get_indexer(asked.astype("str")).astype(np.int64)

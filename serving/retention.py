@@ -174,7 +174,7 @@ def _recorded_in(models: Path) -> Iterator[str]:
     Each comparison asks for its versions by number: if those counted for ever, no copy would ever go.
     """
     for record in models.glob("*.json"):
-        if not record.stem.isdigit() or _days_since(record, time.time()) <= UNUSED_DAYS:
+        if not record.name.partition(".")[0].isdigit() or _days_since(record, time.time()) <= UNUSED_DAYS:
             with suppress(OSError, ValueError, KeyError, TypeError):  # a broken record serves nothing
                 yield str(json.loads(record.read_text(encoding="utf-8"))["sha256"])
 

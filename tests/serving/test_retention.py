@@ -137,7 +137,7 @@ def test_what_a_link_in_a_folder_leads_to_neither_goes_nor_counts(
     "place",
     [
         "out/quarantine/notes.parquet", "out/runs/notes.json", "out/compare/1-2/report.json", "out/compare/reruns/my.json",
-        "out/report.html", ".recsys/models/champion.json", ".recsys/models/mine", f".recsys/models/{'a' * 64}.json",
+        "out/report.html", ".recsys/models/champion.0123456789ab.json", ".recsys/models/mine", f".recsys/models/{'a' * 64}.json",
         ".recsys/cache/mine.safetensors", ".recsys/checkpoints/mine.safetensors", ".recsys/tune/best.toml",
         ".recsys/tune/my-search", "models/" + "b" * 64, "mlartifacts/recsys/bundle", "mlflow.db",
     ],
@@ -153,7 +153,7 @@ def test_a_copy_stays_that_an_alias_a_kept_release_or_a_record_names(
     copies = {letter: aged(cache.parent / "models" / (letter * 64), 99) for letter in "abcdef"}
     kept_release(store, "b" * 64)
     for name, letter, days in (("champion", "c", 999), ("7", "d", 29), ("6", "e", 31)):
-        record = aged(cache.parent / "models" / f"{name}.json", 0)
+        record = aged(cache.parent / "models" / f"{name}.0123456789ab.json", 0)
         record.write_text(json.dumps({"sha256": letter * 64}))
         set_age(record, days)
     aged(cache.parent / "models" / "broken.json", 0).write_text('["no record"]')
