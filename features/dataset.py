@@ -1,18 +1,24 @@
 """A data set as arrays: what every later stage sees."""
 
-from collections.abc import Iterator, Sequence
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, datetime
 from functools import cached_property
+from numbers import Real
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_object_dtype
 
 from features.events import EVENT
 from features.ingest import Tables, clean_tables
 from features.spool import Records, Spool
 from recsys.config import DataConfig
+from recsys.errors import ConfigError, DataError, shown
 from recsys.ids import IdMap
-from recsys.schema import EVENTS, require_columns
+from recsys.schema import EVENTS, nearest, require_columns
 from recsys.types import BoolArray, FloatArray, IntArray
 
 
@@ -51,29 +57,33 @@ class Dataset:
         events: pd.DataFrame,
         items: pd.DataFrame,
         *,
-        event_weights: dict[str, float] | None = None,
-        as_of: pd.Timestamp | None = None,
+        event_weights: Mapping[str, float] | None = None,
+        as_of: str | date | np.datetime64 | None = None,
         users: pd.DataFrame | None = None,
     ) -> "Dataset":
         """A data set from frames in the contract's columns, checked like files are.
 
         Args:
-            event_weights: labels and their weights; every type counts 1 by default.
-            as_of: events at or after it are left out; just after the last event by default. Times without
-                a zone are UTC.
+            event_weights: labels and their weights; types left out are no labels. By default every type that occurs
+                counts 1, a refund too: where several occur, a warning names them.
+            as_of: events at or after it are left out; just after the last event by default. A date or a moment, or
+                such as ISO 8601 text; UTC where it names no zone.
             users: checked along with the others.
 
         Raises:
-            DataError: a column is missing, or too many rows are bad.
+            ConfigError: `as_of` is no moment, or a weight is no number above 0.
+            DataError: a column is missing, there are no events, a type that weighs never occurs, or too many rows are bad.
         """
-        if as_of is not None:
-            as_of = as_of.tz_localize("UTC") if as_of.tzinfo is None else as_of.tz_convert("UTC")
+        moment = None if as_of is None else _moment(as_of)
         require_columns(EVENTS, map(str, events.columns), "events frame")
-        weights = event_weights or {str(t): 1.0 for t in events["event_type"].dropna().unique()}
+        types = _types(events)
+        if not event_weights and len(types) > 1:
+            warnings.warn(_all_count_1(types), stacklevel=2)
+        weights = _weights(event_weights, types) if event_weights else dict.fromkeys(types, 1.0)
         config = DataConfig(events="frame", items="frame", event_weights=weights, timezone="UTC")
-        tables = clean_tables(events, items, config, as_of, users)
+        tables = clean_tables(events, _joined(items), config, moment, None if users is None else _joined(users))
         newest = pd.Timestamp(tables.log.newest, unit="us", tz="UTC")
-        return cls.from_tables(tables, as_of or newest + pd.Timedelta("1us"))
+        return cls.from_tables(tables, moment or newest + pd.Timedelta("1us"))
 
     @classmethod
     def from_tables(cls, tables: Tables, as_of: pd.Timestamp) -> "Dataset":
@@ -184,3 +194,83 @@ class Dataset:
 def _microseconds(moment: pd.Timestamp) -> int:
     """The first microsecond that is not before a moment."""
     return -(-moment.value // 1000)
+
+
+def _moment(given: object) -> pd.Timestamp:
+    """The as-of of a data set, UTC.
+
+    >>> _moment("2026-11-01"), _moment(datetime(2026, 11, 1, 5))
+    (Timestamp('2026-11-01 00:00:00+0000', tz='UTC'), Timestamp('2026-11-01 05:00:00+0000', tz='UTC'))
+    """
+    try:
+        value = datetime.fromisoformat(given.strip()) if isinstance(given, str) else given
+        if not isinstance(value, date | np.datetime64):  # a number does not say its unit
+            raise ValueError("no moment")
+        stamp = pd.Timestamp(value)
+        if pd.isna(stamp) or not 1990 <= stamp.year < 2100:
+            raise ValueError("no moment that data are of")
+        return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"as_of: {shown(given)} is no date or moment; give a datetime, or text such as 2017-12-31 or "
+            "2017-12-31T05:00:00Z"
+        ) from None
+
+
+def _types(events: pd.DataFrame) -> list[str]:
+    """The event types that occur, sorted.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not len(events):
+        raise DataError("events frame: it has no rows; check what it was made of")
+    types = {str(kind) for kind in events["event_type"].dropna().unique()} - {""}
+    if not types:
+        raise DataError(
+            f"events frame: event_type is empty in all {len(events):,} rows; fill it with what was done, such as purchase"
+        )
+    return sorted(types)
+
+
+def _weights(given: Mapping[str, float], types: list[str]) -> dict[str, float]:
+    """Weights of labels, checked against the types that occur."""
+    for name, weight in given.items():
+        if not (isinstance(weight, Real) and 0 < weight < math.inf):
+            raise ConfigError(
+                f"event_weights: {shown(name)} weighs {shown(weight)}; a weight is a number above 0: leave out what is no label"
+            )
+        if name not in types:
+            near = nearest(str(name), types)
+            raise DataError(
+                f"events frame: event_type never holds {shown(name)}, which event_weights names; "
+                + (f"did you mean {shown(near)}?" if near else f"found {', '.join(map(shown, types[:20]))}")
+            )
+    return {name: float(weight) for name, weight in given.items()}
+
+
+def _all_count_1(types: list[str]) -> str:
+    named = ", ".join(map(shown, types[:20])) + (", …" if len(types) > 20 else "")
+    return (
+        f"events frame: {len(types)} event types ({named}) are labels that all count 1, whatever they mean; choose with "
+        f"event_weights, such as event_weights={{{shown(types[0])}: 1}}: types left out are no labels"
+    )
+
+
+def _joined(frame: pd.DataFrame) -> pd.DataFrame:
+    """Lists of words as one text each, joined as `features.read` joins them: the same table gives the same texts."""
+    kinds = {c: kind for c, kind in frame.dtypes.items() if isinstance(c, str)}
+    nested = [c for c, kind in kinds.items() if isinstance(kind, pd.ArrowDtype) or is_object_dtype(kind)]
+    return frame.assign(**{c: frame[c].astype(object).map(_as_text) for c in nested})
+
+
+def _as_text(value: object) -> object:
+    """A list of words as one text, anything else as it is.
+
+    >>> _as_text(["tea", None, "oil"]), _as_text([]), _as_text([1, 2])
+    ('tea, oil', '', [1, 2])
+    """
+    if not isinstance(value, list | tuple | np.ndarray):
+        return value
+    words = [word for word in value if word is not None]
+    return ", ".join(words) if all(isinstance(word, str) for word in words) else value

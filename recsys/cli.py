@@ -118,6 +118,7 @@ show_users_option = click.option(
     default=None,
     help="Print the lists of N users. Default: 3 on a terminal, none in a log, where ids of people do not belong.",
 )
+n_option = click.option("-n", type=click.IntRange(min=1), default=10, show_default=True, help="Entries to show.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
@@ -486,7 +487,7 @@ def rollback(config: Config, model_too: bool, unpin: bool, as_json: bool) -> Non
 @cli.command()
 @click.argument("user")
 @with_config
-@click.option("-n", default=10, show_default=True, help="Entries to show.")
+@n_option
 @json_option
 def show(config: Config, user: str, n: int, as_json: bool) -> None:
     """A user's history and the recommendations now served, with titles and reasons."""
@@ -498,7 +499,7 @@ def show(config: Config, user: str, n: int, as_json: bool) -> None:
 @cli.command()
 @click.argument("item")
 @with_config
-@click.option("-n", default=10, show_default=True, help="Entries to show.")
+@n_option
 @json_option
 def similar(config: Config, item: str, n: int, as_json: bool) -> None:
     """Items like ITEM, by the champion's text tower and by behaviour."""

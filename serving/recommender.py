@@ -1,7 +1,9 @@
 """The same job for notebooks: frames in, frames out, outside ids always."""
 
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,8 @@ from serving.score import Scorer, Stamp
 from training.evaluate import Evaluation
 from training.model import Model
 from training.pipeline import train
+
+Ids = Iterable[object] | str | int | np.integer[Any]
 
 
 class Recommender:
@@ -55,21 +59,39 @@ class Recommender:
         """The fitted model: `text`, `cf` and `ranker`."""
         return self._fitted()[0]
 
-    def recommend(self, users: Iterable[object], k: int = 10) -> pd.DataFrame:
-        """Recommendations in the contract's columns, by user, then rank; strangers get the popular list."""
+    def recommend(self, users: Ids, k: int = 10) -> pd.DataFrame:
+        """Recommendations in the contract's columns, by user, then rank; strangers get the popular list.
+
+        Args:
+            users: ids, text or integers; one may stand alone.
+            k: items per user, at least 1.
+
+        Raises:
+            ConfigError: k is below 1.
+            DataError: an id is missing, or neither text nor an integer.
+        """
         model, dataset, snapshot = self._fitted()
-        positions, ids = _with_strangers(dataset.users, users)
+        k, (positions, ids) = _length(k), _with_strangers(dataset.users, _ids(users, "user"))
         stamp = Stamp("notebook", "fitted", f"{dataset.as_of:%Y-%m-%d}")
         titles = dataset.catalogue["title"].fillna("").astype(str)
         scorer = Scorer(snapshot, model.ranker, IdMap(ids), dataset.items, titles, stamp)
         table = scorer.score(positions, k).to_pandas()
         return table.sort_values(["user_id", "rank"], kind="stable").reset_index(drop=True)
 
-    def similar(self, items: Iterable[object], k: int = 10) -> pd.DataFrame:
-        """The k nearest items by text of each item: item_id, similar_item_id, score; none of an item without text."""
+    def similar(self, items: Ids, k: int = 10) -> pd.DataFrame:
+        """The k nearest items by text of each item: item_id, similar_item_id, score; none of an item without text.
+
+        Args:
+            items: ids, text or integers; one may stand alone.
+            k: items per item, at least 1.
+
+        Raises:
+            ConfigError: k is below 1.
+            DataError: an id is not in the items table, is missing, or neither text nor an integer.
+        """
         _, dataset, snapshot = self._fitted()
-        frames = []
-        for item in items:
+        k, frames = _length(k), []
+        for item in _ids(items, "item"):
             pos = self._item(dataset, item)
             scores = snapshot.text_vectors @ snapshot.text_vectors[pos]
             order = np.argsort(-scores, kind="stable")
@@ -85,10 +107,10 @@ class Recommender:
             DataError: the item is no candidate of the user.
         """
         _, dataset, snapshot = self._fitted()
-        self._item(dataset, item)
-        some = snapshot.histories.of_users(_with_strangers(dataset.users, [user])[0])
-        table = self.recommend([user], k=len(gather(snapshot, some).item_pos))
-        row = table[table["item_id"] == item]
+        pos = self._item(dataset, item)
+        some = snapshot.histories.of_users(_with_strangers(dataset.users, _ids([user], "user"))[0])
+        table = self.recommend([user], k=max(1, len(gather(snapshot, some).item_pos)))
+        row = table[table["item_id"] == dataset.items.ids[pos]]  # which may be the number that a text was asked by
         if row.empty:
             raise DataError(f"item {shown(item)} is no candidate of user {shown(user)}: no source puts it forward")
         return row.reset_index(drop=True)
@@ -106,9 +128,32 @@ class Recommender:
         return pos
 
 
-def _with_strangers(known: IdMap, users: Iterable[object]) -> tuple[IntArray, pd.Index]:
+def _ids(given: object, name: str) -> list[object]:
+    """Ids as a list; one alone is one, though a text could be read letter by letter. Where some are text, all are.
+
+    >>> _ids("100001", "user"), _ids([7, "x"], "user")
+    (['100001'], ['7', 'x'])
+    """
+    ids = list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [given]
+    for place, one in enumerate(ids):
+        if isinstance(one, bool) or not isinstance(one, str | Integral):
+            raise DataError(
+                f"{name} ids: {shown(one)} at place {place} is neither text nor an integer; leave it out, or give the id "
+                f"as the {'events' if name == 'user' else 'items'} table has it"
+            )
+    return list(map(str, ids)) if any(isinstance(one, str) for one in ids) else ids
+
+
+def _length(k: int) -> int:
+    """A length of lists that can be asked for."""
+    if not isinstance(k, Integral) or k < 1:
+        raise ConfigError(f"k: {shown(k)} is no length of a list; ask for 1 item or more, such as k=10")
+    return int(k)
+
+
+def _with_strangers(known: IdMap, users: list[object]) -> tuple[IntArray, pd.Index]:
     """Positions of users, ascending, and the ids that they are positions of: those of strangers follow the known ones."""
-    asked = pd.Index(list(users)).unique().sort_values()
+    asked = pd.Index(users).unique().sort_values()
     positions = known.positions(asked)
     is_stranger = positions < 0
     positions[is_stranger] = len(known) + np.arange(is_stranger.sum())  # a position of no history

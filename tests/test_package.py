@@ -107,6 +107,14 @@ def test_every_command_has_help(command: str) -> None:
     assert "\\b" not in result.output  # what keeps example lines apart is no text
 
 
+@pytest.mark.parametrize("words", [("show", "7"), ("similar", "7")])
+@pytest.mark.parametrize("n", ["0", "-3"])
+def test_what_is_counted_begins_at_one(words: tuple[str, str], n: str) -> None:
+    result = CliRunner().invoke(cli, [*words, "-n", n])
+    assert result.exit_code == 2
+    assert "is not in the range x>=1" in result.output
+
+
 def test_examples_in_the_help_stand_on_lines_of_their_own() -> None:
     lines = CliRunner().invoke(cli, ["--help"]).output.splitlines()
     assert "  recsys nightly -c shop/recsys.toml" in lines

@@ -35,7 +35,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(shop: Shop, fol
 
 def test_the_tables_pass_the_door_whole(folder: Path, shop: Shop) -> None:
     events, items, users = (pd.read_parquet(folder / n) for n in ("events", "items.parquet", "users.parquet"))
-    dataset = Dataset.from_frames(events, items, users=users)
+    dataset = Dataset.from_frames(events, items, users=users, event_weights=dict.fromkeys(events["event_type"], 1.0))
     assert (len(dataset.users), len(dataset.items)) == (shop.n_users, shop.n_items)
     assert abs(len(events) / shop.n_events - 1) < 0.1
 

@@ -1,11 +1,14 @@
+from datetime import date, datetime
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from features.dataset import Dataset
-from features.ingest import clean_tables
+from features.ingest import clean_tables, load_tables
 from recsys.config import DataConfig
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 
 ITEMS = pd.DataFrame({"item_id": ["c", "a", "b"], "title": ["Oil", "Tea", ""], "available": ["yes", None, "no"]})
 EVENTS = pd.DataFrame(
@@ -19,10 +22,11 @@ EVENTS = pd.DataFrame(
         "part": ["train", "train", "valid", "test", "test"],
     }
 )
+BOTH = {"click": 1.0, "buy": 6.0}
 
 
 def dataset(events: pd.DataFrame = EVENTS, split_column: str | None = None) -> Dataset:
-    config = DataConfig(events="e", items="i", event_weights={"click": 1.0, "buy": 6.0}, split_column=split_column)
+    config = DataConfig(events="e", items="i", event_weights=BOTH, split_column=split_column)
     return Dataset.from_tables(clean_tables(events, ITEMS, config), pd.Timestamp("2024-02-01", tz="UTC"))
 
 
@@ -74,22 +78,83 @@ def test_a_split_column_that_is_none_is_named(column: str, part: str) -> None:
 
 
 def test_from_frames_counts_every_type_once_and_knows_all_it_was_given() -> None:
-    data = Dataset.from_frames(EVENTS.drop(columns="weight"), ITEMS)
+    with pytest.warns(
+        UserWarning, match=r"3 event types \('buy', 'click', 'view'\) .* all count 1.*event_weights={'buy': 1}"
+    ):
+        data = Dataset.from_frames(EVENTS.drop(columns="weight"), ITEMS)
     assert data.weight.tolist() == [1] * 5
     assert data.as_of == pd.Timestamp("2024-01-05 00:00:00.000001", tz="UTC")
 
 
 def test_from_frames_reads_nothing_at_or_after_as_of() -> None:
-    data = Dataset.from_frames(EVENTS, ITEMS, as_of=pd.Timestamp("2024-01-03"))
+    data = Dataset.from_frames(EVENTS, ITEMS, event_weights=BOTH, as_of=pd.Timestamp("2024-01-03"))
     assert data.timestamp.size == 2
     assert data.as_of.tzinfo is not None
 
 
+@pytest.mark.parametrize(
+    "as_of",
+    [
+        "2024-01-03", "2024-01-03T00:00:00Z", "2024-01-03T02:00+02:00", date(2024, 1, 3), datetime(2024, 1, 3),
+        datetime.fromisoformat("2024-01-03T01:00+01:00"), np.datetime64("2024-01-03"),
+    ],
+)  # fmt: skip
+def test_as_of_may_be_any_kind_of_moment(as_of: str | date | np.datetime64) -> None:
+    data = Dataset.from_frames(EVENTS, ITEMS, event_weights=BOTH, as_of=as_of)
+    assert data.as_of == pd.Timestamp("2024-01-03", tz="UTC")
+
+
+@pytest.mark.parametrize("as_of", ["03.01.2024", "yesterday", "", 20240103, pd.NaT, "1066-01-01"])
+def test_what_is_no_moment_is_said_to_be_none(as_of: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"as_of: '.*' is no date or moment; give a datetime, or text such as 2017-12-31"
+    ):
+        Dataset.from_frames(EVENTS, ITEMS, as_of=as_of)
+
+
+def test_frames_that_hold_no_event_say_so() -> None:
+    with pytest.raises(DataError, match="events frame: it has no rows"):
+        Dataset.from_frames(EVENTS[:0], ITEMS)
+    with pytest.raises(DataError, match="event_type is empty in all 5 rows; fill it"):
+        Dataset.from_frames(EVENTS.assign(event_type=np.nan), ITEMS)
+
+
+@pytest.mark.parametrize("weight", [0, -1, np.nan, "6"])
+def test_a_weight_that_is_none_is_named(weight: float) -> None:
+    with pytest.raises(ConfigError, match=f"event_weights: 'click' weighs '{weight}'; a weight is a number above 0"):
+        Dataset.from_frames(EVENTS, ITEMS, event_weights={"buy": 6, "click": weight})
+
+
+def test_a_type_that_weighs_and_never_occurs_is_named_with_the_nearest() -> None:
+    with pytest.raises(DataError, match=r"never holds 'veiw', which event_weights names; did you mean 'view'\?"):
+        Dataset.from_frames(EVENTS, ITEMS, event_weights={"buy": 6, "veiw": 1})
+    with pytest.raises(DataError, match=r"never holds 'loan'.*found 'buy', 'click', 'view'"):
+        Dataset.from_frames(EVENTS, ITEMS, event_weights={"loan": 1})
+
+
+def test_lists_of_words_are_the_same_texts_from_frames_and_from_files(tmp_path: Path) -> None:
+    lists = pd.Series([["Krimi", "Fantasy"], [], None])
+    items = ITEMS.assign(category=lists, tags=pd.Series([np.array(["a", "b"], object), np.array(["c"], object), None]))
+    events = EVENTS.drop(columns="weight")
+    events.to_parquet(tmp_path / "events.parquet")
+    items.to_parquet(tmp_path / "items.parquet")
+    config = DataConfig(events=f"{tmp_path}/events.parquet", items=f"{tmp_path}/items.parquet", event_weights=BOTH)
+    data = Dataset.from_frames(events, items, event_weights=BOTH)
+    assert data.catalogue["category"].tolist() == ["", "", "Krimi, Fantasy"]
+    assert data.catalogue["tags"].tolist() == ["c", "", "a, b"]
+    read = load_tables(config).items
+    assert data.catalogue[["category", "tags"]].equals(read[["category", "tags"]])
+    tupled = items.assign(category=pd.Series([("Krimi", np.str_("Fantasy")), (), None]))
+    assert Dataset.from_frames(events, tupled, event_weights=BOTH).sha256 == data.sha256
+
+
 def test_inputs_stay_as_they_were() -> None:
     events, items = EVENTS.copy(deep=True), ITEMS.copy(deep=True)
-    Dataset.from_frames(events, items)
+    items["tags"] = [["a"], ["b", "c"], []]
+    given = items.copy(deep=True)
+    Dataset.from_frames(events, items, event_weights=BOTH)
     pd.testing.assert_frame_equal(events, EVENTS)
-    pd.testing.assert_frame_equal(items, ITEMS)
+    pd.testing.assert_frame_equal(items, given)
 
 
 def test_blocked_items_are_not_available_whatever_the_type_of_their_ids() -> None:

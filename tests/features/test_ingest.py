@@ -170,7 +170,7 @@ def test_hostile_titles_pass_as_text(tmp_path: Path) -> None:
 
 def test_frames_are_not_changed() -> None:
     before = events()
-    Dataset.from_frames(before, ITEMS)
+    Dataset.from_frames(before, ITEMS, event_weights={"buy": 6})
     pd.testing.assert_frame_equal(before, events())
 
 

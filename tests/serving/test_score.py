@@ -12,7 +12,7 @@ from features.pairs import NAMES
 from features.snapshot import Snapshot
 from recsys.cf_tower import CFTower
 from recsys.config import parse_config
-from recsys.errors import DataError, ModelError
+from recsys.errors import ConfigError, DataError, ModelError
 from recsys.ids import IdMap
 from recsys.ranker import LinearFusion, Ranker
 from serving.recommender import Recommender
@@ -126,6 +126,45 @@ def test_ids_may_come_as_text_and_strangers_under_any_name(numbered: Recommender
     mixed = numbered.recommend(["7", "nobody"], 4)
     assert mixed["item_id"].tolist()[:4] == by_number["item_id"].tolist()[:4]
     assert mixed["user_id"].unique().tolist() == ["7", "nobody"]
+
+
+@pytest.mark.slow
+def test_one_id_alone_is_one_id(numbered: Recommender) -> None:
+    assert numbered.recommend("12", 4)["user_id"].tolist() == [12] * 4
+    pd.testing.assert_frame_equal(numbered.recommend(12, 4), numbered.recommend([12], 4))
+    assert numbered.similar("13", 2)["item_id"].tolist() == ["13"] * 2
+    assert (
+        numbered.similar(np.int64(13), 2)["similar_item_id"].tolist()
+        == numbered.similar([13], 2)["similar_item_id"].tolist()
+    )
+    assert numbered.recommend([], 4).empty
+    listed = numbered.recommend(7, 1)["item_id"].iloc[0]
+    assert numbered.explain("7", str(listed))["item_id"].tolist() == [listed]
+
+
+@pytest.mark.slow
+def test_numbers_and_texts_in_one_question_meet_as_texts(numbered: Recommender) -> None:
+    table = numbered.recommend([7, "nobody"], 4)
+    assert table["user_id"].unique().tolist() == ["7", "nobody"]
+    assert table["item_id"].tolist()[:4] == numbered.recommend(7, 4)["item_id"].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, 7.0, True])
+def test_an_id_that_is_none_is_named_with_its_place(numbered: Recommender, missing: object) -> None:
+    for ask, what in ((numbered.recommend, "user"), (numbered.similar, "item")):
+        with pytest.raises(DataError, match=f"{what} ids: .*{missing}.* at place 1 is neither text nor an integer"):
+            ask([7, missing])
+    with pytest.raises(DataError, match="user ids: 'None' at place 0"):
+        numbered.explain(None, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [0, -1, 2.5])
+def test_a_list_of_less_than_one_is_refused(numbered: Recommender, k: int) -> None:
+    for ask in (numbered.recommend, numbered.similar):
+        with pytest.raises(ConfigError, match=f"k: '{k}' is no length of a list; ask for 1 item or more"):
+            ask([7], k)
 
 
 @pytest.mark.slow
