@@ -233,7 +233,8 @@ def test_a_model_trained_until_the_window_is_valid(world: dict[str, Any]) -> Non
 def test_an_item_made_after_the_start_of_the_window_is_invalid(world: dict[str, Any]) -> None:
     a = arm("A", 0.3, world, 1)
     items = world["items"].assign(created_at=START + pd.Timedelta(days=1))
-    assert "later knowledge" in judged(a, a, world | {"items": items}).reason
+    past = world["history"][world["history"]["item_id"] < N_ITEMS - 10]  # the last ten never sold before
+    assert "later knowledge" in judged(a, a, world | {"items": items, "history": past}).reason
 
 
 def test_labels_from_before_the_window_are_invalid(world: dict[str, Any]) -> None:
