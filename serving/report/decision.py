@@ -91,7 +91,7 @@ def decide(
         return _invalid(checks, failed)
     harmed = [judged for judged in (*success, *guardrails, *protected) if judged.is_harmed]
     if harmed:
-        return _reject(harmed)
+        return _reject(harmed, primary)
     # From nothing to something is a lift without bound.
     lift = math.inf if primary.a == 0 and primary.diff > 0 else primary.relative
     missing = []
@@ -135,12 +135,14 @@ def _invalid(checks: tuple[Check, ...], failed: list[Check]) -> Decision:
     )
 
 
-def _reject(harmed: list[Judged]) -> Decision:
+def _reject(harmed: list[Judged], primary: Effect) -> Decision:
     first = harmed[0]
+    lift = f" ({primary.relative:+.1%})" if math.isfinite(primary.relative) else ""
+    beside = f" The primary metric differs by {primary.diff:+.4f}{lift}." if primary.n else ""
     return Decision(
         "REJECT",
         2,
-        "Worse by more than the margin: " + ", ".join(judged.name for judged in harmed) + ".",
+        "Worse by more than the margin: " + ", ".join(judged.name for judged in harmed) + "." + beside,
         (
             Number(f"{first.name}: low end of the gain", first.low),
             Number(f"{first.name}: high end of the gain", first.high),
