@@ -51,13 +51,14 @@ _TOO_SLOW = (
 class Outcome:
     """One night: what the data were, what was published, what the model measured, where to look.
 
-    data and released are None where only the report is made again.
+    data and released are None where only the report is made again; model_version: the one that scored and was evaluated.
     """
 
     data: DataReport | None
     released: Released | None
     release: Path
     evaluation: dict[str, Any]
+    model_version: str
     trained: bool
     mlflow_page: str
     config: Config
@@ -70,6 +71,7 @@ class Outcome:
             "released": self.released.to_dict() if self.released else None,
             "release": self.release.name,
             "evaluation": self.evaluation,
+            "model_version": self.model_version,
             "trained": self.trained,
             "mlflow_page": self.mlflow_page,
             "seconds": self.seconds,
@@ -77,7 +79,7 @@ class Outcome:
 
     def render(self, console: Console, n_users: int) -> None:
         """The night on a screen: evaluation, a few users' lists, where everything lies."""
-        print_stored_evaluation(self.evaluation, console)
+        print_stored_evaluation(self.evaluation, console, self.model_version)
         if n_users:
             print_lists(self.config, self.release, console, n_users)
         lines = ["", self.released.sentence()] if self.released else ["", f"published: {self.release.name}"]
@@ -140,7 +142,8 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
     with reported(released.release):
         evaluation = evaluation_in(model_cache(config) / released.model_sha256)
     page = run.registry.page_command()
-    return Outcome(data, released, released.release, evaluation, run.facts["trained"], page, config, run.seconds)
+    version, trained = released.model_version, run.facts["trained"]
+    return Outcome(data, released, released.release, evaluation, version, trained, page, config, run.seconds)
 
 
 def _train(dataset: Dataset, run: Run) -> str | None:
@@ -191,7 +194,8 @@ def report_of_served(config: Config) -> Outcome:
     facts = store.manifest(release)
     with reported(release):
         evaluation = evaluation_in(model_cache(config) / facts["model"]["sha256"])
-    return Outcome(None, None, release, evaluation, False, Registry(config.mlflow).page_command(), config, 0.0)
+    page, version = Registry(config.mlflow).page_command(), facts["model"]["version"]
+    return Outcome(None, None, release, evaluation, version, False, page, config, 0.0)
 
 
 @contextmanager

@@ -64,10 +64,14 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     print_stored_evaluation(evaluation.to_dict(), console)
 
 
-def print_stored_evaluation(stored: dict[str, Any], console: Console) -> None:
-    """The per-source table and NDCG@10 by length of history, with 95% intervals."""
+def print_stored_evaluation(stored: dict[str, Any], console: Console, whose: str = "") -> None:
+    """The per-source table and NDCG@10 by length of history, with 95% intervals.
+
+    Args:
+        whose: model version that the evaluation is of, for the title.
+    """
     window = f", {stored['test_start'][:10]} to {stored['test_end'][:10]}" if "test_start" in stored else ""
-    title = f"Each source on the last window{window}: {stored['table'][0]['users']:,} users, 95% intervals"
+    title = f"Each source on the last window{f' of model version {whose}' * bool(whose)}{window}: {stored['table'][0]['users']:,} users, 95% intervals"
     table = _narrow(title)
     table.add_column("source")
     for _, heading in _METRICS:
