@@ -102,7 +102,7 @@ def _is_near(candidates: Candidates, table: PairTable, rows: IntArray, n_items: 
     There is always a most like one. It is near where hardly any popular item is as near to it: they are the same for
     everybody, so they stand for any item, and in the space of the towers at hand, whose cosines differ in scale.
     """
-    is_popular: BoolArray = np.isfinite(np.stack([candidates.ranks[name] for name in POPULAR])).any(axis=0)
+    is_popular = np.logical_or.reduce([np.isfinite(candidates.ranks[name]) for name in POPULAR])
     popular = np.append(np.flatnonzero(is_popular), 0)  # which ends a row below
     bounds = np.searchsorted(table.user_row[popular[:-1]], np.arange(candidates.n_users + 1))
     user, likeness = table.user_row[rows], table.likeness[:, rows]
