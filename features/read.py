@@ -2,6 +2,7 @@
 
 import errno
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,8 +17,8 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from recsys.config import DataConfig
-from recsys.errors import DataError, ResourceError, public, shown
-from recsys.schema import TableSchema, nearest, require_columns, table_of
+from recsys.errors import DataError, ResourceError, plain, public, shown
+from recsys.schema import TableSchema, nearest, quoted, require_columns, table_of
 
 CHUNK = 500_000  # rows
 CSV_BLOCK = 16 * 2**20  # bytes parsed at a time; a row must fit
@@ -70,15 +71,16 @@ def _join(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -> Iterator[pd.DataFrame]:
     filesystem, files = _files(place, schema.name)
-    root = posixpath.dirname(files[0]) if len(files) == 1 else posixpath.commonpath(files)
+    names = [_name(file) for file in files]  # all that anyone gets to see
+    root = posixpath.dirname(names[0]) if len(names) == 1 else posixpath.commonpath(names)
     kinds: dict[str, tuple[str, str]] = {}
-    for file in files:
+    for file, name in zip(files, names, strict=True):
         n_read = 0
-        for table in _arrow_tables(filesystem, file, rows):
-            frame = _frame(table, file, schema, config)
-            _check_same_kinds(frame, file, schema, kinds)
+        for table in _arrow_tables(filesystem, file, name, rows):
+            frame = _frame(table, name, schema, config)
+            _check_same_kinds(frame, name, schema, kinds)
             frame["_file"] = pd.Categorical.from_codes(
-                np.zeros(len(frame), np.int8), categories=pd.Index([posixpath.relpath(file, root)])
+                np.zeros(len(frame), np.int8), categories=pd.Index([posixpath.relpath(name, root)])
             )
             frame["_row"] = np.arange(n_read, n_read + len(frame))
             n_read += len(frame)
@@ -96,12 +98,31 @@ def _files(place: str, name: str) -> tuple[Any, list[str]]:
             root, found = posixpath.dirname(path), [path] if filesystem.exists(path) else []
     except (ImportError, ValueError, OSError) as error:
         raise DataError(
-            f"{public(place)}: cannot be reached: {shown(public(str(error)), 200)}; check data.{name} in the config"
+            f"{_name(place)}: cannot be reached: {_reason(error)}; check data.{name} in the config"
         ) from error
     found = sorted(f for f in found if not _is_hidden(f.removeprefix(root)))
     if not found:
-        raise DataError(f"{public(place)}: no {name} table there; check data.{name} in the config")
+        raise DataError(f"{_name(place)}: no {name} table there; check data.{name} in the config")
     return filesystem, found
+
+
+def _name(place: str) -> str:
+    """A file or URL as it may be shown: on one line, and without what a URL says beside its address.
+
+    >>> _name("https://me:p@ss@host/a.csv?KEY")
+    'https://host/a.csv'
+    """
+    return plain(_without_secrets(place), 1000)
+
+
+def _reason(error: Exception) -> str:
+    return shown(_without_secrets(str(error)), 200)
+
+
+def _without_secrets(text: str) -> str:
+    """Of URLs the address alone: a password may hold an @, and not every signature has a name and an equals sign."""
+    text = re.sub(r"(?<=://)[^/\s?'\"]*@", "", text)
+    return public(re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text))
 
 
 def _is_hidden(path: str) -> bool:
@@ -110,12 +131,12 @@ def _is_hidden(path: str) -> bool:
     return name.startswith((".", "_")) or any(f.startswith((".", "_")) for f in folders)
 
 
-def _arrow_tables(filesystem: Any, file: str, rows: int) -> Iterator[pa.Table]:
+def _arrow_tables(filesystem: Any, file: str, name: str, rows: int) -> Iterator[pa.Table]:
     """A file in tables of at most so many rows; one that is empty where it has none."""
     try:
         with filesystem.open(file, "rb") as handle:
             tables = _parquet(handle, rows)
-            if file.endswith(".csv"):  # Arrow reads ahead on threads of its own, which a Python file would not survive
+            if name.endswith(".csv"):  # Arrow reads ahead on threads of its own, which a Python file would not survive
                 is_local = isinstance(filesystem, LocalFileSystem)
                 tables = _csv(file if is_local else pa.BufferReader(handle.read()), rows)
             for table in tables:
@@ -126,10 +147,8 @@ def _arrow_tables(filesystem: Any, file: str, rows: int) -> Iterator[pa.Table]:
         if (
             isinstance(error, OSError) and error.errno == errno.EIO
         ):  # the table may be sound: another remedy, another code
-            raise ResourceError(f"{public(file)}: {error.strerror}; check the disk, then run again") from error
-        raise DataError(
-            f"{public(file)}: cannot be read as a table: {shown(public(str(error)), 200)}; write the file again"
-        ) from error
+            raise ResourceError(f"{name}: {error.strerror}; check the disk, then run again") from error
+        raise DataError(f"{name}: cannot be read as a table: {_reason(error)}; write the file again") from error
 
 
 def _parquet(handle: BinaryIO, rows: int) -> Iterator[pa.Table]:
@@ -210,9 +229,9 @@ def _our_names(present: list[str], file: str, table: str, config: DataConfig) ->
     for ours, theirs in (wanted | own).items():
         if theirs not in present:
             near = nearest(theirs, present)
-            hint = f'did you mean "{near}"?' if near else f"found {', '.join(map(shown, present[:20]))}"
+            hint = f"did you mean {quoted(near)}?" if near else f"found {', '.join(map(shown, present[:20]))}"
             where = f"data.columns.{table}" if ours in own else "data.columns"
-            raise DataError(f'{file}: no column "{theirs}", which [{where}] names for {ours}; {hint}')
+            raise DataError(f"{file}: no column {quoted(theirs)}, which [{where}] names for {ours}; {hint}")
     ours_of = {theirs: ours for ours, theirs in (common | own).items() if theirs in present}
     pushed = {ours for theirs, ours in ours_of.items() if theirs != ours}
     return [ours_of.get(c, f"{c} (not mapped)" if c in pushed else c) for c in present]

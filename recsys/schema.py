@@ -103,7 +103,9 @@ def require_columns(schema: TableSchema, found: Iterable[str], place: str) -> No
         )
     missing = [column for column in schema.required if column not in found]
     if missing:
-        hints = "; ".join(f'[data.columns.{schema.name}] {c} = "{nearest(c, found) or "your_column"}"' for c in missing)
+        hints = "; ".join(
+            f"[data.columns.{schema.name}] {c} = {quoted(nearest(c, found) or 'your_column')}" for c in missing
+        )
         raise DataError(
             f"{place}: {schema.name} table has no column {', '.join(missing)}; "
             f"found {', '.join(map(shown, found[:20])) or 'no columns'}; rename it, or map it in the config: {hints}"
@@ -119,6 +121,20 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     plain = {k.lower().replace("_", ""): k for k in known}
     near = difflib.get_close_matches(name.lower().replace("_", ""), plain, n=1, cutoff=0.5)
     return plain[near[0]] if near else None
+
+
+def quoted(name: str) -> str:
+    r"""A foreign name as a TOML string, to be pasted: letters of any script stay, controls and quotes are escaped.
+
+    >>> print(quoted("größe"), quoted("a\n"), quoted('"\x1b'))
+    "größe" "a\u000A" "\u0022\u001B"
+    """
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else _escaped(c) for c in name) + '"'
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
 
 
 def recommendation_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:

@@ -21,6 +21,13 @@ def test_a_column_that_is_there_twice_is_refused() -> None:
         require_columns(ITEMS, ["item_id", "title", "title"], "items.csv")
 
 
+def test_a_name_near_the_wanted_one_is_escaped_and_can_be_pasted() -> None:
+    with pytest.raises(DataError) as error:
+        require_columns(ITEMS, ["item_id\x1b[2J\n", "title"], "items.csv")
+    assert '"item_id\\u001B[2J\\u000A"' in str(error.value)
+    assert str(error.value).isprintable()
+
+
 def test_nothing_near_gives_no_suggestion() -> None:
     assert nearest("timestamp", ["sku", "qty"]) is None
 

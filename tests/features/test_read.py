@@ -113,3 +113,10 @@ def test_a_mapping_to_a_column_that_is_not_there_is_named(tmp_path: Path) -> Non
     path = write(tmp_path / "items.parquet", item_id=["x"], sku=["1"], title=["Tea"])
     with pytest.raises(DataError, match=r'"skus".*did you mean "sku"'):
         read_table(str(path), ITEMS, config({"items": {"item_id": "skus"}}))
+
+
+def test_a_near_column_is_shown_escaped(tmp_path: Path) -> None:
+    path = write(tmp_path / "items.parquet", item_id=["x"], **{"sku\x1b[2J": ["1"]}, title=["Tea"])
+    with pytest.raises(DataError, match=r"did you mean") as error:
+        read_table(str(path), ITEMS, config({"items": {"item_id": "sku[2J"}}))
+    assert str(error.value).isprintable()
