@@ -4,6 +4,7 @@ import errno
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from recsys.config import DataConfig
-from recsys.errors import DataError, ResourceError, plain, public, shown
+from recsys.errors import DataError, RecsysError, ResourceError, plain, public, shown
 from recsys.schema import TableSchema, nearest, quoted, require_columns, table_of
 
 CHUNK = 500_000  # rows
@@ -37,6 +38,7 @@ def read_chunks(place: str, schema: TableSchema, config: DataConfig, rows: int =
 
     Raises:
         DataError: nothing is there, a file is broken, a column is missing, or files disagree on its type.
+        ResourceError: the disk failed, or whatever serves a URL: run again.
     """
     joined: list[pd.DataFrame] = []
     for frame in _each_file(place, schema, config, rows):
@@ -90,12 +92,8 @@ def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -
 def _files(place: str, name: str) -> tuple[Any, list[str]]:
     try:
         filesystem, path = fsspec.core.url_to_fs(place)
-        if any(c in path for c in "*?["):
-            root, found = "", filesystem.glob(path)
-        elif filesystem.isdir(path):
-            root, found = path, [f for f in filesystem.find(path) if f.endswith((".parquet", ".csv"))]
-        else:
-            root, found = posixpath.dirname(path), [path] if filesystem.exists(path) else []
+        with _reached(filesystem, _name(place)):
+            root, found = _found(filesystem, path)
     except (ImportError, ValueError, OSError) as error:
         raise DataError(
             f"{_name(place)}: cannot be reached: {_reason(error)}; check data.{name} in the config"
@@ -104,6 +102,69 @@ def _files(place: str, name: str) -> tuple[Any, list[str]]:
     if not found:
         raise DataError(f"{_name(place)}: no {name} table there; check data.{name} in the config")
     return filesystem, found
+
+
+def _found(filesystem: Any, path: str) -> tuple[str, list[str]]:
+    """The folder that a path stands for, and the files in it that may be tables; nothing where nothing is."""
+    wild = "*[" if "://" in path else "*?["  # in a URL a question mark is what signatures stand behind
+    if any(c in path for c in wild):
+        return "", filesystem.glob(path)
+    if filesystem.isdir(path):
+        return path, [f for f in filesystem.find(path) if f.endswith((".parquet", ".csv"))]
+    return posixpath.dirname(path), [path] if _exists(filesystem, path) else []
+
+
+def _exists(filesystem: Any, path: str) -> bool:
+    """Whether a file is there; elsewhere `exists` would also say no of one that may not be read."""
+    if isinstance(filesystem, LocalFileSystem):
+        return bool(filesystem.exists(path))
+    try:
+        filesystem.info(path)
+    except FileNotFoundError as error:
+        if _is_missing(error):
+            return False
+        raise
+    return True
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether nothing is there; over HTTP any failure comes as such an error, with what happened behind it."""
+    is_other = error.__cause__ is not None and getattr(error.__cause__, "status", None) != 404
+    return isinstance(error, FileNotFoundError) and not is_other
+
+
+@contextmanager
+def _reached(filesystem: Any, name: str) -> Iterator[None]:
+    """What fails on the way to another machine says nothing about the table: another remedy, another code.
+
+    Raises:
+        ResourceError: a server refused, failed or cut the connection; each protocol has error types of its own.
+    """
+    try:
+        yield
+    except RecsysError:
+        raise
+    except Exception as error:
+        if isinstance(filesystem, LocalFileSystem) or _is_missing(error):
+            raise
+        reason = _reason(error if error.__cause__ is None else Exception(f"{error.__cause__!r}"))
+        raise ResourceError(
+            f"{name}: cannot be fetched: {reason}; check the server, the network and the credentials, then run again"
+        ) from error
+
+
+class _Fetched:
+    """An open file elsewhere; Arrow would tell a read that fails as it tells a broken table."""
+
+    def __init__(self, handle: Any, filesystem: Any, name: str) -> None:
+        self._handle, self._filesystem, self._name = handle, filesystem, name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._handle, attribute)
+
+    def read(self, size: int = -1) -> bytes:
+        with _reached(self._filesystem, self._name):
+            return self._handle.read(size)
 
 
 def _name(place: str) -> str:
@@ -134,10 +195,13 @@ def _is_hidden(path: str) -> bool:
 def _arrow_tables(filesystem: Any, file: str, name: str, rows: int) -> Iterator[pa.Table]:
     """A file in tables of at most so many rows; one that is empty where it has none."""
     try:
-        with filesystem.open(file, "rb") as handle:
+        is_local = isinstance(filesystem, LocalFileSystem)
+        with _reached(filesystem, name):
+            opened = filesystem.open(file, "rb")
+        with opened as raw:
+            handle = raw if is_local else _Fetched(raw, filesystem, name)
             tables = _parquet(handle, rows)
             if name.endswith(".csv"):  # Arrow reads ahead on threads of its own, which a Python file would not survive
-                is_local = isinstance(filesystem, LocalFileSystem)
                 tables = _csv(file if is_local else pa.BufferReader(handle.read()), rows)
             for table in tables:
                 table = pa.table([_plain(c) for c in table.columns], names=table.column_names)
@@ -151,7 +215,7 @@ def _arrow_tables(filesystem: Any, file: str, name: str, rows: int) -> Iterator[
         raise DataError(f"{name}: cannot be read as a table: {_reason(error)}; write the file again") from error
 
 
-def _parquet(handle: BinaryIO, rows: int) -> Iterator[pa.Table]:
+def _parquet(handle: BinaryIO | _Fetched, rows: int) -> Iterator[pa.Table]:
     file = pq.ParquetFile(handle, page_checksum_verification=True)
     yield from _cut(file.schema_arrow, file.iter_batches(rows), rows)
 

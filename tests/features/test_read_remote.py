@@ -16,7 +16,7 @@ import pytest
 from features.ingest import load_tables
 from features.read import read_table
 from recsys.config import DataConfig
-from recsys.errors import DataError
+from recsys.errors import DataError, ResourceError
 from recsys.schema import ITEMS
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
@@ -91,3 +91,37 @@ def test_a_csv_is_one_whatever_its_signature() -> None:
     with served(with_content(b"item_id,title\n007,Tea\n")) as host:
         frame = read_table(f"http://{host}/items.csv?sig=KEY", ITEMS, config())
     assert frame["item_id"].tolist() == ["007"]
+
+
+def with_status(code: int) -> Answer:
+    return lambda request: request.send_error(code)
+
+
+@pytest.mark.parametrize("name", ["items.parquet", "items.csv", "items-*.csv"])
+@pytest.mark.parametrize("code", [401, 403, 500, 503])
+def test_a_server_that_refuses_or_fails_is_no_fault_of_the_table(code: int, name: str) -> None:
+    with served(with_status(code)) as host, pytest.raises(ResourceError) as error:
+        read_table(f"http://{host}/{name}?sig=a:KEY", ITEMS, config())
+    for part in (f"http://{host}/", "cannot be fetched", str(code), "credentials, then run again"):
+        assert part in str(error.value)
+    assert "KEY" not in str(error.value)
+
+
+def test_nobody_at_an_address_is_told_as_such() -> None:
+    with served(with_status(500)) as host:
+        pass
+    with pytest.raises(ResourceError, match=rf"http://{host}/items\.csv: cannot be fetched"):
+        read_table(f"http://{host}/items.csv", ITEMS, config())
+
+
+def test_a_table_that_is_not_there_is_a_matter_of_the_setting() -> None:
+    with served(with_status(404)) as host, pytest.raises(DataError, match=r"no items table there; check data\.items"):
+        read_table(f"http://{host}/items.csv", ITEMS, config())
+
+
+@pytest.mark.parametrize("name", ["items.parquet", "items.csv"])
+def test_a_connection_cut_amid_the_content_can_be_tried_again(name: str) -> None:
+    content = parquet(item_id=["a"], title=["Tea"]) if name.endswith("parquet") else b"item_id,title\na,Tea\n"
+    cut = with_content(content[: len(content) // 2], len(content))
+    with served(cut) as host, pytest.raises(ResourceError, match=rf"{name}: cannot be fetched: .*then run again"):
+        read_table(f"http://{host}/{name}", ITEMS, config())
