@@ -3,7 +3,7 @@
 import errno
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,12 @@ from recsys.schema import TableSchema, nearest, quoted, require_columns, table_o
 
 CHUNK = 500_000  # rows
 CSV_BLOCK = 16 * 2**20  # bytes parsed at a time; a row must fit
+CSV = (".csv", ".csv.gz")
+NOT_READ = (
+    ".json", ".jsonl", ".ndjson", ".txt", ".tsv", ".xls", ".xlsx", ".ods", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar",
+    ".orc", ".feather", ".arrow", ".avro",
+)  # fmt: skip
+"""Endings of files that may hold rows: beside tables they are refused, as nobody would miss these rows."""
 
 
 def read_table(place: str, schema: TableSchema, config: DataConfig) -> pd.DataFrame:
@@ -99,6 +105,7 @@ def _files(place: str, name: str) -> tuple[Any, list[str]]:
             f"{_name(place)}: cannot be reached: {_reason(error)}; check data.{name} in the config"
         ) from error
     found = sorted(f for f in found if not _is_hidden(f.removeprefix(root)))
+    _refuse_unread(found, path, name)
     if not found:
         raise DataError(f"{_name(place)}: no {name} table there; check data.{name} in the config")
     return filesystem, found
@@ -110,8 +117,24 @@ def _found(filesystem: Any, path: str) -> tuple[str, list[str]]:
     if any(c in path for c in wild):
         return "", filesystem.glob(path)
     if filesystem.isdir(path):
-        return path, [f for f in filesystem.find(path) if f.endswith((".parquet", ".csv"))]
+        return path, [f for f in filesystem.find(path) if _ends(f, ".parquet", *CSV, *NOT_READ)]
     return posixpath.dirname(path), [path] if _exists(filesystem, path) else []
+
+
+def _refuse_unread(found: list[str], path: str, name: str) -> None:
+    """Files of a folder that are not read, but may hold rows; one that is named itself is tried."""
+    unread = [] if found == [path] else [f for f in found if _ends(f, *NOT_READ) and not _ends(f, *CSV)]
+    if unread:
+        more = f" and {len(unread) - 1:,} more" if len(unread) > 1 else ""
+        raise DataError(
+            f"{_name(unread[0])}{more}: among the files of data.{name}, but only .parquet, .csv and .csv.gz are read; "
+            "convert them, or move them away"
+        )
+
+
+def _ends(file: str, *endings: str) -> bool:
+    """Whether a file has one of some endings, in capitals or not, whatever a URL says after its question mark."""
+    return file.lower().endswith(endings) or _name(file).lower().endswith(endings)
 
 
 def _exists(filesystem: Any, path: str) -> bool:
@@ -200,9 +223,11 @@ def _arrow_tables(filesystem: Any, file: str, name: str, rows: int) -> Iterator[
             opened = filesystem.open(file, "rb")
         with opened as raw:
             handle = raw if is_local else _Fetched(raw, filesystem, name)
-            tables = _parquet(handle, rows)
-            if name.endswith(".csv"):  # Arrow reads ahead on threads of its own, which a Python file would not survive
-                tables = _csv(file if is_local else pa.BufferReader(handle.read()), rows)
+            tables = (
+                _csv(_streams(file if is_local else handle.read(), file), name, rows)
+                if _ends(file, *CSV)
+                else _parquet(handle, rows)
+            )
             for table in tables:
                 table = pa.table([_plain(c) for c in table.columns], names=table.column_names)
                 table.validate(full=True)  # text that is no UTF-8 shows itself here, not hours later
@@ -212,7 +237,15 @@ def _arrow_tables(filesystem: Any, file: str, name: str, rows: int) -> Iterator[
             isinstance(error, OSError) and error.errno == errno.EIO
         ):  # the table may be sound: another remedy, another code
             raise ResourceError(f"{name}: {error.strerror}; check the disk, then run again") from error
-        raise DataError(f"{name}: cannot be read as a table: {_reason(error)}; write the file again") from error
+        raise DataError(f"{name}: cannot be read as a table: {_reason(error)}; {_remedy(error, file)}") from error
+
+
+def _remedy(error: Exception, file: str) -> str:
+    if "utf" in str(error).lower():
+        return "write it as UTF-8"
+    if _ends(file, ".parquet", *CSV):
+        return "write the file again"
+    return "it was tried as Parquet, and a CSV file must end in .csv or .csv.gz; name it so, or write the file again"
 
 
 def _parquet(handle: BinaryIO | _Fetched, rows: int) -> Iterator[pa.Table]:
@@ -220,19 +253,34 @@ def _parquet(handle: BinaryIO | _Fetched, rows: int) -> Iterator[pa.Table]:
     yield from _cut(file.schema_arrow, file.iter_batches(rows), rows)
 
 
-def _csv(source: str | pa.BufferReader, rows: int) -> Iterator[pa.Table]:
+def _streams(source: str | bytes, file: str) -> Callable[[], pa.NativeFile]:
+    """Opens a CSV from its start; Arrow reads ahead on threads of its own, which a Python file would not survive."""
+    compression = "gzip" if _ends(file, ".gz") else None
+    if isinstance(source, str):
+        return lambda: pa.input_stream(source, compression=compression)
+    return lambda: pa.input_stream(pa.BufferReader(source), compression=compression)
+
+
+def _csv(opened: Callable[[], pa.NativeFile], name: str, rows: int) -> Iterator[pa.Table]:
     parse = pacsv.ParseOptions(newlines_in_values=True)
     read = pacsv.ReadOptions(block_size=CSV_BLOCK)
-    with pacsv.open_csv(source, read, parse) as reader:
+    with opened() as source:
+        _refuse_other_separators(source.read(2**16), name)
+    with pacsv.open_csv(opened(), read, parse) as reader:
         names = reader.schema.names
     # a column typed by its first rows would fail on one bad value later, and an item may be called NA
     convert = pacsv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
     )
-    if not isinstance(source, str):
-        source.seek(0)
-    with pacsv.open_csv(source, read, parse, convert) as reader:
+    with pacsv.open_csv(opened(), read, parse, convert) as reader:
         yield from _cut(reader.schema, reader, rows)
+
+
+def _refuse_other_separators(start: bytes, name: str) -> None:
+    header = start.partition(b"\n")[0]
+    separator = next((c for c in ";\t|" if c.encode() in header), None)
+    if separator and b"," not in header:
+        raise DataError(f"{name}: columns are separated by {separator!r}; write it with commas")
 
 
 def _cut(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
