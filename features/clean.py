@@ -18,6 +18,7 @@ _HAS_ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 _FLAGS = {"true": True, "t": True, "yes": True, "y": True, "1": True, "1.0": True} | {
     "false": False, "f": False, "no": False, "n": False, "0": False, "0.0": False,
 }  # fmt: skip
+_NOTHING = ("", "nan", "<na>", "na", "n/a", "null", "none", "\\n")
 
 
 def clean_ids(values: pd.Series, place: str) -> pd.Series:
@@ -152,6 +153,19 @@ def clean_texts(values: pd.Series) -> pd.Series:
 def clean_numbers(values: pd.Series) -> pd.Series:
     """Numbers as float64; NaN where there is none."""
     return pd.to_numeric(values, errors="coerce").astype("float64")
+
+
+def is_no_number(values: pd.Series, numbers: pd.Series) -> BoolArray:
+    """Where something is written that was read as no number, (n,); what exports write for nothing is none.
+
+    >>> texts = pd.Series(["1.5", "14,95 €", "", "NULL", None])
+    >>> is_no_number(texts, clean_numbers(texts)).tolist()
+    [False, True, False, False, False]
+    """
+    is_bad = (numbers.isna() & values.notna()).to_numpy(dtype=bool, copy=True)
+    if is_bad.any():
+        is_bad[is_bad] = ~values[is_bad].astype("str").str.strip().str.lower().isin(_NOTHING).to_numpy(dtype=bool)
+    return is_bad
 
 
 def clean_flags(values: pd.Series) -> tuple[pd.Series, BoolArray]:

@@ -18,12 +18,13 @@ from features.clean import (
     clean_texts,
     has_control,
     is_bad_id,
+    is_no_number,
     settled_ids,
     utc_times,
 )
 from features.data_report import DataReport, lengths_of, per_id
 from features.events import EventLog, EventWriter
-from features.quarantine import PLACES, Checked, Refused, place_of, with_places
+from features.quarantine import NO_NUMBER, PLACES, Checked, Refused, place_of, with_places
 from features.read import read_chunks, read_table
 from recsys.config import DataConfig
 from recsys.errors import DataError, shown
@@ -190,6 +191,7 @@ def _clean_items(items: pd.DataFrame, config: DataConfig) -> Checked:
         refused.add("created_at", is_unreadable.to_numpy(dtype=bool), "unreadable time")
     if "price" in raw:
         clean["price"] = clean_numbers(raw["price"])
+        refused.add("price", is_no_number(raw["price"], clean["price"]), NO_NUMBER)
     for column in (c for c in TEXTS if c in raw):
         clean[column] = clean_texts(raw[column])
     return _clean_once(clean, "items", "item_id", refused)
@@ -220,6 +222,7 @@ def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: p
         refused.add("weight", ~is_weight.to_numpy(), "weight is no number from 0 up")
     for column in (c for c in NUMBERS if c in raw):
         clean[column] = clean_numbers(raw[column])
+        refused.add(column, is_no_number(raw[column], clean[column]), NO_NUMBER)
     kept = clean[~refused.mask].drop(columns=PLACES)
     kept["user_id"] = settled_ids(kept["user_id"])
     kept["item_id"] = settled_ids(ids[~refused.mask]).astype(known.ids.dtype)
