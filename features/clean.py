@@ -54,6 +54,12 @@ def has_control(ids: pd.Series) -> BoolArray:
     return ids.str.contains(_CONTROLS, regex=True).fillna(False).to_numpy(dtype=bool)
 
 
+def is_blank(texts: pd.Series) -> BoolArray:
+    """Where a text of few kinds, such as an event type, is null or blank, (n,)."""
+    blank = [text for text in texts.dropna().unique() if not text.strip()]
+    return (texts.isna() | texts.isin(blank)).to_numpy(dtype=bool)
+
+
 def settled_ids(ids: pd.Series) -> pd.Series:
     """Without gaps left, nullable integers become plain ones."""
     if not pd.api.types.is_integer_dtype(ids.dtype):

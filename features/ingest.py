@@ -18,6 +18,7 @@ from features.clean import (
     clean_texts,
     has_control,
     is_bad_id,
+    is_blank,
     is_no_number,
     settled_ids,
     utc_times,
@@ -213,6 +214,8 @@ def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: p
     refused.add("item_id", is_bad_id(ids), "null, blank or overlong id")
     refused.add("user_id", has_control(clean["user_id"]), "control character in the id")
     refused.add("item_id", has_control(ids), "control character in the id")
+    clean["event_type"] = raw["event_type"].astype("str").where(raw["event_type"].notna())
+    refused.add("event_type", is_blank(clean["event_type"]), "null or blank event type")
     refused.add("timestamp", times.isna().to_numpy(), "unreadable time")
     refused.add("timestamp", ((times < EARLIEST) | (times >= LATEST)).to_numpy(), "time out of range")
     refused.add("item_id", ~is_known, "item is not in the items table")
@@ -226,7 +229,6 @@ def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: p
     kept = clean[~refused.mask].drop(columns=PLACES)
     kept["user_id"] = settled_ids(kept["user_id"])
     kept["item_id"] = settled_ids(ids[~refused.mask]).astype(known.ids.dtype)
-    kept["event_type"] = kept["event_type"].astype("str").fillna("")
     return Checked("events", kept, refused.rows(), n_rows, n_later=int(is_later.sum()))
 
 

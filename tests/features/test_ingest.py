@@ -75,6 +75,8 @@ def test_twice_the_same_rows_and_any_order_give_the_same_tables(tmp_path: Path) 
         ("user_id", ["u", " ", "v", "v", "w"], "' '"),
         ("user_id", ["u", None, "v", "v", "w"], "nan"),
         ("item_id", ["a", "zzz", "a", "c", "b"], "zzz"),
+        ("event_type", ["click", None, "buy", "view", "buy"], "nan"),
+        ("event_type", ["click", " ", "buy", "view", "buy"], "' '"),
         ("weight", [1.0, float("nan"), 1.0, 1.0, 1.0], "nan"),
         ("weight", [1.0, float("inf"), 1.0, 1.0, 1.0], "inf"),
         ("timestamp", pd.to_datetime(["2024-01-01", "1970-01-01", *["2024-01-02"] * 3], utc=True), "1970"),
