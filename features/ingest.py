@@ -30,7 +30,7 @@ from features.read import read_chunks, read_table
 from recsys.config import DataConfig
 from recsys.errors import DataError, shown
 from recsys.ids import IdMap
-from recsys.schema import EVENTS, ITEMS, USERS, TableSchema, require_columns
+from recsys.schema import EVENTS, ITEMS, USERS, TableSchema, nearest, require_columns
 from recsys.types import IntArray
 
 __all__ = ["DataReport", "Tables", "clean_tables", "load_tables"]
@@ -263,9 +263,10 @@ def _report(
     if not labels:
         raise DataError(
             f"events: none of {len(log):,} rows before {now:%Y-%m-%d %H:%M} has an event type that is a label "
-            f"({', '.join(map(shown, config.event_weights))}); found {', '.join(map(shown, types)) or 'none'}; "
+            f"({', '.join(map(shown, config.event_weights))}); found {', '.join(map(shown, list(types)[:20])) or 'none'}; "
             "mend data.event_weights or --as-of"
         )
+    ignored = {k: v for k, v in types.items() if k not in labels}
     first, newest = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (log.first, log.newest))
     until = min(now, pd.Timestamp.now(tz="UTC"))
     return DataReport(
@@ -273,7 +274,8 @@ def _report(
         n_after_as_of=events.checked.n_later, n_duplicates=log.n_repeats,
         n_events=len(log), n_items=len(items), n_users=len(log.per_user),
         event_types=labels,
-        ignored_types={k: v for k, v in types.items() if k not in config.event_weights},
+        ignored_types=ignored,
+        absent_labels={name: nearest(name, ignored) for name in config.event_weights if name not in labels},
         quarantined={str(k): int(v) for k, v in quarantine["reason"].value_counts().items()},
         first_event=f"{first:%Y-%m-%d %H:%M}", last_event=f"{newest:%Y-%m-%d %H:%M}",
         age_of_newest_hours=round((until - newest).total_seconds() / 3600, 1),

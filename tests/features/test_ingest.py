@@ -305,3 +305,14 @@ def test_a_refusal_says_what_would_have_been_read_and_how_rows_count(
     with pytest.raises(DataError, match="rows count from 0") as error:
         load_tables(config(tmp_path, table, items))
     assert form in str(error.value)
+
+
+def test_a_label_that_never_occurs_is_told_with_the_type_it_may_mean(tmp_path: Path) -> None:
+    weights = {"buy": 6.0, "veiw": 1.0, "rent\x1b": 2.0}
+    report = load_tables(config(tmp_path, events(), event_weights=weights)).report
+    assert report.absent_labels == {"veiw": "view", "rent\x1b": None}
+    console = Console(file=io.StringIO(), width=200)
+    report.render(console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "labels that never occur" in printed
+    assert "'veiw' (did you mean 'view'?), 'rent\\x1b'" in printed
