@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from recsys.config import DataConfig
 from recsys.errors import DataError, RecsysError, ResourceError, plain, public, shown
-from recsys.schema import TableSchema, nearest, quoted, require_columns, table_of
+from recsys.schema import TableSchema, nearest, quoted, require_columns, table_of, told_apart
 
 CHUNK = 500_000  # rows
 CSV_BLOCK = 16 * 2**20  # bytes parsed at a time; a row must fit
@@ -341,7 +341,7 @@ def _our_names(present: list[str], file: str, table: str, config: DataConfig) ->
     for ours, theirs in (wanted | own).items():
         if theirs not in present:
             near = nearest(theirs, present)
-            hint = f"did you mean {quoted(near)}?" if near else f"found {', '.join(map(shown, present[:20]))}"
+            hint = f"did you mean {told_apart(near)}?" if near else f"found {', '.join(map(shown, present[:20]))}"
             where = f"data.columns.{table}" if ours in own else "data.columns"
             raise DataError(f"{file}: no column {quoted(theirs)}, which [{where}] names for {ours}; {hint}")
     ours_of = {theirs: ours for ours, theirs in (common | own).items() if theirs in present}

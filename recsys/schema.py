@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from recsys.errors import DataError, shown
 
+NEAR = 0.6  # likeness of two names from which on one may be meant by the other
+
 
 @dataclass(frozen=True)
 class TableSchema:
@@ -103,8 +105,9 @@ def require_columns(schema: TableSchema, found: Iterable[str], place: str) -> No
         )
     missing = [column for column in schema.required if column not in found]
     if missing:
+        theirs = _nearest_each(missing, found)
         hints = "; ".join(
-            f"[data.columns.{schema.name}] {c} = {quoted(nearest(c, found) or 'your_column')}" for c in missing
+            f"[data.columns.{schema.name}] {c} = {told_apart(theirs.get(c, 'your_column'))}" for c in missing
         )
         raise DataError(
             f"{place}: {schema.name} table has no column {', '.join(missing)}; "
@@ -118,9 +121,39 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     >>> nearest("user_id", ["UserID", "sku"])
     'UserID'
     """
-    plain = {k.lower().replace("_", ""): k for k in known}
-    near = difflib.get_close_matches(name.lower().replace("_", ""), plain, n=1, cutoff=0.5)
+    plain = {_plain(k): k for k in known}
+    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=NEAR)
     return plain[near[0]] if near else None
+
+
+def _nearest_each(missing: list[str], found: Iterable[str]) -> dict[str, str]:
+    """A file's column for each of ours that is near to one, the nearest pair first; none is given twice, none of ours is.
+
+    >>> _nearest_each(["item_id", "title"], ["titel", "user_id"])
+    {'title': 'titel'}
+    """
+    ours = columns_of()
+    free = [c for c in found if c.removesuffix(" (not mapped)") not in ours]
+    pairs = [(difflib.SequenceMatcher(None, _plain(c), _plain(f)).ratio(), c, f) for c in missing for f in free]
+    nearest_of: dict[str, str] = {}
+    for likeness, column, theirs in sorted(pairs, key=lambda pair: -pair[0]):
+        if likeness >= NEAR and column not in nearest_of and theirs not in nearest_of.values():
+            nearest_of[column] = theirs
+    return nearest_of
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c not in "_-" and not c.isspace())
+
+
+def told_apart(name: str) -> str:
+    """A foreign name quoted, with a word on what the eye would miss.
+
+    >>> print(told_apart("Kunde "))
+    "Kunde " (with the blank at its end)
+    """
+    ends = [end for end, cut in (("start", name.lstrip()), ("end", name.rstrip())) if cut != name]
+    return quoted(name) + (f" (with the blank at its {' and '.join(ends)})" if ends else "")
 
 
 def quoted(name: str) -> str:

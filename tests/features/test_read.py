@@ -172,3 +172,9 @@ def test_a_csv_in_another_encoding_is_to_be_written_as_utf_8(tmp_path: Path, con
     (tmp_path / "items.csv").write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=r"items\.csv: cannot be read .*; write it as UTF-8"):
         read_table(str(tmp_path / "items.csv"), ITEMS, config())
+
+
+def test_a_mapping_that_lacks_a_blank_is_told_where(tmp_path: Path) -> None:
+    path = write(tmp_path / "items.parquet", **{"Kunde ": ["1"]}, title=["Tea"])
+    with pytest.raises(DataError, match=r'did you mean "Kunde " \(with the blank at its end\)'):
+        read_table(str(path), ITEMS, config({"items": {"item_id": "Kunde"}}))
