@@ -12,19 +12,21 @@ from recsys.types import BoolArray
 EARLIEST, LATEST = pd.Timestamp("1990-01-01", tz="UTC"), pd.Timestamp("2100-01-01", tz="UTC")
 MAX_TEXT = 20_000  # characters
 MAX_ID = 512  # characters
+MOST = 0.9  # share of a column's values that tells what the export did to all of them
 _CONTROL = {c: " " for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) == "Cc"} | {0: ""}
 _CONTROLS = r"[\x00-\x1f\x7f-\x9f]"
 _HAS_ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 _FLAGS = {"true": True, "t": True, "yes": True, "y": True, "1": True, "1.0": True} | {
     "false": False, "f": False, "no": False, "n": False, "0": False, "0.0": False,
 }  # fmt: skip
+_NOTHING = ("", "nan", "<na>", "na", "n/a", "null", "none", "\\n")
 
 
 def clean_ids(values: pd.Series, place: str) -> pd.Series:
     """Integers stay integers (Int64 or UInt64), everything else becomes text; never via float.
 
     Raises:
-        DataError: the column holds floating-point numbers.
+        DataError: the column holds floating-point numbers, be it as text.
     """
     if pd.api.types.is_float_dtype(values.dtype) and values.notna().any():
         raise DataError(
@@ -33,6 +35,17 @@ def clean_ids(values: pd.Series, place: str) -> pd.Series:
         )
     if pd.api.types.is_integer_dtype(values.dtype):
         return values.astype("UInt64" if str(values.dtype).lower() == "uint64" else "Int64")
+    texts = _texts(values)
+    most = MOST * texts.count()
+    if texts.str.endswith(".0").sum() > most and texts.str.fullmatch(r"\d+\.0").sum() > most:
+        raise DataError(
+            f"{place}: {values.name} holds whole numbers written as floating-point ones, such as {_first(texts)}, which "
+            "lose digits; export ids as integers or text"
+        )
+    return texts
+
+
+def _texts(values: pd.Series) -> pd.Series:
     if values.dtype == object:
         values = values.map(_encodable, na_action="ignore")
     return values.astype("str")
@@ -51,6 +64,12 @@ def has_control(ids: pd.Series) -> BoolArray:
     if pd.api.types.is_integer_dtype(ids.dtype):
         return np.zeros(len(ids), dtype=bool)
     return ids.str.contains(_CONTROLS, regex=True).fillna(False).to_numpy(dtype=bool)
+
+
+def is_blank(texts: pd.Series) -> BoolArray:
+    """Where a text of few kinds, such as an event type, is null or blank, (n,)."""
+    blank = [text for text in texts.dropna().unique() if not text.strip()]
+    return (texts.isna() | texts.isin(blank)).to_numpy(dtype=bool)
 
 
 def settled_ids(ids: pd.Series) -> pd.Series:
@@ -96,7 +115,7 @@ def utc_times(values: pd.Series, timezone: str | None, place: str) -> pd.Series:
         raise _no_unit(values, place)
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
         return _with_zone(values, values, timezone, place)
-    texts = clean_ids(values, place).str.strip().str.replace(r" ?UTC$", "Z", regex=True)
+    texts = _texts(values).str.strip().str.replace(r" ?UTC$", "Z", regex=True)
     if texts.str.fullmatch(r"\d{9,}").mean() > 0.5:
         raise _no_unit(values, place)
     times = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
@@ -152,6 +171,19 @@ def clean_texts(values: pd.Series) -> pd.Series:
 def clean_numbers(values: pd.Series) -> pd.Series:
     """Numbers as float64; NaN where there is none."""
     return pd.to_numeric(values, errors="coerce").astype("float64")
+
+
+def is_no_number(values: pd.Series, numbers: pd.Series) -> BoolArray:
+    """Where something is written that was read as no number, (n,); what exports write for nothing is none.
+
+    >>> texts = pd.Series(["1.5", "14,95 €", "", "NULL", None])
+    >>> is_no_number(texts, clean_numbers(texts)).tolist()
+    [False, True, False, False, False]
+    """
+    is_bad = (numbers.isna() & values.notna()).to_numpy(dtype=bool, copy=True)
+    if is_bad.any():
+        is_bad[is_bad] = ~values[is_bad].astype("str").str.strip().str.lower().isin(_NOTHING).to_numpy(dtype=bool)
+    return is_bad
 
 
 def clean_flags(values: pd.Series) -> tuple[pd.Series, BoolArray]:

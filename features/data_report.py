@@ -1,6 +1,6 @@
 """What came through the door and what did not, for people and for JSON."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class DataReport:
         null_shares: share of nulls by column of the good event rows, repeated ones too, where there are any.
         n_unavailable: items that may not be recommended.
         n_impressions: rows of that table, where it was read.
+        absent_labels: types named in `data.event_weights` that no row kept has, each with the type that is no label and
+            nearest to it by name, or None.
     """
 
     n_events_read: int
@@ -53,6 +55,7 @@ class DataReport:
     null_shares: dict[str, float]
     n_unavailable: int
     n_impressions: int | None = None
+    absent_labels: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -65,6 +68,8 @@ class DataReport:
         table.add_row("event types", _counts(self.event_types))
         if self.ignored_types:
             table.add_row("types that are no labels", _counts(self.ignored_types))
+        if self.absent_labels:
+            table.add_row("labels that never occur", ", ".join(_absent(*pair) for pair in self.absent_labels.items()))
         withdrawn = f", {self.n_unavailable:,} not available" if self.n_unavailable else ""
         table.add_row("users, items", f"{self.n_users:,} users, {self.n_items:,} items{withdrawn}")
         table.add_row("time", f"{self.first_event} to {self.last_event}, newest {_age(self.age_of_newest_hours)} old")
@@ -108,6 +113,10 @@ def _age(hours: float) -> str:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{_name(k)} {v:,}" for k, v in counts.items())
+
+
+def _absent(label: str, near: str | None) -> str:
+    return f"'{_name(label)}'" + (f" (did you mean '{_name(near)}'?)" if near else "")
 
 
 def _numbers(values: dict[str, float]) -> str:

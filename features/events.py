@@ -228,7 +228,7 @@ class EventWriter:
             near = nearest(str(self.split_column), map(str, rows.columns))
             raise DataError(
                 f"events: no column {shown(self.split_column)}, which data.split_column names; "
-                + (f"did you mean {near}?" if near else "take the setting out, or add the column")
+                + (f"did you mean {shown(near)}?" if near else "take the setting out, or add the column")
             )
         codes = pd.Index(SPLITS).get_indexer(pd.Index(rows[self.split_column]))
         is_wrong = (codes < 0) & is_label

@@ -18,17 +18,19 @@ from features.clean import (
     clean_texts,
     has_control,
     is_bad_id,
+    is_blank,
+    is_no_number,
     settled_ids,
     utc_times,
 )
 from features.data_report import DataReport, lengths_of, per_id
 from features.events import EventLog, EventWriter
-from features.quarantine import PLACES, Checked, Refused, place_of, with_places
+from features.quarantine import NO_NUMBER, PLACES, Checked, Refused, place_of, with_places
 from features.read import read_chunks, read_table
 from recsys.config import DataConfig
 from recsys.errors import DataError, shown
 from recsys.ids import IdMap
-from recsys.schema import EVENTS, ITEMS, USERS, TableSchema, require_columns
+from recsys.schema import EVENTS, ITEMS, USERS, TableSchema, nearest, require_columns
 from recsys.types import IntArray
 
 __all__ = ["DataReport", "Tables", "clean_tables", "load_tables"]
@@ -190,6 +192,7 @@ def _clean_items(items: pd.DataFrame, config: DataConfig) -> Checked:
         refused.add("created_at", is_unreadable.to_numpy(dtype=bool), "unreadable time")
     if "price" in raw:
         clean["price"] = clean_numbers(raw["price"])
+        refused.add("price", is_no_number(raw["price"], clean["price"]), NO_NUMBER)
     for column in (c for c in TEXTS if c in raw):
         clean[column] = clean_texts(raw[column])
     return _clean_once(clean, "items", "item_id", refused)
@@ -211,6 +214,8 @@ def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: p
     refused.add("item_id", is_bad_id(ids), "null, blank or overlong id")
     refused.add("user_id", has_control(clean["user_id"]), "control character in the id")
     refused.add("item_id", has_control(ids), "control character in the id")
+    clean["event_type"] = raw["event_type"].astype("str").where(raw["event_type"].notna())
+    refused.add("event_type", is_blank(clean["event_type"]), "null or blank event type")
     refused.add("timestamp", times.isna().to_numpy(), "unreadable time")
     refused.add("timestamp", ((times < EARLIEST) | (times >= LATEST)).to_numpy(), "time out of range")
     refused.add("item_id", ~is_known, "item is not in the items table")
@@ -220,10 +225,10 @@ def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: p
         refused.add("weight", ~is_weight.to_numpy(), "weight is no number from 0 up")
     for column in (c for c in NUMBERS if c in raw):
         clean[column] = clean_numbers(raw[column])
+        refused.add(column, is_no_number(raw[column], clean[column]), NO_NUMBER)
     kept = clean[~refused.mask].drop(columns=PLACES)
     kept["user_id"] = settled_ids(kept["user_id"])
     kept["item_id"] = settled_ids(ids[~refused.mask]).astype(known.ids.dtype)
-    kept["event_type"] = kept["event_type"].astype("str").fillna("")
     return Checked("events", kept, refused.rows(), n_rows, n_later=int(is_later.sum()))
 
 
@@ -258,9 +263,10 @@ def _report(
     if not labels:
         raise DataError(
             f"events: none of {len(log):,} rows before {now:%Y-%m-%d %H:%M} has an event type that is a label "
-            f"({', '.join(map(shown, config.event_weights))}); found {', '.join(map(shown, types)) or 'none'}; "
+            f"({', '.join(map(shown, config.event_weights))}); found {', '.join(map(shown, list(types)[:20])) or 'none'}; "
             "mend data.event_weights or --as-of"
         )
+    ignored = {k: v for k, v in types.items() if k not in labels}
     first, newest = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (log.first, log.newest))
     until = min(now, pd.Timestamp.now(tz="UTC"))
     return DataReport(
@@ -268,7 +274,8 @@ def _report(
         n_after_as_of=events.checked.n_later, n_duplicates=log.n_repeats,
         n_events=len(log), n_items=len(items), n_users=len(log.per_user),
         event_types=labels,
-        ignored_types={k: v for k, v in types.items() if k not in config.event_weights},
+        ignored_types=ignored,
+        absent_labels={name: nearest(name, ignored) for name in config.event_weights if name not in labels},
         quarantined={str(k): int(v) for k, v in quarantine["reason"].value_counts().items()},
         first_event=f"{first:%Y-%m-%d %H:%M}", last_event=f"{newest:%Y-%m-%d %H:%M}",
         age_of_newest_hours=round((until - newest).total_seconds() / 3600, 1),

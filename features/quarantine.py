@@ -9,6 +9,13 @@ from recsys.errors import DataError, shown
 from recsys.types import BoolArray
 
 PLACES = ["_file", "_row"]
+NO_NUMBER = "unreadable number"
+READ_AS = {
+    NO_NUMBER: "numbers are read like 14.95, without a currency",
+    "unreadable time": "times are read as ISO 8601, like 2026-04-01T05:13:25Z",
+    "neither true nor false": "flags are read as true, t, yes, y, 1 and false, f, no, n, 0",
+}
+"""What would have been read, by reason."""
 
 
 class TooManyBadError(DataError):
@@ -42,8 +49,9 @@ class Checked:
             raise TooManyBadError(
                 f"{first['file']}: {n_bad:,} of {self.n_rows:,} {self.name} rows are bad ({n_bad / self.n_rows:.2%}, "
                 f"limit {max_bad_share:.2%}); first: row {first['row']}, column {first['column']}, "
-                f"value {first['value']}: {first['reason']}; "
-                "mend the export, or raise data.max_bad_share if this is as it should be",
+                f"value {first['value']}: {first['reason']} (rows count from 0 in each file, without a header); "
+                + "".join(f"{form}; " for reason, form in READ_AS.items() if reason == first["reason"])
+                + "mend the export, or raise data.max_bad_share if this is as it should be",
                 self.quarantine if of_all is None else of_all,
             )
 

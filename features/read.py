@@ -2,7 +2,9 @@
 
 import errno
 import posixpath
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,11 +18,17 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from recsys.config import DataConfig
-from recsys.errors import DataError, ResourceError, public, shown
-from recsys.schema import TableSchema, nearest, require_columns, table_of
+from recsys.errors import DataError, RecsysError, ResourceError, plain, public, shown
+from recsys.schema import TableSchema, nearest, quoted, require_columns, table_of, told_apart
 
 CHUNK = 500_000  # rows
 CSV_BLOCK = 16 * 2**20  # bytes parsed at a time; a row must fit
+CSV = (".csv", ".csv.gz")
+NOT_READ = (
+    ".json", ".jsonl", ".ndjson", ".txt", ".tsv", ".xls", ".xlsx", ".ods", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar",
+    ".orc", ".feather", ".arrow", ".avro",
+)  # fmt: skip
+"""Endings of files that may hold rows: beside tables they are refused, as nobody would miss these rows."""
 
 
 def read_table(place: str, schema: TableSchema, config: DataConfig) -> pd.DataFrame:
@@ -36,6 +44,7 @@ def read_chunks(place: str, schema: TableSchema, config: DataConfig, rows: int =
 
     Raises:
         DataError: nothing is there, a file is broken, a column is missing, or files disagree on its type.
+        ResourceError: the disk failed, or whatever serves a URL: run again.
     """
     joined: list[pd.DataFrame] = []
     for frame in _each_file(place, schema, config, rows):
@@ -70,15 +79,16 @@ def _join(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -> Iterator[pd.DataFrame]:
     filesystem, files = _files(place, schema.name)
-    root = posixpath.dirname(files[0]) if len(files) == 1 else posixpath.commonpath(files)
+    names = [_name(file) for file in files]  # all that anyone gets to see
+    root = posixpath.dirname(names[0]) if len(names) == 1 else posixpath.commonpath(names)
     kinds: dict[str, tuple[str, str]] = {}
-    for file in files:
+    for file, name in zip(files, names, strict=True):
         n_read = 0
-        for table in _arrow_tables(filesystem, file, rows):
-            frame = _frame(table, file, schema, config)
-            _check_same_kinds(frame, file, schema, kinds)
+        for table in _arrow_tables(filesystem, file, name, rows):
+            frame = _frame(table, name, schema, config)
+            _check_same_kinds(frame, name, schema, kinds)
             frame["_file"] = pd.Categorical.from_codes(
-                np.zeros(len(frame), np.int8), categories=pd.Index([posixpath.relpath(file, root)])
+                np.zeros(len(frame), np.int8), categories=pd.Index([posixpath.relpath(name, root)])
             )
             frame["_row"] = np.arange(n_read, n_read + len(frame))
             n_read += len(frame)
@@ -88,20 +98,115 @@ def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -
 def _files(place: str, name: str) -> tuple[Any, list[str]]:
     try:
         filesystem, path = fsspec.core.url_to_fs(place)
-        if any(c in path for c in "*?["):
-            root, found = "", filesystem.glob(path)
-        elif filesystem.isdir(path):
-            root, found = path, [f for f in filesystem.find(path) if f.endswith((".parquet", ".csv"))]
-        else:
-            root, found = posixpath.dirname(path), [path] if filesystem.exists(path) else []
+        with _reached(filesystem, _name(place)):
+            root, found = _found(filesystem, path)
     except (ImportError, ValueError, OSError) as error:
         raise DataError(
-            f"{public(place)}: cannot be reached: {shown(public(str(error)), 200)}; check data.{name} in the config"
+            f"{_name(place)}: cannot be reached: {_reason(error)}; check data.{name} in the config"
         ) from error
     found = sorted(f for f in found if not _is_hidden(f.removeprefix(root)))
+    _refuse_unread(found, path, name)
     if not found:
-        raise DataError(f"{public(place)}: no {name} table there; check data.{name} in the config")
+        raise DataError(f"{_name(place)}: no {name} table there; check data.{name} in the config")
     return filesystem, found
+
+
+def _found(filesystem: Any, path: str) -> tuple[str, list[str]]:
+    """The folder that a path stands for, and the files in it that may be tables; nothing where nothing is."""
+    wild = "*[" if "://" in path else "*?["  # in a URL a question mark is what signatures stand behind
+    if any(c in path for c in wild):
+        return "", filesystem.glob(path)
+    if filesystem.isdir(path):
+        return path, [f for f in filesystem.find(path) if _ends(f, ".parquet", *CSV, *NOT_READ)]
+    return posixpath.dirname(path), [path] if _exists(filesystem, path) else []
+
+
+def _refuse_unread(found: list[str], path: str, name: str) -> None:
+    """Files of a folder that are not read, but may hold rows; one that is named itself is tried."""
+    unread = [] if found == [path] else [f for f in found if _ends(f, *NOT_READ) and not _ends(f, *CSV)]
+    if unread:
+        more = f" and {len(unread) - 1:,} more" if len(unread) > 1 else ""
+        raise DataError(
+            f"{_name(unread[0])}{more}: among the files of data.{name}, but only .parquet, .csv and .csv.gz are read; "
+            "convert them, or move them away"
+        )
+
+
+def _ends(file: str, *endings: str) -> bool:
+    """Whether a file has one of some endings, in capitals or not, whatever a URL says after its question mark."""
+    return file.lower().endswith(endings) or _name(file).lower().endswith(endings)
+
+
+def _exists(filesystem: Any, path: str) -> bool:
+    """Whether a file is there; elsewhere `exists` would also say no of one that may not be read."""
+    if isinstance(filesystem, LocalFileSystem):
+        return bool(filesystem.exists(path))
+    try:
+        filesystem.info(path)
+    except FileNotFoundError as error:
+        if _is_missing(error):
+            return False
+        raise
+    return True
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether nothing is there; over HTTP any failure comes as such an error, with what happened behind it."""
+    is_other = error.__cause__ is not None and getattr(error.__cause__, "status", None) != 404
+    return isinstance(error, FileNotFoundError) and not is_other
+
+
+@contextmanager
+def _reached(filesystem: Any, name: str) -> Iterator[None]:
+    """What fails on the way to another machine says nothing about the table: another remedy, another code.
+
+    Raises:
+        ResourceError: a server refused, failed or cut the connection; each protocol has error types of its own.
+    """
+    try:
+        yield
+    except RecsysError:
+        raise
+    except Exception as error:
+        if isinstance(filesystem, LocalFileSystem) or _is_missing(error):
+            raise
+        reason = _reason(error if error.__cause__ is None else Exception(f"{error.__cause__!r}"))
+        raise ResourceError(
+            f"{name}: cannot be fetched: {reason}; check the server, the network and the credentials, then run again"
+        ) from error
+
+
+class _Fetched:
+    """An open file elsewhere; Arrow would tell a read that fails as it tells a broken table."""
+
+    def __init__(self, handle: Any, filesystem: Any, name: str) -> None:
+        self._handle, self._filesystem, self._name = handle, filesystem, name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._handle, attribute)
+
+    def read(self, size: int = -1) -> bytes:
+        with _reached(self._filesystem, self._name):
+            return self._handle.read(size)
+
+
+def _name(place: str) -> str:
+    """A file or URL as it may be shown: on one line, and without what a URL says beside its address.
+
+    >>> _name("https://me:p@ss@host/a.csv?KEY")
+    'https://host/a.csv'
+    """
+    return plain(_without_secrets(place), 1000)
+
+
+def _reason(error: Exception) -> str:
+    return shown(_without_secrets(str(error)), 200)
+
+
+def _without_secrets(text: str) -> str:
+    """Of URLs the address alone: a password may hold an @, and not every signature has a name and an equals sign."""
+    text = re.sub(r"(?<=://)[^/\s?'\"]*@", "", text)
+    return public(re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text))
 
 
 def _is_hidden(path: str) -> bool:
@@ -110,14 +215,19 @@ def _is_hidden(path: str) -> bool:
     return name.startswith((".", "_")) or any(f.startswith((".", "_")) for f in folders)
 
 
-def _arrow_tables(filesystem: Any, file: str, rows: int) -> Iterator[pa.Table]:
+def _arrow_tables(filesystem: Any, file: str, name: str, rows: int) -> Iterator[pa.Table]:
     """A file in tables of at most so many rows; one that is empty where it has none."""
     try:
-        with filesystem.open(file, "rb") as handle:
-            tables = _parquet(handle, rows)
-            if file.endswith(".csv"):  # Arrow reads ahead on threads of its own, which a Python file would not survive
-                is_local = isinstance(filesystem, LocalFileSystem)
-                tables = _csv(file if is_local else pa.BufferReader(handle.read()), rows)
+        is_local = isinstance(filesystem, LocalFileSystem)
+        with _reached(filesystem, name):
+            opened = filesystem.open(file, "rb")
+        with opened as raw:
+            handle = raw if is_local else _Fetched(raw, filesystem, name)
+            tables = (
+                _csv(_streams(file if is_local else handle.read(), file), name, rows)
+                if _ends(file, *CSV)
+                else _parquet(handle, rows)
+            )
             for table in tables:
                 table = pa.table([_plain(c) for c in table.columns], names=table.column_names)
                 table.validate(full=True)  # text that is no UTF-8 shows itself here, not hours later
@@ -126,30 +236,51 @@ def _arrow_tables(filesystem: Any, file: str, rows: int) -> Iterator[pa.Table]:
         if (
             isinstance(error, OSError) and error.errno == errno.EIO
         ):  # the table may be sound: another remedy, another code
-            raise ResourceError(f"{public(file)}: {error.strerror}; check the disk, then run again") from error
-        raise DataError(
-            f"{public(file)}: cannot be read as a table: {shown(public(str(error)), 200)}; write the file again"
-        ) from error
+            raise ResourceError(f"{name}: {error.strerror}; check the disk, then run again") from error
+        raise DataError(f"{name}: cannot be read as a table: {_reason(error)}; {_remedy(error, file)}") from error
 
 
-def _parquet(handle: BinaryIO, rows: int) -> Iterator[pa.Table]:
+def _remedy(error: Exception, file: str) -> str:
+    if "utf" in str(error).lower():
+        return "write it as UTF-8"
+    if _ends(file, ".parquet", *CSV):
+        return "write the file again"
+    return "it was tried as Parquet, and a CSV file must end in .csv or .csv.gz; name it so, or write the file again"
+
+
+def _parquet(handle: BinaryIO | _Fetched, rows: int) -> Iterator[pa.Table]:
     file = pq.ParquetFile(handle, page_checksum_verification=True)
     yield from _cut(file.schema_arrow, file.iter_batches(rows), rows)
 
 
-def _csv(source: str | pa.BufferReader, rows: int) -> Iterator[pa.Table]:
+def _streams(source: str | bytes, file: str) -> Callable[[], pa.NativeFile]:
+    """Opens a CSV from its start; Arrow reads ahead on threads of its own, which a Python file would not survive."""
+    compression = "gzip" if _ends(file, ".gz") else None
+    if isinstance(source, str):
+        return lambda: pa.input_stream(source, compression=compression)
+    return lambda: pa.input_stream(pa.BufferReader(source), compression=compression)
+
+
+def _csv(opened: Callable[[], pa.NativeFile], name: str, rows: int) -> Iterator[pa.Table]:
     parse = pacsv.ParseOptions(newlines_in_values=True)
     read = pacsv.ReadOptions(block_size=CSV_BLOCK)
-    with pacsv.open_csv(source, read, parse) as reader:
+    with opened() as source:
+        _refuse_other_separators(source.read(2**16), name)
+    with pacsv.open_csv(opened(), read, parse) as reader:
         names = reader.schema.names
     # a column typed by its first rows would fail on one bad value later, and an item may be called NA
     convert = pacsv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
     )
-    if not isinstance(source, str):
-        source.seek(0)
-    with pacsv.open_csv(source, read, parse, convert) as reader:
+    with pacsv.open_csv(opened(), read, parse, convert) as reader:
         yield from _cut(reader.schema, reader, rows)
+
+
+def _refuse_other_separators(start: bytes, name: str) -> None:
+    header = start.partition(b"\n")[0]
+    separator = next((c for c in ";\t|" if c.encode() in header), None)
+    if separator and b"," not in header:
+        raise DataError(f"{name}: columns are separated by {separator!r}; write it with commas")
 
 
 def _cut(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -210,9 +341,9 @@ def _our_names(present: list[str], file: str, table: str, config: DataConfig) ->
     for ours, theirs in (wanted | own).items():
         if theirs not in present:
             near = nearest(theirs, present)
-            hint = f'did you mean "{near}"?' if near else f"found {', '.join(map(shown, present[:20]))}"
+            hint = f"did you mean {told_apart(near)}?" if near else f"found {', '.join(map(shown, present[:20]))}"
             where = f"data.columns.{table}" if ours in own else "data.columns"
-            raise DataError(f'{file}: no column "{theirs}", which [{where}] names for {ours}; {hint}')
+            raise DataError(f"{file}: no column {quoted(theirs)}, which [{where}] names for {ours}; {hint}")
     ours_of = {theirs: ours for ours, theirs in (common | own).items() if theirs in present}
     pushed = {ours for theirs, ours in ours_of.items() if theirs != ours}
     return [ours_of.get(c, f"{c} (not mapped)" if c in pushed else c) for c in present]

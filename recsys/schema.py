@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from recsys.errors import DataError, shown
 
+NEAR = 0.6  # likeness of two names from which on one may be meant by the other
+
 
 @dataclass(frozen=True)
 class TableSchema:
@@ -103,7 +105,10 @@ def require_columns(schema: TableSchema, found: Iterable[str], place: str) -> No
         )
     missing = [column for column in schema.required if column not in found]
     if missing:
-        hints = "; ".join(f'[data.columns.{schema.name}] {c} = "{nearest(c, found) or "your_column"}"' for c in missing)
+        theirs = _nearest_each(missing, found)
+        hints = "; ".join(
+            f"[data.columns.{schema.name}] {c} = {told_apart(theirs.get(c, 'your_column'))}" for c in missing
+        )
         raise DataError(
             f"{place}: {schema.name} table has no column {', '.join(missing)}; "
             f"found {', '.join(map(shown, found[:20])) or 'no columns'}; rename it, or map it in the config: {hints}"
@@ -116,9 +121,53 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     >>> nearest("user_id", ["UserID", "sku"])
     'UserID'
     """
-    plain = {k.lower().replace("_", ""): k for k in known}
-    near = difflib.get_close_matches(name.lower().replace("_", ""), plain, n=1, cutoff=0.5)
+    plain = {_plain(k): k for k in known}
+    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=NEAR)
     return plain[near[0]] if near else None
+
+
+def _nearest_each(missing: list[str], found: Iterable[str]) -> dict[str, str]:
+    """A file's column for each of ours that is near to one, the nearest pair first; none is given twice, none of ours is.
+
+    >>> _nearest_each(["item_id", "title"], ["titel", "user_id"])
+    {'title': 'titel'}
+    """
+    ours = columns_of()
+    free = [c for c in found if c.removesuffix(" (not mapped)") not in ours]
+    pairs = [(difflib.SequenceMatcher(None, _plain(c), _plain(f)).ratio(), c, f) for c in missing for f in free]
+    nearest_of: dict[str, str] = {}
+    for likeness, column, theirs in sorted(pairs, key=lambda pair: -pair[0]):
+        if likeness >= NEAR and column not in nearest_of and theirs not in nearest_of.values():
+            nearest_of[column] = theirs
+    return nearest_of
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c not in "_-" and not c.isspace())
+
+
+def told_apart(name: str) -> str:
+    """A foreign name quoted, with a word on what the eye would miss.
+
+    >>> print(told_apart("Kunde "))
+    "Kunde " (with the blank at its end)
+    """
+    ends = [end for end, cut in (("start", name.lstrip()), ("end", name.rstrip())) if cut != name]
+    return quoted(name) + (f" (with the blank at its {' and '.join(ends)})" if ends else "")
+
+
+def quoted(name: str) -> str:
+    r"""A foreign name as a TOML string, to be pasted: letters of any script stay, controls and quotes are escaped.
+
+    >>> print(quoted("größe"), quoted("a\n"), quoted('"\x1b'))
+    "größe" "a\u000A" "\u0022\u001B"
+    """
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else _escaped(c) for c in name) + '"'
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
 
 
 def recommendation_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from recsys.errors import DataError
-from recsys.schema import EVENTS, ITEMS, nearest, recommendation_schema, require_columns
+from recsys.schema import EVENTS, ITEMS, TableSchema, nearest, recommendation_schema, require_columns
 
 
 def test_required_columns_suffice_and_extra_ones_are_carried() -> None:
@@ -19,6 +19,29 @@ def test_a_missing_column_is_named_with_file_nearest_name_and_remedy() -> None:
 def test_a_column_that_is_there_twice_is_refused() -> None:
     with pytest.raises(DataError, match=r"'title'.*more than once"):
         require_columns(ITEMS, ["item_id", "title", "title"], "items.csv")
+
+
+def test_a_name_near_the_wanted_one_is_escaped_and_can_be_pasted() -> None:
+    with pytest.raises(DataError) as error:
+        require_columns(ITEMS, ["item_id\x1b[2J\n", "title"], "items.csv")
+    assert '"item_id\\u001B[2J\\u000A"' in str(error.value)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("schema", "found", "hints"),
+    [
+        (ITEMS, ["kunde", "titel"], ['item_id = "your_column"', 'title = "titel"']),
+        (EVENTS, ["kunde", "item_id", "event_type", "timestamp"], ['user_id = "your_column"']),
+        (EVENTS, ["kunde", "artikelnr"], [f'{c} = "your_column"' for c in EVENTS.required]),
+        (ITEMS, ["item_id", "title (not mapped)"], ['title = "your_column"']),
+        (ITEMS, ["Item ID ", "title"], ['item_id = "Item ID " (with the blank at its end)']),
+    ],
+)
+def test_hints_name_no_column_twice_and_none_of_ours(schema: TableSchema, found: list[str], hints: list[str]) -> None:
+    with pytest.raises(DataError) as error:
+        require_columns(schema, found, "table.csv")
+    assert all(hint in str(error.value) for hint in hints), str(error.value)
 
 
 def test_nothing_near_gives_no_suggestion() -> None:

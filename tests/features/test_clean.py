@@ -26,6 +26,16 @@ def test_floating_ids_are_refused_with_file_column_and_value() -> None:
         clean_ids(pd.Series([np.nan, 1.5], name="user_id"), "f.parquet")
 
 
+def test_integers_that_a_gap_made_floating_are_refused_as_text_too() -> None:
+    with pytest.raises(DataError, match=r"f\.csv: user_id .*'100059\.0'.*integers or text"):
+        clean_ids(pd.Series(["100059.0", None, "7.0"], dtype="str", name="user_id"), "f.csv")
+
+
+def test_a_few_ids_that_look_like_floating_numbers_are_text() -> None:
+    given = pd.Series(["1.0", "2.5", "v3.0", "x"], dtype="str", name="item_id")
+    assert clean_ids(given, "f.csv").tolist() == given.tolist()
+
+
 def test_blank_overlong_null_and_broken_ids_are_bad() -> None:
     ids = clean_ids(pd.Series(["a/b\n", " ", "x" * 513, None, "\ud800"], dtype=object, name="user_id"), "f")
     assert is_bad_id(ids).tolist() == [False, True, True, True, True]

@@ -75,6 +75,8 @@ def test_twice_the_same_rows_and_any_order_give_the_same_tables(tmp_path: Path) 
         ("user_id", ["u", " ", "v", "v", "w"], "' '"),
         ("user_id", ["u", None, "v", "v", "w"], "nan"),
         ("item_id", ["a", "zzz", "a", "c", "b"], "zzz"),
+        ("event_type", ["click", None, "buy", "view", "buy"], "nan"),
+        ("event_type", ["click", " ", "buy", "view", "buy"], "' '"),
         ("weight", [1.0, float("nan"), 1.0, 1.0, 1.0], "nan"),
         ("weight", [1.0, float("inf"), 1.0, 1.0, 1.0], "inf"),
         ("timestamp", pd.to_datetime(["2024-01-01", "1970-01-01", *["2024-01-02"] * 3], utc=True), "1970"),
@@ -272,3 +274,45 @@ def test_real_tables_come_through_whole(name: str) -> None:
     tables = load_tables(c)
     assert tables.report.quarantined == {}
     assert np.all(np.diff(tables.events["timestamp"].astype("int64")) >= 0)
+
+
+def test_a_price_that_cannot_be_read_is_refused_and_an_empty_one_is_none(tmp_path: Path) -> None:
+    items = ITEMS.assign(price=["14.95", "14,95 \u20ac", "NULL"])
+    with pytest.raises(DataError, match=r"1 of 3 items .* row 1, column price, value '14,95 .*read like 14\.95"):
+        load_tables(config(tmp_path, events(item_id=["a"] * 5), items))
+    tables = load_tables(config(tmp_path, events(item_id=["a"] * 5), items, max_bad_share=0.4))
+    assert tables.items["price"].tolist() == pytest.approx([14.95, np.nan], nan_ok=True)
+    assert tables.quarantine[["row", "column", "reason"]].to_numpy().tolist() == [[1, "price", "unreadable number"]]
+
+
+@pytest.mark.parametrize("column", ["price", "quantity", "rating"])
+def test_a_number_of_an_event_that_cannot_be_read_is_refused(tmp_path: Path, column: str) -> None:
+    table = events(**{column: ["1", "", None, "two", "3"]})
+    tables = load_tables(config(tmp_path, table, max_bad_share=0.2))
+    assert tables.quarantine[["row", "column", "value"]].to_numpy().tolist() == [[3, column, "'two'"]]
+
+
+@pytest.mark.parametrize(
+    ("table", "items", "form"),
+    [
+        (events(timestamp=["soon"] * 5), ITEMS, "ISO 8601, like 2026-04-01T05:13:25Z"),
+        (events(), ITEMS.assign(available=["yes", "no", "perhaps"]), "true, t, yes, y, 1 and false"),
+    ],
+)
+def test_a_refusal_says_what_would_have_been_read_and_how_rows_count(
+    tmp_path: Path, table: pd.DataFrame, items: pd.DataFrame, form: str
+) -> None:
+    with pytest.raises(DataError, match="rows count from 0") as error:
+        load_tables(config(tmp_path, table, items))
+    assert form in str(error.value)
+
+
+def test_a_label_that_never_occurs_is_told_with_the_type_it_may_mean(tmp_path: Path) -> None:
+    weights = {"buy": 6.0, "veiw": 1.0, "rent\x1b": 2.0}
+    report = load_tables(config(tmp_path, events(), event_weights=weights)).report
+    assert report.absent_labels == {"veiw": "view", "rent\x1b": None}
+    console = Console(file=io.StringIO(), width=200)
+    report.render(console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "labels that never occur" in printed
+    assert "'veiw' (did you mean 'view'?), 'rent\\x1b'" in printed

@@ -1,3 +1,4 @@
+import gzip
 import os
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def write(path: Path, **columns: Any) -> Path:
 def test_a_folder_reads_as_one_table_without_hidden_and_temporary_files(tmp_path: Path) -> None:
     write(tmp_path / "b" / "p.parquet", item_id=["2"], title=["Oil"])
     write(tmp_path / "a" / "p.parquet", item_id=["1"], title=["Tea"])
-    for junk in (".p.parquet.tmp", "_SUCCESS", ".staging/p.parquet", "notes.txt"):
+    for junk in (".p.parquet.tmp", "_SUCCESS", ".staging/p.parquet", "README.md", "p.parquet.crc"):
         (tmp_path / junk).parent.mkdir(exist_ok=True)
         (tmp_path / junk).write_bytes(b"junk")
     frame = read_table(str(tmp_path), ITEMS, config())
@@ -113,3 +114,67 @@ def test_a_mapping_to_a_column_that_is_not_there_is_named(tmp_path: Path) -> Non
     path = write(tmp_path / "items.parquet", item_id=["x"], sku=["1"], title=["Tea"])
     with pytest.raises(DataError, match=r'"skus".*did you mean "sku"'):
         read_table(str(path), ITEMS, config({"items": {"item_id": "skus"}}))
+
+
+def test_a_near_column_is_shown_escaped(tmp_path: Path) -> None:
+    path = write(tmp_path / "items.parquet", item_id=["x"], **{"sku\x1b[2J": ["1"]}, title=["Tea"])
+    with pytest.raises(DataError, match=r"did you mean") as error:
+        read_table(str(path), ITEMS, config({"items": {"item_id": "sku[2J"}}))
+    assert str(error.value).isprintable()
+
+
+TEA = b"item_id,title\n007,Tea\n"
+
+
+@pytest.mark.parametrize("name", ["items.csv.gz", "items.CSV", "items.CSV.GZ"])
+def test_csv_is_read_compressed_or_in_capitals_alone_and_in_a_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(TEA) if name.lower().endswith("gz") else TEA)
+    for place in (tmp_path, tmp_path / name):
+        assert read_table(str(place), ITEMS, config())["item_id"].tolist() == ["007"]
+
+
+def test_a_folder_misses_no_file_by_its_capitals(tmp_path: Path) -> None:
+    write(tmp_path / "a.PARQUET", item_id=["1"], title=["Tea"])
+    write(tmp_path / "b.parquet", item_id=["2"], title=["Oil"])
+    assert read_table(str(tmp_path), ITEMS, config())["item_id"].tolist() == ["1", "2"]
+
+
+def test_a_compressed_csv_cut_off_is_named(tmp_path: Path) -> None:
+    (tmp_path / "items.csv.gz").write_bytes(gzip.compress(os.urandom(300).hex().encode() + TEA)[:-20])
+    with pytest.raises(DataError, match=r"items\.csv\.gz: cannot be read .*; write the file again"):
+        read_table(str(tmp_path), ITEMS, config())
+
+
+@pytest.mark.parametrize("name", ["more.xlsx", "more.JSON", "more.txt", "more.gz"])
+def test_files_beside_tables_that_may_hold_rows_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "items.csv").write_bytes(TEA)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"{name}: among .* data\.items, .*; convert them, or move them away"):
+        read_table(str(tmp_path), ITEMS, config())
+
+
+def test_a_csv_by_another_name_is_told_how_to_end(tmp_path: Path) -> None:
+    (tmp_path / "items.txt").write_bytes(TEA)
+    with pytest.raises(DataError, match=r"tried as Parquet, and a CSV file must end in \.csv or \.csv\.gz"):
+        read_table(str(tmp_path / "items.txt"), ITEMS, config())
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_without_commas_says_what_stands_in_their_place(tmp_path: Path, separator: str) -> None:
+    (tmp_path / "items.csv").write_text(f"item_id{separator}title{separator}price\n1{separator}Tea{separator}14,95\n")
+    with pytest.raises(DataError) as error:
+        read_table(str(tmp_path / "items.csv"), ITEMS, config())
+    assert f"columns are separated by {separator!r}; write it with commas" in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["item_id,title\n1,Caf\u00e9\n", "item_id,title,Gr\u00f6\u00dfe\n1,Tea,2\n"])
+def test_a_csv_in_another_encoding_is_to_be_written_as_utf_8(tmp_path: Path, content: str) -> None:
+    (tmp_path / "items.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError, match=r"items\.csv: cannot be read .*; write it as UTF-8"):
+        read_table(str(tmp_path / "items.csv"), ITEMS, config())
+
+
+def test_a_mapping_that_lacks_a_blank_is_told_where(tmp_path: Path) -> None:
+    path = write(tmp_path / "items.parquet", **{"Kunde ": ["1"]}, title=["Tea"])
+    with pytest.raises(DataError, match=r'did you mean "Kunde " \(with the blank at its end\)'):
+        read_table(str(path), ITEMS, config({"items": {"item_id": "Kunde"}}))
