@@ -22,6 +22,7 @@ from tests.faults.served import assert_served_whole
 from tests.faults.small import release, stage
 from tests.faults.test_death import pause, wait_until_here
 from tests.faults.test_disk import ENVIRONMENT, PROGRAM
+from tests.test_registry import no_server
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,29 @@ def test_a_backfill_reads_only_events_before_its_date_and_leaves_current(yesterd
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert json.loads(yesterday.run("score", *asked, "--move-current").out)["moved"]
     assert dates(yesterday.served()) == {past}
+
+
+@fault(10)
+def test_lists_as_of_a_day_to_come_leave_current(yesterday: Shop) -> None:
+    ages = ["--set", "serving.audit.data_max_hours=1e6", "--set", "serving.audit.model_max_days=1e5"]
+    made = json.loads(yesterday.run("score", "--as-of", "2093-01-01", *ages, "--json").out)
+    assert (made["is_new"], made["moved"], made["is_early"]) == (True, False, True)
+    yesterday.assert_yesterday_served()
+    assert yesterday.tonight().code == 0
+    yesterday.assert_today_served()
+
+
+@fault(11)
+def test_a_rollback_of_both_that_finds_the_registry_down_may_be_run_again(yesterday: Shop) -> None:
+    assert yesterday.tonight().code == 0
+    for _ in range(2):
+        with no_server() as port:
+            dead = ["--set", f"mlflow.tracking_uri=http://127.0.0.1:{port}", "--set", "mlflow.timeout_s=3"]
+            assert yesterday.run("rollback", "--model", *dead).code == 6
+        yesterday.assert_yesterday_served()
+    again = yesterday.run("rollback", "--model")  # there was no other champion
+    assert "no version or alias 'previous'" in again.err
+    yesterday.assert_yesterday_served()
 
 
 @fault(11)
