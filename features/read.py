@@ -170,7 +170,7 @@ def _reached(filesystem: Any, name: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(filesystem, LocalFileSystem) or _is_missing(error):
             raise
-        reason = _reason(error if error.__cause__ is None else Exception(f"{error.__cause__!r}"))
+        reason = _reason(error.__cause__ or error if isinstance(error, FileNotFoundError) else error)
         raise ResourceError(
             f"{name}: cannot be fetched: {reason}; check the server, the network and the credentials, then run again"
         ) from error
@@ -199,8 +199,9 @@ def _name(place: str) -> str:
     return plain(_without_secrets(place), 1000)
 
 
-def _reason(error: Exception) -> str:
-    return shown(_without_secrets(str(error)), 200)
+def _reason(error: BaseException) -> str:
+    """What an error says; never its repr, which may hold the headers of a request."""
+    return shown(_without_secrets(str(error) or type(error).__name__), 200)
 
 
 def _without_secrets(text: str) -> str:

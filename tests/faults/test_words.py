@@ -115,7 +115,7 @@ def test_a_night_names_nobody_in_logs_records_and_manifests(yesterday: Shop) -> 
 def test_secrets_of_urls_stay_out_of_errors_records_and_the_registry(yesterday: Shop) -> None:
     url = "https://me:s3cret@127.0.0.1:9/events.parquet?sig=k3y"
     ended = yesterday.tonight("--set", f'data.events="{url}"')
-    assert ended.code == 3, ended.err
+    assert ended.code == 5, ended.err
     assert "127.0.0.1:9/events.parquet" in ended.err
     trained = yesterday.run(
         "nightly", "--as-of", TODAY, "--train", "always", "--set", f'data.impressions="{url}"', "--log", "json"

@@ -125,3 +125,15 @@ def test_a_connection_cut_amid_the_content_can_be_tried_again(name: str) -> None
     cut = with_content(content[: len(content) // 2], len(content))
     with served(cut) as host, pytest.raises(ResourceError, match=rf"{name}: cannot be fetched: .*then run again"):
         read_table(f"http://{host}/{name}", ITEMS, config())
+
+
+def test_a_server_that_refuses_only_the_reading_is_told_without_the_headers_sent() -> None:
+    seen: list[str] = []
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        seen.append(request.path)
+        (with_content(b"x") if len(seen) == 1 else with_status(403))(request)
+
+    with served(answer) as host, pytest.raises(ResourceError, match=r"cannot be fetched: .*403") as error:
+        read_table(f"http://me:s3cret@{host}/items.parquet", ITEMS, config())
+    assert not re.search("(?i)basic|authorization|s3cret", str(error.value))
