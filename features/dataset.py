@@ -10,6 +10,7 @@ from numbers import Real
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_object_dtype
 
 from features.events import EVENT
 from features.ingest import Tables, clean_tables
@@ -80,7 +81,7 @@ class Dataset:
             warnings.warn(_all_count_1(types), stacklevel=2)
         weights = _weights(event_weights, types) if event_weights else dict.fromkeys(types, 1.0)
         config = DataConfig(events="frame", items="frame", event_weights=weights, timezone="UTC")
-        tables = clean_tables(events, items, config, moment, users)
+        tables = clean_tables(events, _joined(items), config, moment, None if users is None else _joined(users))
         newest = pd.Timestamp(tables.log.newest, unit="us", tz="UTC")
         return cls.from_tables(tables, moment or newest + pd.Timedelta("1us"))
 
@@ -254,3 +255,24 @@ def _all_count_1(types: list[str]) -> str:
         f"events frame: {len(types)} event types ({named}) are labels that all count 1, whatever they mean; choose with "
         f"event_weights, such as event_weights={{{shown(types[0])}: 1}}: types left out are no labels"
     )
+
+
+def _joined(frame: pd.DataFrame) -> pd.DataFrame:
+    """Lists of words as one text each, joined as `features.read` joins them: the same table gives the same texts."""
+    kinds = {c: kind for c, kind in frame.dtypes.items() if isinstance(c, str)}
+    nested = [c for c, kind in kinds.items() if isinstance(kind, pd.ArrowDtype) or is_object_dtype(kind)]
+    texts = {c: [_as_text(value) for value in frame[c]] for c in nested}
+    # as objects still: text with a lone surrogate is mended later, and would not fit a column of text
+    return frame.assign(**{c: pd.Series(values, frame.index, dtype=object) for c, values in texts.items()})
+
+
+def _as_text(value: object) -> object:
+    """A list of words as one text, anything else as it is.
+
+    >>> _as_text(["tea", None, "oil"]), _as_text([]), _as_text([1, 2])
+    ('tea, oil', '', [1, 2])
+    """
+    if not isinstance(value, list | tuple | np.ndarray):
+        return value
+    words = [word for word in value if word is not None]
+    return ", ".join(words) if all(isinstance(word, str) for word in words) else value

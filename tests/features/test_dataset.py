@@ -1,11 +1,12 @@
 from datetime import date, datetime
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from features.dataset import Dataset
-from features.ingest import clean_tables
+from features.ingest import clean_tables, load_tables
 from recsys.config import DataConfig
 from recsys.errors import ConfigError, DataError
 
@@ -131,8 +132,27 @@ def test_a_type_that_weighs_and_never_occurs_is_named_with_the_nearest() -> None
         Dataset.from_frames(EVENTS, ITEMS, event_weights={"loan": 1})
 
 
+def test_lists_of_words_are_the_same_texts_from_frames_and_from_files(tmp_path: Path) -> None:
+    lists = pd.Series([["Krimi", "Fantasy"], [], None])
+    items = ITEMS.assign(category=lists, tags=pd.Series([np.array(["a", "b"], object), np.array(["c"], object), None]))
+    events = EVENTS.drop(columns="weight")
+    events.to_parquet(tmp_path / "events.parquet")
+    items.to_parquet(tmp_path / "items.parquet")
+    config = DataConfig(events=f"{tmp_path}/events.parquet", items=f"{tmp_path}/items.parquet", event_weights=BOTH)
+    data = Dataset.from_frames(events, items, event_weights=BOTH)
+    assert data.catalogue["category"].tolist() == ["", "", "Krimi, Fantasy"]
+    assert data.catalogue["tags"].tolist() == ["c", "", "a, b"]
+    read = load_tables(config).items
+    assert data.catalogue[["category", "tags"]].equals(read[["category", "tags"]])
+    broken = items.assign(title=pd.Series(["\ud800Oil", "Tea", ""], dtype=object))  # which no column of text may hold
+    assert Dataset.from_frames(events, broken, event_weights=BOTH).sha256 == data.sha256
+    tupled = items.assign(category=pd.Series([("Krimi", np.str_("Fantasy")), (), None]))
+    assert Dataset.from_frames(events, tupled, event_weights=BOTH).sha256 == data.sha256
+
+
 def test_inputs_stay_as_they_were() -> None:
     events, items = EVENTS.copy(deep=True), ITEMS.copy(deep=True)
+    items["tags"] = [["a"], ["b", "c"], []]
     given = items.copy(deep=True)
     Dataset.from_frames(events, items, event_weights=BOTH)
     pd.testing.assert_frame_equal(events, EVENTS)
