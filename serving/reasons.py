@@ -7,20 +7,27 @@ import pyarrow.compute as pc
 
 from features.candidates import Candidates
 from features.pairs import NAMES, PairTable
-from recsys.types import IntArray
+from recsys.types import BoolArray, IntArray
 
 MAX_TITLE = 80
 SOURCES = ("repeat", "both", "text", "cf", "new", "recent", "popular")
 POINTING = ("both", "text", "new")
+POPULAR = ("recent", "popular", "all_time")  # lists of everybody
 OPENINGS = pa.array(
     [
         "", "Close to ", "Its text is close to ", "Taken by people with a history like yours",
         "New, and its text is close to ", "Popular in the last 7 days", "Popular",
         "Fits the little we know of you", "Popular in the last 30 days",
+        "Its text fits what you took, and people with a similar history took it", "Its text fits what you took",
+        "New, and its text fits what you took",
     ]
 )  # fmt: skip
+LITTLE, THIS_MONTH = len(SOURCES), len(SOURCES) + 1
+FAR = {"both": len(SOURCES) + 2, "text": len(SOURCES) + 3, "new": len(SOURCES) + 4}  # instead, where no item is near
 CLOSINGS = pa.array(["", " in its text, and taken by people with a similar history", *[""] * 6])
 STRONG = 20  # a place among a source's first items makes it a source of the entry
+NEAR_SHARE = 0.01  # of the popular items, which stand for any item, may be as near to what a reason points to
+NEAR_ITEMS = 20  # or the share that so many are of a small catalogue; docs/experiments.md
 
 
 def sources(candidates: Candidates, table: PairTable, rows: IntArray) -> IntArray:
@@ -62,8 +69,13 @@ def reasons(quotes: pa.Array, candidates: Candidates, table: PairTable, rows: In
     # only text points to an item: what behaviour rests on is the whole history
     nearest = np.where(is_pointing, table.nearest(rows), -1)
     opening = source.copy()
-    opening[is_pointing & (nearest < 0)] = len(SOURCES)
-    opening[(source == SOURCES.index("popular")) & np.isfinite(candidates.ranks["popular"][rows])] = len(SOURCES) + 1
+    opening[is_pointing & (nearest < 0)] = LITTLE
+    opening[(source == SOURCES.index("popular")) & np.isfinite(candidates.ranks["popular"][rows])] = THIS_MONTH
+    pointing = np.flatnonzero(nearest >= 0)
+    far = pointing[~_is_near(candidates, table, rows[pointing], len(quotes))]
+    for name, said in FAR.items():
+        opening[far[source[far] == SOURCES.index(name)]] = said
+    nearest[far] = -1
     quote = quotes.take(pa.array(nearest, mask=nearest < 0)).fill_null("")
     closing = pa.array(np.where(nearest >= 0, source, len(SOURCES)))
     sentence = pc.binary_join_element_wise(OPENINGS.take(pa.array(opening)), quote, CLOSINGS.take(closing), "")
@@ -74,6 +86,25 @@ def reasons(quotes: pa.Array, candidates: Candidates, table: PairTable, rows: In
     again = pa.array([_again(t, d) for t, d in zip(times, days, strict=True)], sentence.type)
     sentence = pc.replace_with_mask(sentence, pa.array(is_taken), again)
     return {"source": pa.array(SOURCES).take(pa.array(source)), "reason": sentence, "reason_pos": pa.array(nearest)}
+
+
+def _is_near(candidates: Candidates, table: PairTable, rows: IntArray, n_items: int) -> BoolArray:
+    """Whether the item of the history most like each candidate is really near it, (n,).
+
+    There is always a most like one. It is near where hardly any popular item is as near to it: they are the same for
+    everybody, so they stand for any item, and in the space of the towers at hand, whose cosines differ in scale.
+    """
+    is_popular: BoolArray = np.isfinite(np.stack([candidates.ranks[name] for name in POPULAR])).any(axis=0)
+    popular = np.append(np.flatnonzero(is_popular), 0)  # which ends a row below
+    bounds = np.searchsorted(table.user_row[popular[:-1]], np.arange(candidates.n_users + 1))
+    user, likeness = table.user_row[rows], table.likeness[:, rows]
+    sizes, place = np.diff(bounds), np.arange(np.diff(bounds).max(initial=0))
+    of_user = popular[np.minimum(bounds[:-1, None] + place, len(popular) - 1)]  # (n_users, most popular items of one)
+    pairs = (likeness.argmax(axis=0) * table.likeness.shape[1])[:, None] + of_user[user]
+    as_near = table.likeness.ravel().take(pairs) >= likeness.max(axis=0)[:, None]
+    as_near &= (place < sizes[:, None])[user]
+    n_as_near = as_near.sum(axis=1) - is_popular[rows]  # a popular one is as near as itself
+    return np.asarray(n_as_near <= max(NEAR_SHARE, NEAR_ITEMS / n_items) * (sizes[user] - is_popular[rows]))
 
 
 def _again(times: int, days: int) -> str:
