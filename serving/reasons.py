@@ -20,12 +20,18 @@ OPENINGS = pa.array(
         "Fits the little we know of you", "Popular in the last 30 days",
         "Its text fits what you took, and people with a similar history took it", "Its text fits what you took",
         "New, and its text fits what you took",
+        "Not taken by anyone yet, and its text is close to ", "Not taken by anyone yet, and its text fits what you took",
     ]
 )  # fmt: skip
 LITTLE, THIS_MONTH = len(SOURCES), len(SOURCES) + 1
-FAR = {"both": len(SOURCES) + 2, "text": len(SOURCES) + 3, "new": len(SOURCES) + 4}  # instead, where no item is near
+UNTAKEN = len(SOURCES) + 5
+FAR = {  # instead, where no item is near
+    SOURCES.index("both"): len(SOURCES) + 2, SOURCES.index("text"): len(SOURCES) + 3,
+    SOURCES.index("new"): len(SOURCES) + 4, UNTAKEN: UNTAKEN + 1,
+}  # fmt: skip
 CLOSINGS = pa.array(["", " in its text, and taken by people with a similar history", *[""] * 6])
 STRONG = 20  # a place among a source's first items makes it a source of the entry
+NEW_DAYS = 90  # a season; nobody calls new what has been on the shelf for longer, or for who knows how long
 NEAR_SHARE = 0.01  # of the popular items, which stand for any item, may be as near to what a reason points to
 NEAR_ITEMS = 20  # or the share that so many are of a small catalogue; docs/experiments.md
 
@@ -69,12 +75,14 @@ def reasons(quotes: pa.Array, candidates: Candidates, table: PairTable, rows: In
     # only text points to an item: what behaviour rests on is the whole history
     nearest = np.where(is_pointing, table.nearest(rows), -1)
     opening = source.copy()
+    is_young = table.column("age_days")[rows] <= NEW_DAYS
+    opening[(source == SOURCES.index("new")) & ~is_young] = UNTAKEN
     opening[is_pointing & (nearest < 0)] = LITTLE
     opening[(source == SOURCES.index("popular")) & np.isfinite(candidates.ranks["popular"][rows])] = THIS_MONTH
     pointing = np.flatnonzero(nearest >= 0)
     far = pointing[~_is_near(candidates, table, rows[pointing], len(quotes))]
-    for name, said in FAR.items():
-        opening[far[source[far] == SOURCES.index(name)]] = said
+    for near, instead in FAR.items():
+        opening[far[opening[far] == near]] = instead
     nearest[far] = -1
     quote = quotes.take(pa.array(nearest, mask=nearest < 0)).fill_null("")
     closing = pa.array(np.where(nearest >= 0, source, len(SOURCES)))
@@ -94,7 +102,7 @@ def _is_near(candidates: Candidates, table: PairTable, rows: IntArray, n_items: 
     There is always a most like one. It is near where hardly any popular item is as near to it: they are the same for
     everybody, so they stand for any item, and in the space of the towers at hand, whose cosines differ in scale.
     """
-    is_popular: BoolArray = np.isfinite(np.stack([candidates.ranks[name] for name in POPULAR])).any(axis=0)
+    is_popular = np.logical_or.reduce([np.isfinite(candidates.ranks[name]) for name in POPULAR])
     popular = np.append(np.flatnonzero(is_popular), 0)  # which ends a row below
     bounds = np.searchsorted(table.user_row[popular[:-1]], np.arange(candidates.n_users + 1))
     user, likeness = table.user_row[rows], table.likeness[:, rows]

@@ -100,3 +100,20 @@ def test_without_popular_items_the_nearest_is_named_and_others_change_nothing() 
 def test_who_has_nothing_with_a_text_is_told_that_little_is_known() -> None:
     pairs = made(NOTHING, SPREAD, {"text": 0}, {})
     assert said(pairs) == [("text", "Fits the little we know of you", -1)]
+
+
+@pytest.mark.parametrize(
+    ("age_days", "opening"),
+    [
+        (3, "New"),
+        (90, "New"),
+        (91, "Not taken by anyone yet"),
+        (1800, "Not taken by anyone yet"),
+        (np.nan, "Not taken by anyone yet"),
+    ],
+)
+def test_new_is_only_what_is_known_to_be_young(age_days: float, opening: str) -> None:
+    facts = {"count_all": 0, "age_days": age_days}
+    assert said(made(0.45, SPREAD, {"new": 0}, facts)) == [("new", f"{opening}, and its text is close to “t500”", 500)]
+    assert said(made(0.3, SPREAD, {"new": 0}, facts)) == [("new", f"{opening}, and its text fits what you took", -1)]
+    assert said(made(NOTHING, SPREAD, {"new": 0}, facts)) == [("new", "Fits the little we know of you", -1)]
