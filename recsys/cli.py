@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
@@ -568,12 +569,12 @@ def schema_command() -> None:
 
 
 def moment(text: str | None, option: str = "--as-of") -> pd.Timestamp:
-    """The as-of of a run: a date or a moment, UTC where it names no zone; now by default."""
+    """The as-of of a run: a date or a moment in ISO 8601, UTC where it names no zone; now by default."""
     if text is None:
         return pd.Timestamp.now(tz="UTC")
     try:
-        stamp = pd.Timestamp(text)
-        if pd.isna(stamp) or not 1990 <= stamp.year < 2100:
+        stamp = pd.Timestamp(datetime.fromisoformat(text.strip()))  # pandas would guess what 01.11.2026 means
+        if not 1990 <= stamp.year < 2100:
             raise ValueError("no moment that data are of")
         return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
     except (ValueError, OverflowError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -141,10 +142,23 @@ def test_the_registry_of_a_config_lies_beside_it_from_wherever_it_is_read(tmp_pa
         assert load_config(path).mlflow.tracking_uri == expected
 
 
-@pytest.mark.parametrize("text", ["", "nat", "9999-01-01", "yesterday"])
+@pytest.mark.parametrize(
+    "text", ["", "nat", "9999-01-01", "yesterday", "01.11.2026", "11/10/2026", "10-11-2026", "Nov 1 2026", "now"]
+)
 def test_what_is_no_moment_is_said_to_be_none(text: str) -> None:
     with pytest.raises(ConfigError, match="is no date or moment; write 2017-12-31"):
         moment(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "hour"),
+    [
+        ("2026-11-01", 0), ("2026-11-01T05:00:00Z", 5), ("2026-11-01 05:00", 5), ("2026-11-01T05:00+02:00", 3),
+        ("20261101T05", 5), (" 2026-11-01 05:00:00.000000+00:00 ", 5),
+    ],
+)  # fmt: skip
+def test_a_moment_is_read_as_iso_8601(text: str, hour: int) -> None:
+    assert moment(text) == pd.Timestamp(f"2026-11-01 {hour:02}:00", tz="UTC")
 
 
 def test_a_recipe_is_what_a_training_depends_on() -> None:
