@@ -1,4 +1,4 @@
-"""Is this machine fit: processor, memory, disk, encoder, libraries."""
+"""Is this machine fit: processor, memory, disk, encoder, libraries; and are the tables of a config there."""
 
 import importlib.metadata
 import platform
@@ -9,11 +9,13 @@ from pathlib import Path
 import psutil
 import torch
 
+from features.read import _files
 from recsys.config import Config
-from recsys.errors import RecsysError
+from recsys.errors import RecsysError, public, shown
 from recsys.text_tower import PACKAGED_ENCODER, TextTower, has_bf16
 
 GIB = 2**30
+TABLES = ("events", "items", "users", "impressions")  # of [data]
 LIBRARIES = ("torch", "transformers", "pandas", "pyarrow", "implicit", "lightgbm", "mlflow")
 
 
@@ -27,7 +29,7 @@ class Finding:
 
 
 def examine(config: Config | None) -> list[Finding]:
-    """All findings; with a config, its encoder and output folder too."""
+    """All findings; with a config, its encoder, output folder and tables too."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = "bfloat16" if has_bf16(device) else "float32 (no fast bfloat16 here: the text tower is slower)"
     memory, free = psutil.virtual_memory(), shutil.disk_usage(_existing(config)).free
@@ -43,6 +45,7 @@ def examine(config: Config | None) -> list[Finding]:
         Finding("disk", free > 2 * GIB, f"{free / GIB:.1f} GiB free at {_existing(config)}, 2 needed"),
         _encoder(config.text.encoder if config else PACKAGED_ENCODER),
         Finding("libraries", True, versions),
+        *(_tables(config) if config else []),
     ]
 
 
@@ -52,6 +55,23 @@ def _encoder(name: str) -> Finding:
     except RecsysError as error:
         return Finding("encoder", False, str(error))
     return Finding("encoder", True, f"{name}, {tower.dim} dimensions")
+
+
+def _tables(config: Config) -> list[Finding]:
+    places = {name: getattr(config.data, name) for name in TABLES}
+    return [_table(name, place) for name, place in places.items() if place is not None]
+
+
+def _table(name: str, place: str) -> Finding:
+    """Whether a table's files are there; what is in them is for `recsys validate`."""
+    try:
+        _, files = _files(place, name)
+    except RecsysError as error:
+        return Finding(name, False, str(error))
+    except Exception as error:  # noqa: BLE001 - every store has errors of its own, and the other findings matter too
+        why = shown(public(f"{type(error).__name__}: {error}"), 200)
+        return Finding(name, False, f"{public(place)}: cannot be reached: {why}; check data.{name} in the config")
+    return Finding(name, True, f"{public(place)}, {len(files):,} file{'s' * (len(files) > 1)}")
 
 
 def _existing(config: Config | None) -> Path:

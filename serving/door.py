@@ -1,5 +1,6 @@
 """Tables through the door for a command: with progress, and with every refused row kept for a look."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from features.impressions import checked_impressions
 from features.ingest import DataReport, Tables, load_tables
 from features.quarantine import TooManyBadError
 from recsys.config import Config
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError, shown
 from recsys.progress import Reporter
+from recsys.schema import nearest
 from recsys.whole import replacing
 from serving import releases
 
@@ -32,8 +34,14 @@ def read_tables(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> Tabl
 
 
 def examined(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> DataReport:
-    """What `recsys validate` tells: of all tables, impressions too."""
+    """What `recsys validate` tells: of all tables, impressions too.
+
+    Raises:
+        ConfigError: no item would have a text, which a training refuses, but later.
+        DataError: see `read_tables`.
+    """
     tables = read_tables(config, as_of, reporter)
+    _refuse_no_text(config.text.fields, list(map(str, tables.items.columns)))
     if config.data.impressions is None:
         return tables.report
     with reporter.stage("reading impressions") as progress:
@@ -47,6 +55,18 @@ def examined(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> DataRep
         progress(1, 1)
     reasons = {str(k): int(v) for k, v in refused["reason"].value_counts().items()}
     return replace(tables.report, n_impressions=len(checked.kept), quarantined=reasons)
+
+
+def _refuse_no_text(fields: Sequence[str], columns: Sequence[str]) -> None:
+    """One field is enough: the default names more than most tables have."""
+    if not fields or set(fields) & set(columns):
+        return
+    near = {field: nearest(field, columns) for field in fields}
+    meant = ", ".join(f"{shown(column)} for {shown(field)}" for field, column in near.items() if column)
+    raise ConfigError(
+        f"text.fields: none of {', '.join(map(shown, fields))} is a column of the items table, which has "
+        f"{', '.join(map(shown, columns))}; " + (f"did you mean {meant}?" if meant else "name some of these")
+    )
 
 
 def _told(error: TooManyBadError, path: Path | None) -> DataError:
