@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.errors import AlreadyRunningError, ResourceError
+from recsys.errors import AlreadyRunningError, ConfigError, ResourceError
 from serving import releases
 from serving.releases import named, sync, write_whole
 
@@ -157,13 +157,20 @@ class ReleaseStore:
         """Swaps `current` and `previous`, and pins it there; later nights publish but do not move it.
 
         Needs no run lock, so it works while a night is running.
+
+        Raises:
+            ConfigError: there is no earlier release; trying again would not help.
+            ResourceError: the earlier release is damaged.
         """
+        nowhere = ConfigError(f"{self.output}: there is no earlier release to go back to; see: recsys status")
+        if self.current() is None:  # not even the folder, perhaps
+            raise nowhere
         with self._swapping():
             now, before = self.current(), self.previous()
             if now == before and self.is_pinned:  # one that died between its two moves goes on where it was
                 before = self.releases / self.pin.read_text().strip()
             if now is None or before is None or now == before:
-                raise ResourceError(f"{self.output}: there is no earlier release to go back to; see: recsys status")
+                raise nowhere
             self.verify(before)
             with named(self.pin):
                 write_whole(self.pin, before.name)

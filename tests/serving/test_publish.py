@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from recsys.errors import ResourceError
+from recsys.errors import ConfigError, ResourceError
 from serving.publish import ReleaseStore
 from serving.retention import leftovers
 from tests.faults.served import assert_served_whole
@@ -104,9 +104,11 @@ def test_parts_of_a_dead_run_are_reused_only_with_the_same_key_and_hash(tmp_path
 
 
 def test_rollback_without_an_earlier_or_to_a_damaged_release_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no earlier release"):
+        ReleaseStore(tmp_path / "never").rollback()
     first, _ = release(tmp_path, "2024-01-01", "a")
     store = ReleaseStore(tmp_path)
-    with pytest.raises(ResourceError, match="no earlier release"):
+    with pytest.raises(ConfigError, match="no earlier release"):
         store.rollback()
     second, _ = release(tmp_path, "2024-01-02", "b")
     damage(first / "part-00000.parquet")
