@@ -594,3 +594,7 @@ def _this_command() -> str:
 
 def _print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, default=str))
+
+
+if __name__ == "__main__":  # python -m recsys.cli, which would do nothing and call it a success
+    main()

@@ -130,6 +130,15 @@ def test_the_program_ends_with_the_exit_code_of_the_error_and_no_traceback(tmp_p
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["recsys", "recsys.cli"])
+def test_the_program_runs_as_a_module(module: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-W", "error", "-m", module, "status", "-c", str(tmp_path / "no.toml")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "no.toml: no such file" in done.stderr
+
+
 def test_the_registry_of_a_config_lies_beside_it_from_wherever_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "recsys.toml"
     for written, expected in (
