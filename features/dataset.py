@@ -261,7 +261,9 @@ def _joined(frame: pd.DataFrame) -> pd.DataFrame:
     """Lists of words as one text each, joined as `features.read` joins them: the same table gives the same texts."""
     kinds = {c: kind for c, kind in frame.dtypes.items() if isinstance(c, str)}
     nested = [c for c, kind in kinds.items() if isinstance(kind, pd.ArrowDtype) or is_object_dtype(kind)]
-    return frame.assign(**{c: frame[c].astype(object).map(_as_text) for c in nested})
+    texts = {c: [_as_text(value) for value in frame[c]] for c in nested}
+    # as objects still: text with a lone surrogate is mended later, and would not fit a column of text
+    return frame.assign(**{c: pd.Series(values, frame.index, dtype=object) for c, values in texts.items()})
 
 
 def _as_text(value: object) -> object:

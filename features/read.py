@@ -196,18 +196,12 @@ def _name(place: str) -> str:
     >>> _name("https://me:p@ss@host/a.csv?KEY")
     'https://host/a.csv'
     """
-    return plain(_without_secrets(place), 1000)
+    return plain(public(place), 1000)
 
 
 def _reason(error: BaseException) -> str:
     """What an error says; never its repr, which may hold the headers of a request."""
-    return shown(_without_secrets(str(error) or type(error).__name__), 200)
-
-
-def _without_secrets(text: str) -> str:
-    """Of URLs the address alone: a password may hold an @, and not every signature has a name and an equals sign."""
-    text = re.sub(r"(?<=://)[^/\s?'\"]*@", "", text)
-    return public(re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text))
+    return shown(public(str(error) or type(error).__name__), 200)
 
 
 def _is_hidden(path: str) -> bool:

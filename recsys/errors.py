@@ -109,7 +109,11 @@ def plain(value: object, limit: int = 120) -> str:
 def public(text: str) -> str:
     """A URI, or a text with some, without user, password and what follows a question mark: signed URLs hold keys there.
 
-    >>> public("cannot reach https://me:secret@host/x?sig=1 now")
+    >>> public("cannot reach https://me:p@ss@host/x?sig=1 now")
     'cannot reach https://host/x now'
+    >>> public("https://host/a.csv?KEY")
+    'https://host/a.csv'
     """
-    return re.sub(r"(?<=://)[^/@\s]*@|(?<=\w)\?[\w%.~+=&/-]*=[\w%.~+=&/-]*", "", text)
+    text = re.sub(r"(?<=://)[^/\s?'\"]*@", "", text)
+    text = re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
+    return re.sub(r"(?<=\w)\?[\w%.~+=&/-]*=[\w%.~+=&/-]*", "", text)

@@ -144,6 +144,8 @@ def test_lists_of_words_are_the_same_texts_from_frames_and_from_files(tmp_path: 
     assert data.catalogue["tags"].tolist() == ["c", "", "a, b"]
     read = load_tables(config).items
     assert data.catalogue[["category", "tags"]].equals(read[["category", "tags"]])
+    broken = items.assign(title=pd.Series(["\ud800Oil", "Tea", ""], dtype=object))  # which no column of text may hold
+    assert Dataset.from_frames(events, broken, event_weights=BOTH).sha256 == data.sha256
     tupled = items.assign(category=pd.Series([("Krimi", np.str_("Fantasy")), (), None]))
     assert Dataset.from_frames(events, tupled, event_weights=BOTH).sha256 == data.sha256
 
