@@ -2,7 +2,6 @@
 
 import errno
 import posixpath
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
