@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -14,7 +13,8 @@ from recsys.errors import DeadlineError, StoppedError
 
 GRACE_S = 4.0  # a long call into C never sees the exception; after this the process ends, which publishing survives
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGALRM: DeadlineError.exit_code}
-_first_alarm_is_of_a_part = threading.Event()
+_PART_OVER = signal.SIGUSR1
+_PASSED = "the deadline passed; finished work is kept, readers keep a whole release; run again to go on"
 
 
 @contextmanager
@@ -42,7 +42,6 @@ def stoppable(deadline_s: float | None = None) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _first_alarm_is_of_a_part.clear()
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -63,21 +62,29 @@ def part_of_deadline(share: float) -> Iterator[None]:
     if not left:
         yield
         return
-    end = time.monotonic() + left
-    _first_alarm_is_of_a_part.set()
-    signal.setitimer(signal.ITIMER_REAL, share * left, (1 - share) * left)  # rings again at the deadline
+    is_open = True
+
+    def over(*_: object) -> None:
+        if is_open:
+            raise DeadlineError(_PASSED)
+
+    before = signal.signal(_PART_OVER, over)
+    # a signal of its own: the one of the deadline is watched, and ends the process where nobody hears it
+    timer = threading.Timer(share * left, signal.pthread_kill, (threading.main_thread().ident, _PART_OVER))
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, max(1e-3, end - time.monotonic()))
-        _first_alarm_is_of_a_part.clear()
+        is_open = False
+        timer.cancel()
+        timer.join()
+        signal.signal(_PART_OVER, before)
 
 
 def _raise(number: int, _: FrameType | None) -> NoReturn:
     if number == signal.SIGALRM:
-        raise DeadlineError(
-            "the deadline passed; finished work is kept, readers keep a whole release; run again to go on"
-        )
+        raise DeadlineError(_PASSED)
     raise StoppedError(_CODES[signal.Signals(number)])
 
 
@@ -88,9 +95,6 @@ def _watch(ours: socket.socket, ended: threading.Event) -> None:
             heard = ours.recv(1)
             if not heard:  # the run ended
                 return
-            if heard[0] == signal.SIGALRM and _first_alarm_is_of_a_part.is_set():
-                _first_alarm_is_of_a_part.clear()
-                heard = b""
     if ended.wait(GRACE_S):
         return
     with suppress(OSError):

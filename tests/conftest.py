@@ -17,6 +17,11 @@ WORDS = sorted({w for topic, words in TOPICS.items() for w in (topic, *words.spl
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks first: minutes each, for which one of two workers would wait at the end."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained two-layer BERT over the shop's words."""

@@ -298,7 +298,7 @@ def test_an_older_version_of_another_window_is_compared_as_it_is_but_never_train
     words = ("--as-of", "2024-03-18", "--set", "data.window_days=14")
     done = CliRunner().invoke(cli, ["train", *config, *words])
     assert done.exit_code == 0, done.output
-    old = Registry(load_config(trained / "recsys.toml").mlflow).resolve("challenger").version
+    old = Registry(load_config(trained / "recsys.toml").mlflow).versions()[0].version
     report = json.loads(run(trained, old, "2", "--json").stdout)
     assert report["header"]["a"]["info"]["lists"] == "of the version as it is"
     kept = trained / "out" / "compare" / "reruns"
@@ -316,7 +316,7 @@ def test_no_list_of_versions_holds_what_is_blocked_today(trained: Path) -> None:
     """Version 3 is trained again, one of before the window scored as it is, 2 and the champion have stored lists."""
     done = CliRunner().invoke(cli, ["train", "-c", str(trained / "recsys.toml"), "--as-of", "2024-03-20"])
     assert done.exit_code == 0, done.output
-    old = Registry(load_config(trained / "recsys.toml").mlflow).resolve("challenger").version
+    old = Registry(load_config(trained / "recsys.toml").mlflow).versions()[0].version
     for names in (("3", "2"), (old, "2"), ("2", "2")):
         with_it, without = (
             sides(load_config(trained / "recsys.toml", words), *names, pd.Timestamp(END, tz="UTC"), None, Reporter())
