@@ -93,4 +93,4 @@ def judges(config: Config, window: Window) -> Judges:
 def is_blocked(ids: pd.Series, config: Config) -> BoolArray:
     """Which of the items this run's rules block, (n,), whether ids are numbers or texts."""
     known = IdMap.from_values(ids)
-    return np.isin(known.positions(ids), known.positions([str(item) for item in config.rules.blocked]))
+    return np.isin(known.positions(ids), known.positions(config.rules.blocked))

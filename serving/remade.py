@@ -130,8 +130,7 @@ def _window(config: Config, as_of: pd.Timestamp) -> Span:
 
 def _dataset(config: Config, as_of: pd.Timestamp) -> Dataset:
     """What is known before a moment, without what the rules block."""
-    blocked = [str(item) for item in config.rules.blocked]  # a number among texts would not be found
-    return Dataset.from_tables(load_tables(config.data, as_of), as_of).without(blocked)
+    return Dataset.from_tables(load_tables(config.data, as_of), as_of).without(config.rules.blocked)
 
 
 def _key(dataset: Dataset, config: Config) -> str:

@@ -69,9 +69,10 @@ def train_and_register(
                 progress(1, 1)
         finally:
             shutil.rmtree(folder)
-    is_newest = CHALLENGER in registry.resolve(version).aliases
-    waits = "" if is_newest else "; challenger stays the version of newer data"
-    reporter.say(f"registered {config.mlflow.model_name} version {version}{waits}")
+    reporter.say(f"registered {config.mlflow.model_name} version {version}")
+    with suppress(RegistryDownError):  # the version is there, whoever can still be asked of its names
+        if CHALLENGER not in registry.resolve(version).aliases:
+            reporter.say("challenger stays the version of newer data")
     return Registered(version, trained)
 
 
