@@ -10,6 +10,7 @@ from features.histories import DAY_US, Histories
 from features.snapshot import Snapshot
 from recsys.machine import one_blas_thread
 from recsys.types import FloatArray, IntArray
+from recsys.vectors import products
 
 N_RECENT = 20  # items of the history compared by text with each candidate
 NOTHING = -2.0  # below any cosine
@@ -69,9 +70,9 @@ def build(snapshot: Snapshot, some: Histories, candidates: Candidates) -> PairTa
     columns: dict[str, FloatArray] = {f"{source}_rank": rank for source, rank in candidates.ranks.items()}
     columns |= _own_past(some, user, item)
     recent = some.recent(N_RECENT)
-    text_users = candidates.text_users @ snapshot.text_basis
-    products, likeness = _text_products(snapshot.short_text_vectors, text_users[:, None], recent, candidates)
-    for source, scores in (candidates.scores | {"text": products[0]}).items():
+    text_users = products(candidates.text_users, snapshot.text_basis).numpy()
+    text, likeness = _text_products(snapshot.short_text_vectors, text_users[:, None], recent, candidates)
+    for source, scores in (candidates.scores | {"text": text[0]}).items():
         columns[f"{source}_score"] = scores
         columns[f"{source}_z"] = standardised(scores, candidates)
     taken = np.flatnonzero(columns["times_taken"] > 0)

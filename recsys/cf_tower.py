@@ -22,6 +22,7 @@ from recsys.config import CFConfig
 from recsys.errors import ModelError
 from recsys.machine import one_blas_thread
 from recsys.types import BoolArray, FloatArray, IntArray
+from recsys.vectors import products
 
 ROWS_AT_ONCE = 20_000  # cast to float64
 TEXT_RIDGE = 1.0  # per item; text vectors have unit length, so this shrinks a map learned from few items
@@ -116,7 +117,7 @@ class CFTower:
                 small = (w @ w.T) * (c - 1)
                 small.ravel()[:: len(c) + 1] += 1
                 out[row] = gesv(small.T, c, overwrite_a=True)[2] @ w  # a transpose is what LAPACK takes without a copy
-            out[is_short] = out[is_short] @ inverse
+            out[is_short] = products(out[is_short], inverse).numpy()
         return out
 
     @cached_property

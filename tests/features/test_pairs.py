@@ -6,10 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from features.candidates import Candidates
+from features.candidates import Candidates, gather
+from features.chunks import chunks
 from features.histories import DAY_US, Histories
-from features.pairs import HABIT_DECAY, _own_past, standardised
-from features.snapshot import SHOPS_EVENTS, ItemFacts
+from features.pairs import HABIT_DECAY, _own_past, build, standardised
+from features.snapshot import SHOPS_EVENTS, ItemFacts, Snapshot
+from recsys.cf_tower import CFTower
+from recsys.config import parse_config
+from recsys.vectors import unit_rows
 
 AS_OF = 100 * DAY_US
 
@@ -71,3 +75,27 @@ def test_scores_are_standardised_by_user_and_rounding_is_no_deviation() -> None:
     expected = [-(1.5**0.5), 0, 1.5**0.5, 0, 0, 0]
     np.testing.assert_allclose(standardised(scores, pairs), expected, rtol=1e-6)
     np.testing.assert_allclose(standardised(1e-12 * scores, pairs), expected, rtol=1e-6)
+
+
+def test_features_of_a_user_do_not_depend_on_the_chunk() -> None:
+    rng = np.random.default_rng(0)
+    n_users, n_items, n_events = 300, 200, 4_000
+    user, item = np.sort(rng.integers(0, n_users, n_events)), rng.integers(0, n_items, n_events)
+    when, weight = rng.integers(0, AS_OF, n_events), rng.random(n_events).astype(np.float32)
+    past = Histories.build(user, item, when, weight, n_users=n_users, n_items=n_items, as_of=AS_OF)
+    config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}})
+    vectors = unit_rows(rng.normal(size=(n_items, 40)).astype(np.float32))
+    cf = CFTower.fit(past.confidence(30.0), [vectors], config.cf, 0)
+    catalogue = pd.DataFrame(
+        {"item_id": range(n_items), "price": rng.random(n_items), "category": rng.choice(9, n_items)}
+    )
+    snapshot = Snapshot.of(past, vectors, cf, catalogue, np.ones(n_items, bool), config)
+
+    def features(size: int) -> np.ndarray:
+        parts = [past.of_users(users) for users in chunks(np.arange(n_users), size)]
+        return np.concatenate([build(snapshot, some, gather(snapshot, some)).features for some in parts])
+
+    whole = features(n_users)
+    assert len(whole) > 40_000
+    for size in (1, 7, 256):
+        np.testing.assert_array_equal(features(size), whole)
