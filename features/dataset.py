@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date
 from functools import cached_property
 from numbers import Real
 
@@ -18,6 +18,7 @@ from features.spool import Records, Spool
 from recsys.config import DataConfig
 from recsys.errors import ConfigError, DataError, shown
 from recsys.ids import IdMap
+from recsys.moments import moment_of
 from recsys.schema import EVENTS, nearest, require_columns
 from recsys.types import BoolArray, FloatArray, IntArray
 
@@ -74,7 +75,7 @@ class Dataset:
             ConfigError: `as_of` is no moment, or a weight is no number above 0.
             DataError: a column is missing, there are no events, a type that weighs never occurs, or too many rows are bad.
         """
-        moment = None if as_of is None else _moment(as_of)
+        moment = None if as_of is None else moment_of(as_of, "as_of")
         require_columns(EVENTS, map(str, events.columns), "events frame")
         types = _types(events)
         if not event_weights and len(types) > 1:
@@ -194,27 +195,6 @@ class Dataset:
 def _microseconds(moment: pd.Timestamp) -> int:
     """The first microsecond that is not before a moment."""
     return -(-moment.value // 1000)
-
-
-def _moment(given: object) -> pd.Timestamp:
-    """The as-of of a data set, UTC.
-
-    >>> _moment("2026-11-01"), _moment(datetime(2026, 11, 1, 5))
-    (Timestamp('2026-11-01 00:00:00+0000', tz='UTC'), Timestamp('2026-11-01 05:00:00+0000', tz='UTC'))
-    """
-    try:
-        value = datetime.fromisoformat(given.strip()) if isinstance(given, str) else given
-        if not isinstance(value, date | np.datetime64):  # a number does not say its unit
-            raise ValueError("no moment")
-        stamp = pd.Timestamp(value)
-        if pd.isna(stamp) or not 1990 <= stamp.year < 2100:
-            raise ValueError("no moment that data are of")
-        return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
-    except (ValueError, OverflowError):
-        raise ConfigError(
-            f"as_of: {shown(given)} is no date or moment; give a datetime, or text such as 2017-12-31 or "
-            "2017-12-31T05:00:00Z"
-        ) from None
 
 
 def _types(events: pd.DataFrame) -> list[str]:

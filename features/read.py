@@ -77,7 +77,7 @@ def _join(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -> Iterator[pd.DataFrame]:
-    filesystem, files = _files(place, schema.name)
+    filesystem, files = files_of(place, schema.name)
     names = [_name(file) for file in files]  # all that anyone gets to see
     root = posixpath.dirname(names[0]) if len(names) == 1 else posixpath.commonpath(names)
     kinds: dict[str, tuple[str, str]] = {}
@@ -94,7 +94,13 @@ def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -
             yield frame
 
 
-def _files(place: str, name: str) -> tuple[Any, list[str]]:
+def files_of(place: str, name: str) -> tuple[Any, list[str]]:
+    """The file system of a table's place, and its files there, sorted.
+
+    Raises:
+        DataError: nothing is there, or files beside the table's that may hold rows nobody would read.
+        ResourceError: see `read_table`.
+    """
     try:
         filesystem, path = fsspec.core.url_to_fs(place)
         with _reached(filesystem, _name(place)):

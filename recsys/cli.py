@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from recsys.config import Config, json_schema, load_config
 from recsys.errors import ConfigError, RecsysError, as_ours, public
+from recsys.moments import moment_of
 from recsys.progress import Log, Reporter
 from recsys.stop import stoppable
 from training.dials import GROUPS
@@ -577,18 +577,8 @@ def schema_command() -> None:
 
 
 def moment(text: str | None, option: str = "--as-of") -> pd.Timestamp:
-    """The as-of of a run: a date or a moment in ISO 8601, UTC where it names no zone; now by default."""
-    if text is None:
-        return pd.Timestamp.now(tz="UTC")
-    try:
-        stamp = pd.Timestamp(datetime.fromisoformat(text.strip()))  # pandas would guess what 01.11.2026 means
-        if not 1990 <= stamp.year < 2100:
-            raise ValueError("no moment that data are of")
-        return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
-    except (ValueError, OverflowError):
-        raise ConfigError(
-            f"{option}: {text!r} is no date or moment; write 2017-12-31 or 2017-12-31T05:00:00Z"
-        ) from None
+    """The as-of of a run, now by default; see `moment_of`."""
+    return pd.Timestamp.now(tz="UTC") if text is None else moment_of(text, option)
 
 
 def users_shown(asked: int | None) -> int:

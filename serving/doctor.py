@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from features.read import _files
+from features.read import files_of
 from recsys.config import Config
 from recsys.errors import RecsysError, public, shown
 from recsys.text_tower import PACKAGED_ENCODER, TextTower, has_bf16
@@ -65,7 +65,7 @@ def _tables(config: Config) -> list[Finding]:
 def _table(name: str, place: str) -> Finding:
     """Whether a table's files are there; what is in them is for `recsys validate`."""
     try:
-        _, files = _files(place, name)
+        _, files = files_of(place, name)
     except RecsysError as error:
         return Finding(name, False, str(error))
     except Exception as error:  # noqa: BLE001 - every store has errors of its own, and the other findings matter too

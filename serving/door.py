@@ -12,7 +12,7 @@ from features.quarantine import TooManyBadError
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, shown
 from recsys.progress import Reporter
-from recsys.schema import nearest
+from recsys.schema import columns_of, nearest
 from recsys.whole import replacing
 from serving import releases
 
@@ -30,6 +30,8 @@ def read_tables(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> Tabl
             raise _told(error, _keep_refused(error.quarantine, config, as_of)) from error
         _keep_refused(tables.quarantine, config, as_of)
         progress(1, 1)
+    for told in _absent_fields(config.text.fields, list(map(str, tables.items.columns))):
+        reporter.say(told)
     return tables
 
 
@@ -67,6 +69,18 @@ def _refuse_no_text(fields: Sequence[str], columns: Sequence[str]) -> None:
         f"text.fields: none of {', '.join(map(shown, fields))} is a column of the items table, which has "
         f"{', '.join(map(shown, columns))}; " + (f"did you mean {meant}?" if meant else "name some of these")
     )
+
+
+def _absent_fields(fields: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Of the fields that somebody named, those that are not there; where none is, `_refuse_no_text` says so."""
+    absent = [field for field in fields if field not in columns and field not in columns_of("items")]
+    told = [
+        f"text.fields: {shown(field)} is no column of the items table; texts are made without it" for field in absent
+    ]
+    near = [nearest(field, columns) for field in absent]
+    return [
+        text + (f"; did you mean {shown(column)}?" if column else "") for text, column in zip(told, near, strict=True)
+    ]
 
 
 def _told(error: TooManyBadError, path: Path | None) -> DataError:

@@ -150,6 +150,7 @@ def _rules(
         Rule(beside, cache.name, rf"{_HEX}{{32}}\.safetensors", UNUSED_DAYS, "vectors of texts by one encoder"),
         Rule(beside, cache.name, _UNFINISHED, DEAD_DAYS, "a file left unfinished"),
         Rule(beside, "checkpoints", rf"text-{_HEX}{{24}}\.safetensors", DEAD_DAYS, "checkpoint of a training cut off"),
+        Rule(beside, "checkpoints", r"bundle-\w+/", DEAD_DAYS, "a model left unfinished"),
         Rule(beside, "checkpoints", _UNFINISHED, DEAD_DAYS, "a file left unfinished"),
         Rule(beside, "tune", rf"{_HEX}{{12}}/", UNUSED_DAYS, "a search for better settings"),
         Rule(beside, "models", r"\.fetch-.+/", DEAD_DAYS, "a download cut off"),

@@ -58,7 +58,8 @@ def train_and_register(
         trained = train(dataset, config, reporter.stage, log, work, explain)
         run.log_metrics(_metrics(trained.evaluation) | {f"seconds {k}": v for k, v in trained.seconds.items()})
         run.log_metrics({f"guard ndcg_10 {k}": v for k, v in trained.ranker.guard.items()})
-        folder = Path(tempfile.mkdtemp(prefix="recsys-bundle-"))
+        work.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="bundle-", dir=work))  # where gc finds what a kill left
         try:
             trained.model.save(folder)
             save_evaluation(trained, dataset, folder / "evaluation")

@@ -71,7 +71,7 @@ def test_what_a_store_raises_is_said_and_not_raised(folder: Path, monkeypatch: p
     def no_credentials(place: str, name: str) -> None:
         raise RuntimeError("no credentials for https://me:secret@host/x")
 
-    monkeypatch.setattr(doctor, "_files", no_credentials)
+    monkeypatch.setattr(doctor, "files_of", no_credentials)
     ok, text = tables(run(folder, "doctor"))["items"]
     assert not ok
     assert "RuntimeError: no credentials for https://host/x" in text
@@ -85,3 +85,15 @@ def test_validate_refuses_fields_that_leave_no_item_a_text(folder: Path) -> None
     assert "did you mean 'title' for 'titel', 'author' for 'autor'?" in str(error)
     for fields in ('["title", "brand"]', "[]"):
         assert run(folder, "validate", text=f"fields = {fields}", items=items).exit_code == 0
+
+
+def test_a_field_that_is_not_there_is_told_unless_tables_often_lack_it(folder: Path) -> None:
+    items = f"{folder}/items/a.parquet"
+    result = run(folder, "validate", text='fields = ["title", "brand", "autor", "cover"]', items=items)
+    assert result.exit_code == 0
+    assert (
+        "text.fields: 'autor' is no column of the items table; texts are made without it; did you mean 'author'?"
+        in result.stderr
+    )
+    assert "text.fields: 'cover' is no column of the items table; texts are made without it\n" in result.stderr
+    assert "brand" not in result.stderr

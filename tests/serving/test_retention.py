@@ -78,6 +78,7 @@ def going(store: ReleaseStore, cache: Path, aliased: Collection[str] | None = ()
         (f".recsys/cache/.{'c' * 32}.safetensors.{'0' * 32}.tmp", DEAD_DAYS),
         (f".recsys/{CHECKPOINT}", DEAD_DAYS),
         (f".recsys/checkpoints/.text-{'d' * 24}.safetensors.{'0' * 32}.tmp", DEAD_DAYS),
+        (".recsys/checkpoints/bundle-soa9ka6m", DEAD_DAYS),
         (".recsys/tune/0123456789ab", UNUSED_DAYS),
         (".recsys/models/.fetch-soa9ka6m", DEAD_DAYS),
         (f".recsys/{COPY}", UNUSED_DAYS),
