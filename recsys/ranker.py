@@ -131,38 +131,47 @@ class Ranker:
     def _fused(self, features: FloatArray, by: str, bounds: IntArray | None) -> FloatArray:
         if by == "fusion" or self.trees is None:
             return self.fusion.score(features)
-        scores, n_trees = self.fusion.score(features), self.booster.num_trees()
-        asked = np.ascontiguousarray(features[:, self._asked])
+        scores, asked = self.fusion.score(features), np.ascontiguousarray(features[:, self._asked])
         if bounds is None:
-            return scores + self._trees(asked, 0, n_trees)
-        n_early = int(np.ceil(EARLY * n_trees))
-        for start, stop, n_pairs in ((0, n_early, REFINED), (n_early, n_trees, FINALISTS)):
+            return scores + self._trees(self.booster, asked)
+        for some, n_pairs in zip(self._stages, (REFINED, FINALISTS), strict=True):
             seen = _first_of_each(scores, bounds, n_pairs)
-            scores += _with_least(self._trees(asked[seen], start, stop), seen, bounds)
+            scores += _with_least(self._trees(some, asked[seen]), seen, bounds)
         return scores
 
-    def _trees(self, asked: FloatArray, start: int, stop: int) -> FloatArray:
+    def _trees(self, some: Any, asked: FloatArray) -> FloatArray:
         """What some of the trees add, (n_pairs,) float64.
 
         LightGBM copies a row value by value before it comes to its trees, which takes longer than a dozen of them. Of a
         sparse row it takes what is there alone, so it is given nothing but the features that trees ask for.
 
         Args:
+            some: a booster of these.
             asked: these features, (n_pairs, n_asked) float32.
         """
-        if start == stop or not len(asked):  # to LightGBM no trees means all
+        if not some.num_trees() or not len(asked):
             return np.zeros(len(asked))
         n, width = asked.shape
         starts = np.arange(n + 1, dtype=np.int32) * np.int32(width)
         rows = sp.csr_matrix((asked.ravel(), np.tile(self._asked, n), starts), (n, len(self.names)))
         # one thread: chunks of users are scored side by side already
-        added = self.booster.predict(rows, start_iteration=start, num_iteration=stop - start, num_threads=1)
-        return np.asarray(added)
+        return np.asarray(some.predict(rows, num_threads=1))
 
     @cached_property
     def booster(self) -> Any:
         """The trees, parsed once."""
         return lgb.Booster(model_str=self.trees)
+
+    @cached_property
+    def _stages(self) -> tuple[Any, Any]:
+        """The trees that see the first `REFINED` pairs of a user, and the others, each in a booster of its own.
+
+        LightGBM writes into a booster which of its trees a prediction is by: where two threads ask one for different trees,
+        either may get the other's.
+        """
+        n_early, text = int(np.ceil(EARLY * self.booster.num_trees())), self.booster.model_to_string
+        early, others = text(num_iteration=n_early), text(start_iteration=n_early, num_iteration=-1)
+        return lgb.Booster(model_str=early), lgb.Booster(model_str=others)
 
     @cached_property
     def _asked(self) -> IntArray:

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_trees_find_the_signal_and_labels_shuffled_within_users_give_none() -> N
     assert mean_ndcg(y, indptr, ranker.score(x)) > 0.6
     chance = mean_ndcg(shuffled, indptr, rng.normal(size=len(y)))
     assert abs(mean_ndcg(shuffled, indptr, ranker.score(x)) - chance) < 0.06
+
+
+def test_scores_do_not_depend_on_what_other_threads_score() -> None:
+    x, y, indptr = pairs(0)
+    fusion = LinearFusion.fit(x, y, indptr, columns=(0,))
+    trees, _ = fit_trees((x, y, indptr), None, NAMES, fusion, RankerConfig(trees=200), seed=0)
+    ranker = Ranker(NAMES, fusion, trees, "trees", {})
+    alone = ranker.score(x, bounds=indptr)
+    with ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(lambda _: ranker.score(x, bounds=indptr), range(60)):
+            np.testing.assert_array_equal(scores, alone)
 
 
 def test_trees_start_from_the_fusion() -> None:
