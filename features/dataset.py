@@ -61,6 +61,7 @@ class Dataset:
         event_weights: Mapping[str, float] | None = None,
         as_of: str | date | np.datetime64 | None = None,
         users: pd.DataFrame | None = None,
+        timezone: str = "UTC",
     ) -> "Dataset":
         """A data set from frames in the contract's columns, checked like files are.
 
@@ -70,6 +71,7 @@ class Dataset:
             as_of: events at or after it are left out; just after the last event by default. A date or a moment, or
                 such as ISO 8601 text; UTC where it names no zone.
             users: checked along with the others.
+            timezone: of times that name no zone, such as "Europe/Madrid".
 
         Raises:
             ConfigError: `as_of` is no moment, or a weight is no number above 0.
@@ -81,7 +83,7 @@ class Dataset:
         if not event_weights and len(types) > 1:
             warnings.warn(_all_count_1(types), stacklevel=2)
         weights = _weights(event_weights, types) if event_weights else dict.fromkeys(types, 1.0)
-        config = DataConfig(events="frame", items="frame", event_weights=weights, timezone="UTC")
+        config = DataConfig(events="frame", items="frame", event_weights=weights, timezone=timezone)
         tables = clean_tables(events, _joined(items), config, moment, None if users is None else _joined(users))
         newest = pd.Timestamp(tables.log.newest, unit="us", tz="UTC")
         return cls.from_tables(tables, moment or newest + pd.Timedelta("1us"))
@@ -95,6 +97,10 @@ class Dataset:
             log.users, log.items, items, log.records, log.bounds[: len(log.users) + 1],
             bool(tables.split_column), "price" in log.optional, available, as_of, tables.sha256,
         )  # fmt: skip
+
+    def __repr__(self) -> str:
+        n_events = len(self.records)
+        return f"Dataset({len(self.users):,} users, {len(self.items):,} items, {n_events:,} events, as of {self.as_of})"
 
     def without(self, blocked: Sequence[str | int]) -> "Dataset":
         """The same, but some items may not be recommended; ids that the items table lacks change nothing."""

@@ -105,12 +105,15 @@ def _table(name: str, model: Any, values: dict[str, Any]) -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             below += _table(f"{name}.{key}", field.annotation, values.get(key, {}))
             continue
+        default = field.get_default(call_default_factory=True)
+        if default == {} and key not in values:  # a table of its own: what followed it would belong to it
+            below += ["", f"# {field.description}", f"# [{name}.{key}]"]
+            continue
         if field.description:
             lines.append(f"# {field.description}")
-        default = field.get_default(call_default_factory=True)
         if key in values:
             lines.append(f"{key} = {_toml(values[key])}")
-        elif default is None or default == {}:
+        elif default is None:
             lines.append(f"# {key} (not set)")
         else:
             lines.append(f"# {key} = {_toml(default)}")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
 import pandas as pd
@@ -19,6 +19,9 @@ from recsys.moments import moment_of
 from recsys.progress import Log, Reporter
 from recsys.stop import stoppable
 from training.dials import GROUPS
+
+if TYPE_CHECKING:
+    from serving.publish import ReleaseStore
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,7 +146,7 @@ def init(folder: Path, demo: str | None) -> None:
         write_demo(demo, folder)
     else:
         (folder / "recsys.toml").write_text(render_config())
-    click.echo(f"wrote {folder / 'recsys.toml'}\nnext: recsys validate -c {folder / 'recsys.toml'}")
+    click.echo(f"wrote {folder / 'recsys.toml'}\nnext: recsys validate -c {shlex.quote(str(folder / 'recsys.toml'))}")
 
 
 @cli.command()
@@ -234,8 +237,8 @@ def score(
         from serving.nightly import load_dataset
 
         run.facts["is_part"] = users_file is not None  # until it is known to hold them all
+        wanted = read_users(users_file, config.data) if users_file else None  # first: a slip shows at once
         dataset, _ = load_dataset(config, run.as_of, run.reporter)
-        wanted = read_users(users_file) if users_file else None
         released = publish_lists(dataset, run, model=model, wanted=wanted, k=k, move_current=move_current)
     _print_json(released.to_dict()) if as_json else click.echo(released.sentence())
 
@@ -453,10 +456,11 @@ def promote(config: Config, version: str, force: bool, why: str | None, log: Log
 @cli.command()
 @with_config
 @click.option("--model", "model_too", is_flag=True, help="Move `champion` back to `previous` too.")
-@click.option("--unpin", is_flag=True, help="Undo the pin instead: the next night moves `current` again.")
+@click.option("--unpin", is_flag=True, help="Instead: the next night moves `current` again.")
+@click.option("--undo", is_flag=True, help="Instead: serve again what the rollback took away.")
 @json_option
-def rollback(config: Config, model_too: bool, unpin: bool, as_json: bool) -> None:
-    """Swaps `current` back to the release before it, and pins it there until --unpin.
+def rollback(config: Config, model_too: bool, unpin: bool, undo: bool, as_json: bool) -> None:
+    """Swaps `current` back to the release before it, and pins it there until --unpin; run twice, it does no more.
 
     \b
     recsys rollback
@@ -464,25 +468,41 @@ def rollback(config: Config, model_too: bool, unpin: bool, as_json: bool) -> Non
     """
     from serving.publish import ReleaseStore
 
+    if model_too + unpin + undo > 1:
+        raise ConfigError("--model, --unpin and --undo: give one; a model comes back with: recsys promote VERSION")
     store = ReleaseStore(Path(config.serving.output))
-    said: dict[str, object] = {"pinned": not unpin}
+    said: dict[str, object] = {"pinned": not (unpin or undo)}
     if unpin:
-        store.unpin()
-        sentence = "no longer pinned; the next night moves current again"
-    elif model_too and (pinned := store.pinned_release()):  # the lists went back before, the model did not
-        said["current"] = pinned.name
-        sentence = f"current is {said['current']} already, pinned; without --model: back to the one before"
+        is_done = store.unpin()
+        sentence = "no longer pinned; the next night moves current again" if is_done else "nothing is pinned"
+    elif undo:
+        said["current"] = store.undo().name
+        sentence = f"current is {said['current']} again, not pinned"
     else:
-        said["current"] = store.rollback().name
-        sentence = f"current is now {said['current']}, pinned; let nights move it again: recsys rollback --unpin"
+        sentence = _rolled_back(store, said, model_too)
     try:
-        if model_too and not unpin:
+        if model_too:
             from serving.promotion import take_back
 
             said["champion"] = take_back(config).version
             sentence += f"\nchampion is now version {said['champion']}"
     finally:  # the lists have been swapped, whatever the registry does
         _print_json(said) if as_json else click.echo(sentence)
+
+
+def _rolled_back(store: "ReleaseStore", said: dict[str, object], model_too: bool) -> str:
+    """Moves the lists back, unless they are already; a model goes back also where they cannot."""
+    pinned = store.pinned_release()
+    try:
+        said["current"] = store.rollback().name
+    except ConfigError as error:
+        if not model_too:
+            raise
+        said["pinned"] = False
+        return f"lists stay: {error}"
+    if pinned:
+        return f"current is {pinned.name} already, pinned by a rollback; to serve what it took away: recsys rollback --undo"
+    return f"current is now {said['current']}, pinned; let nights move it again: recsys rollback --unpin"
 
 
 @cli.command()

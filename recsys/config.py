@@ -42,6 +42,15 @@ class DataConfig(Section):
     window_days: float | None = Field(None, gt=0, description="Length of both windows in days, instead of a share.")
     split_column: str | None = Field(None, description="Column holding train/valid/test, instead of cuts in time.")
 
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _no_setting(cls, columns: Any) -> Any:
+        """In TOML, what stands below a table's name is its own."""
+        settings = set(cls.model_fields) - set(TABLES)
+        if isinstance(columns, dict) and (found := [name for name in columns if name in settings]):
+            raise ValueError(f"{', '.join(found)} belongs to [data]: write it above the line [data.columns], not below")
+        return columns
+
     @field_validator("columns")
     @classmethod
     def _tables(cls, columns: dict[str, str | dict[str, str]]) -> dict[str, str | dict[str, str]]:

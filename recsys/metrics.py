@@ -8,6 +8,8 @@ from scipy import stats
 
 from recsys.types import BoolArray, FloatArray, IntArray
 
+ROUNDING = 1e-12  # of a mean: an error below is that of the numbers, not of users
+
 
 def hits_of(ranked: IntArray, relevant: sp.csr_matrix) -> BoolArray:
     """True where a slot holds a relevant item, (n_users, n_slots); a repeated item counts once.
@@ -111,7 +113,8 @@ class Interval:
 def mean_interval(values: FloatArray, alpha: float = 0.05) -> Interval:
     """Mean of one value per user with its t-interval; nan values are left out.
 
-    Fewer than two values give nan for the interval and p; without spread p is 1 at a mean of 0, else 0.
+    Fewer than two values give nan for the interval and p. Values that are all the same show no spread: p is then that of
+    their signs, 2^(1 - n), or 1 at a mean of 0, and the interval is nan where p is not below alpha.
     """
     known = values[~np.isnan(values)]
     n = len(known)
@@ -121,8 +124,9 @@ def mean_interval(values: FloatArray, alpha: float = 0.05) -> Interval:
     error = float(known.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
     half = float(stats.t.ppf(1 - alpha / 2, n - 1)) * error if n > 1 else float("nan")
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float("nan")
-    if error == 0:
-        p = float(mean == 0)
+    if error <= ROUNDING * abs(mean):
+        p = 2.0 ** (1 - n) if mean else 1.0
+        half = 0.0 if p < alpha or not mean else float("nan")
     return Interval(mean, mean - half, mean + half, n, p)
 
 

@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,21 @@ from recsys.errors import ModelError, RecsysError, ResourceError, public, shown
 from recsys.whole import replacing
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+MANY = 5  # versions that an error names
+TAKEN_BACK = (
+    "taken_back"  # tag, when, of a champion that a rollback took away; it goes when the version is promoted again
+)
 OLDER_THAN = "older_than_challenger"  # tag of a version that got no alias since its data are older
 _SHA256 = "bundle_sha256"
 _SQLITE = "sqlite:///"
 _PARENT = "mlflow.parentRunId"  # what MLflow's page nests by
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
+
+
+class UnknownVersionError(ModelError):
+    """Somebody asked for a version or an alias that is not there: trying again would not help."""
+
+    exit_code = 2
 
 
 class RegistryDownError(ModelError):
@@ -199,16 +210,19 @@ class Registry:
         """The version behind an alias, a version number, or the model's own name (then the newest).
 
         Raises:
-            ModelError: there is none; the message lists the aliases there are.
+            ModelError: there is none; the message lists the aliases and the newest versions there are.
         """
         versions = self.versions()
         for version in versions:
             if wanted in (version.version, self._config.model_name, *version.aliases):
                 return version
         known = sorted({alias for version in versions for alias in version.aliases})
-        raise ModelError(
+        numbers = [version.version for version in versions][:MANY]
+        known += [*numbers[::-1], *["or an older number"] * (len(versions) > MANY)]
+        kind = ModelError if wanted in (CHAMPION, CHALLENGER, PREVIOUS) else UnknownVersionError
+        raise kind(
             f"{self._where}: model {shown(self._config.model_name)} has no version or alias {shown(wanted)}; "
-            + (f"use one of {', '.join(known)}, or a number" if versions else "train one with: recsys train")
+            + (f"use one of {', '.join(known)}" if versions else "train one with: recsys train")
         )
 
     def versions(self) -> list[ModelVersion]:
@@ -242,24 +256,30 @@ class Registry:
 
     def promote(self, wanted: str) -> ModelVersion:
         """Makes a version `champion`, and the champion until now `previous`; a no-op for the champion itself."""
-        chosen = self.resolve(wanted)
+        chosen, model = self.resolve(wanted), self._config.model_name
         if CHAMPION not in chosen.aliases:
             with self.calls() as client:
-                self._set_previous(client, self._champion(client))  # first: whoever dies between loses no champion
-                client.set_registered_model_alias(self._config.model_name, CHAMPION, chosen.version)
+                champion = self._champion(client)
+                self._set_previous(client, champion)  # first: whoever dies between loses no champion
+                client.set_registered_model_alias(model, CHAMPION, chosen.version)
+                for version in {chosen.version, champion} - {None}:
+                    client.delete_model_version_tag(model, version, TAKEN_BACK)
         return self.resolve(CHAMPION)
 
     def rollback(self) -> ModelVersion:
-        """Swaps `champion` and `previous`, so that a second rollback undoes the first.
+        """Swaps `champion` and `previous`; a second one leaves the champion, since `previous` was taken back by the first.
 
         Raises:
             ModelError: there is no previous champion.
         """
-        before = self.resolve(PREVIOUS).version
-        with self.calls() as client:
-            champion = self._champion(client)
-            client.set_registered_model_alias(self._config.model_name, CHAMPION, before)
-            self._set_previous(client, champion)
+        before, model = self.resolve(PREVIOUS), self._config.model_name
+        if TAKEN_BACK not in before.tags:
+            with self.calls() as client:
+                champion = self._champion(client)
+                if champion is not None:
+                    client.set_model_version_tag(model, champion, TAKEN_BACK, datetime.now(UTC).isoformat())
+                client.set_registered_model_alias(model, CHAMPION, before.version)
+                self._set_previous(client, champion)
         return self.resolve(CHAMPION)
 
     def forget(self, cache_dir: Path) -> None:

@@ -1,6 +1,7 @@
 """What `recsys compare` puts side by side: two model versions, or any two recommendation tables."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from serving.labels import Window, is_blocked
 from serving.publish import ReleaseStore
 from serving.remade import recipe, refuse_other_windows, refuse_unlike, score_before, train_again, training_facts
 from serving.report.world import Arm, Cost
+
+_TABLES = (".parquet", ".csv", ".gz")
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,16 @@ def sides(
         ConfigError: the arms are of two kinds, no common window is known, or it ends after `as_of`.
     """
     is_table = [Path(name).exists() for name in (a, b)]
+    for name in (a, b):
+        if not Path(name).exists() and (os.sep in name or Path(name).suffix in _TABLES):
+            raise ConfigError(f"{shown(name)}: no such file or folder; give a table, a release's folder, or a version")
     if is_table[0] != is_table[1]:
         raise ConfigError(f"{shown(a)} and {shown(b)}: one is a table, the other a model; give two of a kind")
     if not all(is_table):
+        if test_start is not None:
+            raise ConfigError(
+                "--test-start is for tables: versions are judged on the window that they were evaluated on"
+            )
         return _versions(config, (a, b), as_of, reporter, n_windows)
     arms = _told_apart(Path(a), Path(b))
     note = "Tables stand alone: no champion is beside them, as its lists of this window are not at hand."
@@ -114,24 +124,25 @@ def table_arm(path: Path) -> Arm:
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(map(shown, table.columns))}; add it")
     if "rank" not in table:
-        table = _ranked(table)
         info["ranks"] = "by score, ties by item id, as the table has none"
     # two `current` of two folders would bear one name on the page
     return Arm(path.resolve().name, table, info={key: value for key, value in info.items() if value}, cost=cost)
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with ranks from its scores, the highest first; a score that is no number ranks last."""
+    """A table with ranks: where it has none, from its scores, the highest first; one that is no number ranks last."""
+    if "rank" in table:
+        return table
     scored = table.assign(score=pd.to_numeric(table["score"], errors="coerce"))
     ordered = scored.sort_values(["user_id", "score", "item_id"], ascending=[True, False, True], kind="stable")
     return ordered.assign(rank=ordered.groupby("user_id").cumcount() + 1)
 
 
 def with_ids_like(both: Sides, labels: pd.DataFrame) -> Sides:
-    """Tables with the ids typed as in the data: one that came as CSV holds texts. Versions are as they are."""
+    """Tables with the ids typed as in the data, one that came as CSV holds texts, and ranked. Versions are as they are."""
     if both.fetched is not None:
         return both
-    a, b = (replace(arm, table=arm.table.assign(**dict(_typed_ids(arm, labels)))) for arm in both.arms)
+    a, b = (replace(arm, table=_ranked(arm.table.assign(**dict(_typed_ids(arm, labels))))) for arm in both.arms)
     return replace(both, arms=(a, b))
 
 

@@ -21,6 +21,7 @@ MAX_SHORT_SHARE = 0.05  # a user who acted on nearly all items has a reason for 
 MAX_FLAT_SHARE = 0.5  # the few candidates of a cold user can tie; half of all lists cannot
 SLACK = 1e-6  # float32 scores that were sorted in float64
 
+_NEWEST, _OLD_DATA = "newest event, hours", "check the events export; for a moment of the past give --as-of"
 DEFECT = "this is a defect: report it"
 
 Outcome = Literal["pass", "warn", "fail"]
@@ -35,6 +36,10 @@ class Gate:
     limit: str
     outcome: Outcome
     remedy: str
+
+    def sentence(self) -> str:
+        """One line of an error."""
+        return f"  {self.name}: {self.number:g}, limit {self.limit}; {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,9 @@ class AuditResult:
     def raise_if_refused(self) -> None:
         """Raises AuditError with every failed gate: number, limit, remedy."""
         if self.failed:
-            lines = [f"  {g.name}: {g.number:g}, limit {g.limit}; {g.remedy}" for g in self.failed]
             raise AuditError(
-                "audit refused to publish; what was served stays, the lists are in quarantine\n" + "\n".join(lines)
+                "audit refused to publish; what was served stays, the lists are in quarantine\n"
+                + "\n".join(gate.sentence() for gate in self.failed)
             )
 
 
@@ -341,9 +346,22 @@ def _ages(context: AuditContext) -> list[Gate]:
     )
     return [
         _aged("model age, days", context.model_age_days, limits.model_warn_days, limits.model_max_days, model),
-        _aged("newest event, hours", context.data_age_hours, limits.data_warn_hours, limits.data_max_hours,
-              "check the events export"),
+        _aged(_NEWEST, context.data_age_hours, limits.data_warn_hours, limits.data_max_hours, _OLD_DATA),
     ]  # fmt: skip
+
+
+def refuse_old_data(hours: float, limits: AuditConfig) -> None:
+    """What `audit` would say of the age of the newest event, before a training is spent on it.
+
+    Raises:
+        AuditError: no lists from such data would be published.
+    """
+    gate = _aged(_NEWEST, hours, limits.data_warn_hours, limits.data_max_hours, _OLD_DATA)
+    if gate.outcome == "fail":
+        raise AuditError(
+            "no lists from these data may be published, so none were made and nothing was trained; what was served stays\n"
+            + gate.sentence()
+        )
 
 
 def _aged(name: str, age: float, warn: float, limit: float, remedy: str) -> Gate:

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from features.dataset import Dataset
 from features.read import read_csv
-from recsys.config import Config
-from recsys.errors import DataError, ResourceError
+from recsys.config import Config, DataConfig
+from recsys.errors import DataError, ResourceError, shown
 from recsys.machine import peak_memory_mib
 from recsys.registry import Fetched
 from recsys.types import BoolArray, IntArray
@@ -37,7 +37,8 @@ class Released:
     """What a scoring ended in.
 
     release: folder that holds the lists; is_new: False when the same inputs were published before;
-    moved: whether `current` points to it now; is_part: for some of the users only; is_early: as of a moment to come;
+    moved: whether `current` points to it now; is_pinned: whether a rollback holds it; is_part: for some of the users only;
+    is_early: as of a moment to come;
     rows, users: sizes; late_events: of before the release that was served then; stale_model: the registry was down, and a
     verified copy scored; seconds: of the whole.
     """
@@ -50,6 +51,7 @@ class Released:
     late_events: int
     is_new: bool
     moved: bool
+    is_pinned: bool
     is_part: bool
     is_early: bool
     stale_model: bool
@@ -63,7 +65,8 @@ class Released:
         """One line for a person."""
         what = "published" if self.is_new else "nothing to do, the same inputs are published already:"
         whose = "some users'" if self.is_part else "a later day's" if self.is_early else ""
-        why = f"these are {whose} lists: --move-current" if whose else "it is pinned, or serves a later date"
+        held = "it is pinned: recsys rollback --unpin" if self.is_pinned else "it serves a later date: --move-current"
+        why = f"these are {whose} lists: --move-current" if whose else held
         served = "" if self.moved else f" (current was not moved: {why})"
         served += " (the registry was down: model from the last verified copy)" if self.stale_model else ""
         return f"{what} {self.release.name}: {self.rows:,} rows for {self.users:,} users, model {self.model_version}{served}"
@@ -109,9 +112,9 @@ def publish_lists(
         store.check_space(len(users) * k * BYTES_PER_ROW)
         n_late = _count_late(dataset, run)
         staging = _score_shards(dataset, run, fetched, key, users, k)
-        last_release = None if is_part and not move_current else _last_release(store, staging)
+        last_release = None if is_part and not move_current else _last_release(store, staging, k, dataset)
         _audit(staging, dataset, run, users, k, fetched.version.tags, last_release)
-        release = store.finish(staging, _facts(key, dataset, run, fetched) | {"late_events": n_late})
+        release = store.finish(staging, _facts(key, dataset, run, fetched) | {"late_events": n_late, "k": k})
     is_early = dataset.as_of > pd.Timestamp.now(tz="UTC") + EARLY
     # also where it is no new one: a run may have died between the two; some users' lists would take all others' away, and
     # those of a day to come would keep the nights until then from being served
@@ -126,6 +129,7 @@ def publish_lists(
         late_events=manifest.get("late_events", 0),
         is_new=is_new,
         moved=moved,
+        is_pinned=store.is_pinned,
         is_part=is_part,
         is_early=is_early,
         stale_model=fetched.stale,
@@ -136,19 +140,26 @@ def publish_lists(
     return released
 
 
-def read_users(path: str) -> pd.Series:
-    """The `user_id` column of a Parquet or CSV file.
+def read_users(path: str, config: DataConfig) -> pd.Series:
+    """The `user_id` column of a Parquet or CSV file, or the one that `data.columns` calls so.
 
     Raises:
-        DataError: it cannot be read, or has no such column.
+        DataError: it cannot be read, or has no such column or no row.
     """
     try:
         frame = read_csv(path) if path.endswith(".csv") else pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}; give Parquet or CSV with a user_id column") from error
-    if "user_id" not in frame:
-        raise DataError(f"{path}: no column user_id (columns: {', '.join(map(str, frame.columns))}); add it")
-    return frame["user_id"]
+    names = dict.fromkeys(
+        ["user_id", *[theirs for theirs in [config.columns.get("user_id")] if isinstance(theirs, str)]]
+    )
+    column = next((name for name in names if name in frame), None)
+    if column is None:
+        found = ", ".join(shown(name) for name in frame.columns)
+        raise DataError(f"{path}: no column {' or '.join(names)}; found {found}; add it")
+    if frame.empty:
+        raise DataError(f"{path}: it has no rows; name at least one user, or leave --users out for all")
+    return frame[column]
 
 
 def model_cache(config: Config) -> Path:
@@ -212,8 +223,11 @@ def _audit(
     result.raise_if_refused()
 
 
-def _last_release(store: ReleaseStore, staging: Path) -> LastRelease | None:
-    """What staged lists are held against: those served, unless they are of a later date."""
+def _last_release(store: ReleaseStore, staging: Path, k: int, dataset: Dataset) -> LastRelease | None:
+    """What staged lists are held against: those served, unless they are of a later date.
+
+    Its rows are as many as it would have with lists of the length asked for now.
+    """
     served = store.last_whole()
     if served is None or staging.name[:10] < served.name[:10]:
         return None
@@ -226,7 +240,9 @@ def _last_release(store: ReleaseStore, staging: Path) -> LastRelease | None:
         is_same_type = str(users.type).removeprefix("large_") == known_type  # else they are compared as text
         return read_parts(served, ["user_id", "item_id"], within if is_same_type else None)
 
-    return LastRelease(manifest["rows"], lists_of)
+    n_available = max(1, int(dataset.available.sum()))
+    longer = min(k, n_available) / min(manifest.get("k", k), n_available)
+    return LastRelease(round(manifest["rows"] * longer), lists_of)
 
 
 def _count_late(dataset: Dataset, run: Run) -> int:

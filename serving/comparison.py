@@ -130,4 +130,6 @@ def _run(
 
 
 def _plain(arm: Arm) -> str:
-    return "".join(c if c.isalnum() or c in ".-_" else "_" for c in f"{arm.name}{arm.version}")[:60]
+    """What a folder may be called after an arm: its name, and its version where that is another one."""
+    name = arm.name if arm.version in ("", arm.name) else f"{arm.name}.{arm.version}"
+    return "".join(c if c.isalnum() or c in ".-_" else "_" for c in name)[:60]

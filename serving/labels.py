@@ -12,7 +12,7 @@ from recsys.config import Config
 from recsys.errors import DataError
 from recsys.ids import IdMap
 from recsys.types import BoolArray
-from serving.report.world import sold
+from serving.report.world import positive, sold
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def judges(config: Config, window: Window) -> Judges:
         DataError: no label is there, or a table is not as it must be.
     """
     tables = load_tables(config.data, window.end)
-    events = tables.events[tables.events["event_type"].isin(list(config.data.event_weights))]
+    events = positive(tables.events[tables.events["event_type"].isin(list(config.data.event_weights))])
     if window.by_column:
         is_label = events[config.data.split_column] == "test"
         # an order, not times: the checks of time do not apply, so they are shown as unknown

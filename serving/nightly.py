@@ -27,8 +27,9 @@ from recsys.errors import (
     shown,
 )
 from recsys.progress import Reporter
-from recsys.registry import OLDER_THAN, Registry, RegistryDownError
+from recsys.registry import OLDER_THAN, TAKEN_BACK, Registry, RegistryDownError
 from recsys.stop import part_of_deadline
+from serving.audit import refuse_old_data
 from serving.batch import Released, model_cache, publish_lists
 from serving.door import read_tables
 from serving.explained import explainer
@@ -83,7 +84,8 @@ class Outcome:
         if n_users:
             print_lists(self.config, self.release, console, n_users)
         lines = ["", self.released.sentence()] if self.released else ["", f"published: {self.release.name}"]
-        lines.append(f"recommendations: {Path(self.config.serving.output) / 'current'}")
+        is_served = self.released is None or self.released.moved
+        lines.append(f"recommendations: {Path(self.config.serving.output) / 'current' if is_served else self.release}")
         if self.released:
             lines.append(f"night: {self.seconds:.0f} s, {'trained' if self.trained else 'model not due for training'}")
         lines.append(f"MLflow page: {self.mlflow_page}")
@@ -124,6 +126,8 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
     run.facts |= {"events": data.n_events, "items": data.n_items, "quarantined": sum(data.quarantined.values())}
     is_due = when == "always" or (when == "due" and _is_due(run))
     run.facts["trained"] = False
+    if is_due:
+        refuse_old_data((dataset.as_of - dataset.newest).total_seconds() / 3600, config.serving.audit)
     failure = _train(dataset, run) if is_due else None
     if failure:
         gc.collect()
@@ -232,10 +236,10 @@ def training_is_due(config: Config, as_of: pd.Timestamp, registry: Registry | No
 
 
 def champion(config: Config) -> tuple[Model, str]:
-    """The verified champion and its version."""
+    """The verified champion and its version; the last copy of it, and a line that says so, where the registry is down."""
     fetched = Registry(config.mlflow).fetch("champion", model_cache(config))
     if fetched.stale:
-        raise ModelError("the registry is down; only a last verified copy is at hand")
+        Reporter().say(f"the registry is down: version {fetched.version.version}, the last one verified")
     return Model.load(fetched.bundle.folder), fetched.version.version
 
 
@@ -254,13 +258,15 @@ def _promoted(run: Run) -> bool:
 
 
 def _unjudged(run: Run) -> str | None:
-    """The challenger, where no report has judged it yet: tonight's, or that of a night that did not get so far."""
+    """The challenger, where neither a report has judged it yet nor a person: tonight's, or that of a night that did not get
+    so far.
+    """
     try:
         named = {alias: version for version in run.registry.versions() for alias in version.aliases}
     except RegistryDownError:
         return None
     challenger, present = named.get("challenger"), named.get("champion")
-    if challenger is None or challenger == present or "report_verdict" in challenger.tags:
+    if challenger is None or challenger == present or {"report_verdict", TAKEN_BACK} & set(challenger.tags):
         return None
     return challenger.version
 

@@ -75,7 +75,8 @@ def promote(
         return _crown(config, registry, chosen, champion, None, None, why)
     registry.attach(chosen.version, folder, f"compare/against-{champion.version}", {})
     judged = {"report_verdict": report.verdict, "report_against": champion.version}
-    if refresh and why is None and report.verdict == "HOLD" and _is_refresh(chosen, champion):
+    is_sound = report.verdict == "HOLD" and not report.counterfactual.is_veto
+    if refresh and why is None and is_sound and _is_refresh(chosen, champion):
         why = f"these are the settings of version {champion.version} on newer data"
     if report.verdict == "PROMOTE" or why is not None:
         promotion = _crown(config, registry, chosen, champion, report, folder, why)

@@ -156,7 +156,8 @@ class ReleaseStore:
     def rollback(self) -> Path:
         """Swaps `current` and `previous`, and pins it there; later nights publish but do not move it.
 
-        Needs no run lock, so it works while a night is running.
+        Needs no run lock, so it works while a night is running. Once pinned it stays: whoever runs it twice, for safety or
+        after a cut connection, must not bring back what was taken away; see `undo`.
 
         Raises:
             ConfigError: there is no earlier release; trying again would not help.
@@ -167,6 +168,8 @@ class ReleaseStore:
             raise nowhere
         with self.moving():
             now, before = self.current(), self.previous()
+            if pinned := self.pinned_release():
+                return pinned
             if now == before and self.is_pinned:  # one that died between its two moves goes on where it was
                 before = self.releases / self.pin.read_text().strip()
             if now is None or before is None or now == before:
@@ -178,8 +181,42 @@ class ReleaseStore:
             self._point("current", before)
         return before
 
-    def unpin(self) -> None:
-        """Lets the next night move `current` again."""
+    def undo(self) -> Path:
+        """Takes a rollback back: what it took away is served again, and nights move `current`.
+
+        Raises:
+            ConfigError: no rollback holds `current`.
+            ResourceError: that release is damaged.
+        """
+        nothing = ConfigError(f"{self.output}: no rollback holds current; see: recsys status")
+        if not self.is_pinned:
+            raise nothing
+        with self.moving():
+            held = self.releases / self.pin.read_text().strip()
+            back = self.previous() if self.current() == held else self.current()  # one that died after its first move
+            if back is None or back == held:
+                raise nothing
+            self.verify(back)
+            self._point("current", back)
+            self._point("previous", held)
+            self._unpin()
+        return back
+
+    def unpin(self) -> bool:
+        """Lets the next night move `current` again; whether it was pinned.
+
+        What the rollback took away is no longer `previous`: another rollback must not go there.
+        """
+        if not self.is_pinned:
+            return False
+        with self.moving():
+            if self.pinned_release() and (self.output / "previous").is_symlink():
+                with named(self.output / "previous"):
+                    (self.output / "previous").unlink()
+            self._unpin()
+        return True
+
+    def _unpin(self) -> None:
         with named(self.pin):
             self.pin.unlink(missing_ok=True)
             sync(self.output)

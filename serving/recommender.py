@@ -47,7 +47,15 @@ class Recommender:
         return cls(load_config(path))
 
     def fit(self, dataset: Dataset) -> "Recommender":
-        """Trains both towers and the ranker; `evaluation` then holds the per-source table."""
+        """Trains both towers and the ranker; `evaluation` then holds the per-source table.
+
+        Raises:
+            ConfigError: what is given is no data set.
+        """
+        if not isinstance(dataset, Dataset):
+            raise ConfigError(
+                f"fit takes a Dataset, not {type(dataset).__name__}; make one with Dataset.from_frames(events, items)"
+            )
         dataset = dataset.without(self.config.rules.blocked)
         trained = train(dataset, self.config, self.reporter.stage)
         self.evaluation, self._model, self._dataset = trained.evaluation, trained.model, dataset

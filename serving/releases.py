@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -71,6 +72,11 @@ def record_of(part: Path) -> dict[str, Any] | None:
         return record if sha256(part) == record["sha256"] else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None  # a run died between part and record, or the record was cut
+
+
+def made_hours_ago(release: Path) -> float:
+    """Hours since a release was made, whatever date it is of."""
+    return (time.time() - (release / MANIFEST).stat().st_mtime) / 3600
 
 
 def seal(staging: Path, facts: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from recsys.errors import DeadlineError, RecsysError, ResourceError, StoppedErro
 from recsys.machine import peak_memory_mib
 from recsys.progress import Reporter
 from serving.publish import ReleaseStore
-from serving.releases import named, write_whole
+from serving.releases import made_hours_ago, named, write_whole
 
 if TYPE_CHECKING:
     from recsys.registry import Registry
@@ -145,10 +145,20 @@ def _still_served(store: ReleaseStore) -> str:
         release = store.current()
         if release is None:
             return "nothing is served yet; see: recsys status"
-        age = (pd.Timestamp.now(tz="UTC") - pd.Timestamp(release.name[:10], tz="UTC")).days
-        return f"still served: {release.name}, of {age} day{'s' * (age != 1)} ago; see: recsys status"
+        return f"still served: {release.name}, {age(made_hours_ago(release))} old; see: recsys status"
     except (OSError, ValueError):
         return "what is served cannot be read; see: recsys status"
+
+
+def age(hours: float | None) -> str:
+    """How old something is, for a person.
+
+    >>> age(26.25), age(71.0), age(None)
+    ('26.2 h', '3.0 days', 'who knows how')
+    """
+    if hours is None:
+        return "who knows how"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
 
 
 def exit_code_of(error: BaseException) -> int:

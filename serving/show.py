@@ -191,11 +191,16 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
     """
     from serving.nightly import champion
 
-    model, _ = champion(config)
-    dataset = Dataset.from_tables(load_tables(config.data, None), pd.Timestamp.now(tz="UTC"))
+    reporter = Reporter()
+    with reporter.stage("reading tables"):
+        model, _ = champion(config)
+        dataset = Dataset.from_tables(load_tables(config.data, None), pd.Timestamp.now(tz="UTC"))
     pos = _item_position(dataset.items, item)
     texts, text_of = distinct_texts(item_texts(dataset.catalogue, model.config.text.fields))
-    vectors = model.text.project(model.text.inputs(texts, pooled_vectors(model.text, texts, config)))[text_of]
+    with reporter.stage("item vectors") as progress:
+        vectors = model.text.project(model.text.inputs(texts, pooled_vectors(model.text, texts, config, progress)))[
+            text_of
+        ]
     by_text = vectors @ vectors[pos]
     cf = model.cf.for_catalogue(model.items.positions(dataset.items.ids))
     by_behaviour = np.asarray(cf.similarity[[pos]].todense()).ravel()

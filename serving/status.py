@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,9 +14,9 @@ from rich.text import Text
 from recsys.config import Config
 from recsys.errors import ModelError, ResourceError, plain
 from recsys.registry import Registry
-from serving import releases
 from serving.publish import ReleaseStore
-from serving.runs import last_runs
+from serving.releases import made_hours_ago
+from serving.runs import age, last_runs
 
 LATE_H = 36.0  # a nightly release older than this missed a night
 CLOCK_H = 1.0  # clocks that differ by less are right
@@ -107,7 +106,7 @@ class Standing:
         if one is None:
             return "nothing"
         return (
-            f"{one.release}, {_age(one.age_hours)} old: {one.rows:,} rows for {one.users:,} users, "
+            f"{one.release}, {age(one.age_hours)} old: {one.rows:,} rows for {one.users:,} users, "
             f"model version {one.model_version}"
         )
 
@@ -141,14 +140,14 @@ def served_by(store: ReleaseStore) -> Served | None:
         return None
     try:
         facts = store.manifest(release)
-        age = (time.time() - (release / releases.MANIFEST).stat().st_mtime) / 3600
+        made = made_hours_ago(release)
         damage = None
         try:
             store.verify(release)
         except ResourceError as error:
             damage = str(error)
         version = str(facts["model"]["version"])
-        return Served(release.name, facts["run_date"], round(age, 1), facts["rows"], facts["users"], version, damage)
+        return Served(release.name, facts["run_date"], round(made, 1), facts["rows"], facts["users"], version, damage)
     except (ResourceError, OSError, KeyError) as error:
         return Served(release.name, release.name[:10], None, 0, 0, "unknown", str(error))
 
@@ -176,7 +175,7 @@ def _of_run(served: Served | None, last: dict[str, Any] | None) -> tuple[str, st
     outcome, code = (last["outcome"], last["exit_code"]) if last else ("done", 0)
     if last and outcome == "running":
         if served is not None and served.age_hours is not None and served.age_hours > LATE_H:
-            late = f"LATE: no new release for {_age(served.age_hours)}, and a run is at work"
+            late = f"LATE: no new release for {age(served.age_hours)}, and a run is at work"
             return late, f"see in its log that it makes headway; if not: kill {last['pid']}, then run: recsys nightly"
         return "ok, a run is at work", "wait for it; it holds the lock"
     if outcome == "cut off":
@@ -198,11 +197,10 @@ def _of_served(served: Served | None, is_pinned: bool, last: dict[str, Any] | No
     """What the release calls for, after a run that ended well."""
     if served is None:
         return "nothing is published yet", "run: recsys nightly"
-    age = (
-        _hours_since(last["began"]) if is_pinned and last else served.age_hours
-    )  # nights publish beside what is pinned
-    if age is not None and age > LATE_H:
-        return f"LATE: no new release for {_age(age)}", "see that cron runs, then run: recsys nightly"
+    # nights publish beside what is pinned
+    hours = _hours_since(last["began"]) if is_pinned and last else served.age_hours
+    if hours is not None and hours > LATE_H:
+        return f"LATE: no new release for {age(hours)}", "see that cron runs, then run: recsys nightly"
     if is_pinned:
         return "ok, pinned by a rollback", "when the cause is mended: recsys rollback --unpin"
     if served.run_date > f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}":
@@ -240,9 +238,7 @@ def _is_held(lock: Path) -> bool:
 
 
 def _run_line(run: dict[str, Any]) -> str:
-    words = (
-        f"{run['command']} as of {run['as_of'][:16]}, began {_age(_hours_since(run['began']))} ago, {run['outcome']}"
-    )
+    words = f"{run['command']} as of {run['as_of'][:16]}, began {age(_hours_since(run['began']))} ago, {run['outcome']}"
     if run["outcome"] == "running":
         return f"{words}, pid {run['pid']}"
     if run["outcome"] == "cut off":
@@ -254,9 +250,3 @@ def _run_line(run: dict[str, Any]) -> str:
 
 def _hours_since(moment: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds() / 3600
-
-
-def _age(hours: float | None) -> str:
-    if hours is None:
-        return "who knows how"
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

@@ -164,7 +164,11 @@ def test_a_user_known_in_one_arm_only_is_left_out_of_the_pair() -> None:
     assert (interval.mean, interval.n) == (1, 1)
 
 
-def test_equal_arms_give_p_one_and_a_constant_shift_gives_p_zero() -> None:
-    same = np.ones(5)
-    assert metrics.paired_interval(same, same).p == 1
-    assert metrics.paired_interval(same, same + 1).p == 0
+def test_equal_arms_give_p_one_and_a_constant_shift_is_judged_by_its_signs() -> None:
+    same = np.ones(6)
+    assert metrics.paired_interval(same, same) == metrics.Interval(0, 0, 0, 6, 1)
+    assert metrics.paired_interval(same, same + 1) == metrics.Interval(1, 1, 1, 6, 2 / 64)
+    few = metrics.paired_interval(same[:5], same[:5] + 1)  # of 32 flips two are as far from 0
+    assert few.p == 2 / 32
+    assert np.isnan([few.low, few.high]).all()
+    assert metrics.paired_interval(0.1 * np.arange(5), 0.1 * np.arange(5) + 0.2).p == 2 / 32  # equal but for rounding

@@ -61,6 +61,13 @@ def test_a_slip_in_the_names_of_columns_is_told(columns: dict[str, Any], told: s
         parse_config({"data": DATA | {"columns": columns}})
 
 
+def test_a_setting_below_the_columns_is_told_where_it_belongs() -> None:
+    with pytest.raises(
+        ConfigError, match=r"timezone, window_days belongs to \[data\]: write it above the line \[data.columns\]"
+    ):
+        parse_config({"data": DATA | {"columns": {"user_id": "who", "timezone": "UTC", "window_days": 30}}})
+
+
 def test_columns_of_ones_own_may_be_mapped() -> None:
     own = {"titles": "t", "color": "colour", "users": {"tag": "segment"}}
     parse_config({"data": DATA | {"columns": own}, "text": {"fields": ["title", "titles"]}})

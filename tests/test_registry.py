@@ -119,11 +119,17 @@ def test_unknown_alias_is_named_beside_the_known(registry: Registry, bundles: li
     with pytest.raises(ModelError, match=r"alias 'champion'; train one with: recsys train"):
         registry.resolve("champion")
     register(registry, bundles[0])
-    with pytest.raises(ModelError, match=r"alias 'champoin\\n'; use one of challenger, champion"):
+    with pytest.raises(ModelError, match=r"alias 'champoin\\n'; use one of challenger, champion, 1$") as told:
         registry.resolve("champoin\n")
+    assert told.value.exit_code == 2  # a slip; trying again would not help
+    with pytest.raises(ModelError, match="alias 'previous'") as told:
+        registry.resolve("previous")
+    assert told.value.exit_code == 6
 
 
-def test_promote_keeps_previous_and_rollback_swaps(registry: Registry, bundles: list[Path]) -> None:
+def test_promote_keeps_previous_and_a_rollback_is_not_undone_by_another(
+    registry: Registry, bundles: list[Path]
+) -> None:
     for folder in bundles:
         register(registry, folder)
     with pytest.raises(ModelError, match="alias 'previous'"):
@@ -134,7 +140,11 @@ def test_promote_keeps_previous_and_rollback_swaps(registry: Registry, bundles: 
     assert registry.resolve("previous").version == "1"
     assert registry.rollback().version == "1"
     assert registry.resolve("previous").version == "3"
-    assert registry.rollback().version == "3"
+    assert registry.rollback().version == "1"  # whoever runs it twice does not want the bad one back
+    assert registry.promote("3").version == "3"  # it was mended, or was not to blame
+    assert registry.rollback().version == "1"
+    assert registry.promote("2").version == "2"  # the next one's own rollback
+    assert registry.rollback().version == "1"
 
 
 def test_fetched_copy_is_the_registered_bundle(registry: Registry, bundles: list[Path], tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from recsys.errors import shown
 from recsys.types import FloatArray, IntArray
 from serving.report.decision import Check
 from serving.report.measures import Lists
-from serving.report.world import Arm, World, ranks, sold
+from serving.report.world import Arm, World, positive, ranks, sold
 
 N_SELF_USERS = 2_000
 N_HALVES = 500
-MIN_HALVED = 100  # users with a value above 0, under which a t-test of halves is not yet uniform
+MIN_HALVED = 100  # users above 0, and users unlike most, under which a t-test of halves is not yet uniform
 TINY = 1e-9  # a spread that is rounding
 CHANCE_P = 1e-6
 RATIO_P = 1e-3  # usual for sample ratios: they are looked at every time
@@ -43,7 +43,7 @@ def validity(
             _trained_before(arm, events, start),
             _no_duplicates(arm),
             _sound_ranks(arm),
-            _long_enough(arm, world, k, config),
+            _long_enough(arm, world, history, k, config),
             _listed(arm, world),
             _existed(arm, items, history, start),
         ]
@@ -138,12 +138,16 @@ def _sound_ranks(arm: Arm) -> Check:
     )
 
 
-def _long_enough(arm: Arm, world: World, k: int, config: ReportConfig) -> Check:
-    """Lists of users who have one; a user without any is seen by another check."""
+def _long_enough(arm: Arm, world: World, history: pd.DataFrame | None, k: int, config: ReportConfig) -> Check:
+    """Lists of users who have one; a user without any is seen by another check. Nobody can list more than there is."""
     lengths = arm.table.groupby("user_id").size()
-    needed = min(k, len(world.catalogue))
-    n_short = int((lengths < needed).sum())
-    detail = f"{n_short:,} of {len(lengths):,} lists hold fewer than {needed} items"
+    left = np.full(len(lengths), len(world.catalogue))
+    if history is not None and world.leaves_out_seen:
+        past = positive(history)
+        past = past[past["user_id"].isin(lengths.index) & past["item_id"].isin(world.items.values(world.catalogue))]
+        left -= past.groupby("user_id")["item_id"].nunique().reindex(lengths.index, fill_value=0).to_numpy()
+    n_short = int((lengths.to_numpy() < np.minimum(k, left)).sum())
+    detail = f"{n_short:,} of {len(lengths):,} lists hold fewer than {min(k, len(world.catalogue))} items"
     bad = f"{detail}, over {config.max_short_lists:.0%}; fill them up, for example with popular items"
     is_sound = n_short <= config.max_short_lists * len(lengths)
     return _check(f"{shown(arm.name)} has no short lists", is_sound, detail, bad)
@@ -195,9 +199,12 @@ def _halves(arm: Arm, own: Lists, rng: np.random.Generator) -> Check:
     """
     name = f"{shown(arm.name)}: p-values of random half-splits are uniform"
     values = own.values[own.primary]
-    n_positive = int((values > 0).sum())
-    if n_positive < MIN_HALVED or values.std() < TINY:
-        return Check(name, "unknown", f"{n_positive} users score above 0, at least {MIN_HALVED} that vary are needed")
+    alike = int(np.unique(values, return_counts=True)[1].max(initial=0))
+    n_telling = min(int((values > 0).sum()), len(values) - alike)
+    if n_telling < MIN_HALVED or values.std() < TINY:
+        return Check(
+            name, "unknown", f"{n_telling} users score above 0 and unlike most, at least {MIN_HALVED} are needed"
+        )
     p = half_splits(values, N_HALVES, rng)
     uniform = float(stats.kstest(p, "uniform").pvalue)
     detail = f"{(p < 0.05).mean():.1%} of {N_HALVES} splits reject at 5%; Kolmogorov-Smirnov p {uniform:.3g}"

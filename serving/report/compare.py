@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -20,7 +21,7 @@ from serving.report.overlap import overlap
 from serving.report.segments import Segment, segments
 from serving.report.stability import Run, Stability
 from serving.report.statistics import lorenz, online_users
-from serving.report.world import Arm, World, positive, ranks
+from serving.report.world import Arm, World, plain_ids, positive, ranks
 
 MAX_SLOTS = 50
 _PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "implicit", "lightgbm", "torch", "transformers", "mlflow")
@@ -77,7 +78,7 @@ def compare(
         notes: more limits of the comparison, for the page.
         settings_sha256: of all settings of the run, for the page.
         code_revision, command: how to make the report again.
-        rng_seed: seed of the samples, sign flips and bootstrap.
+        rng_seed: seed of the samples, checks and sign flips.
 
     Raises:
         DataError: a column is missing, or ids are integers in one table and text in another.
@@ -85,8 +86,14 @@ def compare(
     """
     if k < 1:
         raise ValueError(f"k is {k}; lists need at least one item")
+    a, b = (replace(arm, table=plain_ids(arm.table)) for arm in (a, b))
+    champion = champion and replace(champion, table=plain_ids(champion.table))
+    events, items = plain_ids(events), plain_ids(items)
+    users, history, impressions = (
+        None if table is None else plain_ids(table) for table in (users, history, impressions)
+    )
     # One stream per use, so that a change in one draw leaves the others as they were.
-    for_world, for_checks, for_flips, for_draws, for_samples = np.random.default_rng(rng_seed).spawn(5)
+    for_world, for_checks, for_flips, for_samples = np.random.default_rng(rng_seed).spawn(4)
     arms, window = (a, b), (test_start, test_end)
     all_arms = arms if champion is None else (*arms, champion)
     world = World.of(all_arms, events, items, history, config.max_users, for_world, test_start)
@@ -101,7 +108,7 @@ def compare(
         world, arms, (in_a, in_b), events, items, history, window, k, config, for_checks, impressions
     )
     relevance = measures.relevance(in_a, in_b, beside, config, for_flips)
-    guarded = guardrails(world, arms, in_a, in_b, beside, k, config, for_draws)
+    guarded = guardrails(world, arms, in_a, in_b, beside, k, config)
     grouped = segments(world, in_a, in_b, k, config, users)
     held = _stability(relevance[0], world, in_a, in_b, events, window, k, config, reruns, (min_seeds, min_windows))
     unlogged = counterfactual(impressions, arms, window, k, config)
@@ -114,7 +121,7 @@ def compare(
         tuple(row.judged for row in guarded),
         tuple(_judged(segment, config) for segment in grouped if segment.is_protected and segment.effect),
         config,
-        (*held.objections, *veto),
+        (*_too_few(relevance[0].effect.n, config), *held.objections, *veto),
     )
     primary = relevance[0].effect
     values = in_a.values[in_a.primary], in_b.values[in_b.primary]
@@ -149,6 +156,7 @@ def compare(
             users_with_labels=world.n_candidates,
             catalogue_items=len(world.catalogue),
             has_history=history is not None,
+            has_times=history is not None and "timestamp" in history,
             a=headers[0],
             b=headers[1],
         ),
@@ -251,7 +259,7 @@ def _fingerprint(table: pd.DataFrame) -> str:
 
 
 def _histogram(gain: FloatArray) -> Histogram:
-    counts, edges = np.histogram(gain, bins=40, range=(-1.025, 1.025) if len(gain) else (-1, 1))
+    counts, edges = np.histogram(gain, bins=41, range=(-1.025, 1.025) if len(gain) else (-1, 1))
     return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
 
 
@@ -269,6 +277,13 @@ def _per_user(world: World, a: Lists, b: Lists) -> pd.DataFrame:
         slug = name.lower().replace("@", "_").replace(" ", "_")
         columns |= {f"{slug}_a": a.values[name], f"{slug}_b": b.values[name]}
     return pd.DataFrame(columns)
+
+
+def _too_few(n_users: int, config: ReportConfig) -> tuple[str, ...]:
+    """What is too little to judge a segment by is too little to promote by."""
+    if n_users >= config.min_segment_users:
+        return ()
+    return (f"{n_users:,} users are too few to promote by, {config.min_segment_users:,} are needed",)
 
 
 def _doubts(primary: Relevance, grouped: tuple[Segment, ...], config: ReportConfig) -> list[str]:

@@ -126,7 +126,7 @@ def _invalid(checks: tuple[Check, ...], failed: list[Check]) -> Decision:
     return Decision(
         "INVALID",
         1,
-        "; ".join(f"{check.name}: {check.detail}" for check in failed),
+        "; ".join(f"failed: {check.name} ({check.detail})" for check in failed),
         (
             Number("Checks failed", len(failed), "count"),
             Number("Checks passed", sum(check.status == "pass" for check in checks), "count"),

@@ -52,6 +52,7 @@ class Header:
         config, config_sha256: the thresholds; settings_sha256: all settings of the run, "" where none were given.
         filters: what counts as a label, and for whom.
         data_sha256: of labels, history and items, whatever the order of their rows.
+        has_times: whether the history says when.
     """
 
     command: str
@@ -71,6 +72,7 @@ class Header:
     users_with_labels: int
     catalogue_items: int
     has_history: bool
+    has_times: bool
     a: ArmHeader
     b: ArmHeader
 

@@ -11,10 +11,9 @@ from recsys.config import ReportConfig
 from recsys.types import FloatArray, IntArray
 from serving.report.decision import Judged
 from serving.report.measures import Lists, known_mean
-from serving.report.statistics import bootstrap_interval, exposure, paired_effect, ratio
+from serving.report.statistics import exposure, jackknife_interval, paired_effect, ratio
 from serving.report.world import Arm, World
 
-N_DRAWS = 200
 SMOOTHING = 0.01  # share of the user's own taste mixed into the list's, so that a missing category costs, not breaks
 MAX_TEXT = 500  # characters of an item that count for diversity
 _CHUNK = 10_000  # users at once
@@ -51,12 +50,11 @@ def guardrails(
     beside: dict[str, Lists],
     k: int,
     config: ReportConfig,
-    rng: np.random.Generator,
 ) -> tuple[Guardrail, ...]:
     """Exposure, then properties of each user's list, then cost; what needs a history, categories or times is left
     out without them. A margin is relative to A, and never under the floor of its property.
     """
-    rows = [*_exposures(world, a, b, beside, k, config, rng)]
+    rows = [*_exposures(world, a, b, beside, k, config)]
     kit = _Kit.of(world, beside.get("Popularity"), k)
     in_a, in_b = (kit.shapes(lists) for lists in (a, b))
     others = {name: kit.shapes(lists) for name, lists in beside.items()}
@@ -198,24 +196,18 @@ class _Kit:
 
 
 def _exposures(
-    world: World, a: Lists, b: Lists, beside: dict[str, Lists], k: int, config: ReportConfig, rng: np.random.Generator
+    world: World, a: Lists, b: Lists, beside: dict[str, Lists], k: int, config: ReportConfig
 ) -> Iterator[Guardrail]:
-    n_users, n_items = len(world.users), len(world.items)
-    share = np.full(n_users, 1 / max(1, n_users))
-    draws = rng.multinomial(n_users, share, size=N_DRAWS) if n_users else np.zeros((0, 0), dtype=np.int64)
-    in_a, in_b = (exposure(arm.ranked[:, :k], world.catalogue, n_items, draws) for arm in (a, b))
-    others = {
-        name: exposure(lists.ranked[:, :k], world.catalogue, n_items, draws[:0]) for name, lists in beside.items()
-    }
+    in_a, in_b = (exposure(arm.ranked[:, :k], world.catalogue, len(world.items)) for arm in (a, b))
+    others = {name: exposure(lists.ranked[:, :k], world.catalogue, len(world.items)) for name, lists in beside.items()}
     floors = config.guardrail_floors
     for metric, field, floor, is_higher_better in (
         ("Catalogue coverage", "coverage", floors.coverage, True),
         ("Exposure Gini", "gini", floors.gini, False),
     ):
         value_a, value_b = getattr(in_a, field), getattr(in_b, field)
-        low, high = bootstrap_interval(
-            value_b - value_a, getattr(in_b, f"{field}s") - getattr(in_a, f"{field}s"), config.alpha
-        )
+        without = getattr(in_b, f"{field}s") - getattr(in_a, f"{field}s")
+        low, high = jackknife_interval(value_b - value_a, without, config.alpha)
         yield Guardrail(
             metric=metric,
             beside={name: getattr(shown, field) for name, shown in others.items()},

@@ -30,7 +30,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sample:
-    """One user: titles of the latest history (newest first) and of what was taken, and both lists."""
+    """One user: titles of the latest history (newest first, where it has times) and of what was taken, and both lists."""
 
     kind: str
     user_id: object
@@ -106,7 +106,7 @@ def _choose(gain: FloatArray, world: World, rng: np.random.Generator) -> Iterato
 
 
 def _latest(events: pd.DataFrame) -> pd.Series:
-    """Item ids of one user's events, newest first."""
+    """Item ids of one user's events, newest first; by id where they have no times."""
     by = ["timestamp", "item_id"] if "timestamp" in events else ["item_id"]
     return events.sort_values(by, ascending=[False, True][: len(by)])["item_id"]
 

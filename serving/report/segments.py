@@ -111,7 +111,9 @@ def _users(world: World, users: pd.DataFrame | None) -> Iterator[Coding]:
         yield Coding("tenure", TENURE, np.where(known, np.digitize(world.tenure_days, [30, 90, 365]), -1))
     if users is None or "user_id" not in users:
         return
-    attributes = users.drop_duplicates("user_id").set_index("user_id").reindex(world.users.ids)
+    row = world.users.positions(users["user_id"])  # text meets numbers
+    attributes = users.drop(columns="user_id")[row >= 0].set_index(row[row >= 0])
+    attributes = attributes[~attributes.index.duplicated()].reindex(range(len(world.users)))
     for column in sorted(map(str, attributes.columns)):
         yield from _of_column(f"users.{column}" if column in KINDS else column, attributes[column])
 

@@ -68,8 +68,8 @@ class Stability:
         lost = [run.name for run in self.of("seed") if not run.effect.diff > 0]
         if lost:
             told.append(f"it is not positive with {', '.join(lost)}")
-        # rolling windows say more than parts of one, so the parts count only without them
-        kind = "window" if len(self.of("window")) > 1 else "part"
+        # rolling windows say more than parts of one, so the parts count only where there are none, nor will be
+        kind = "window" if max(self.min_windows, len(self.of("window"))) > 1 else "part"
         windows = self.of(kind)
         won = sum(run.effect.diff > 0 for run in windows)
         if won < SHARE_OF_WINDOWS * len(windows):
@@ -105,7 +105,10 @@ def over_parts(
     k: int,
     config: ReportConfig,
 ) -> tuple[Run, ...]:
-    """The same lists on the labels of each third of the window; a part with too few users is left out."""
+    """The same lists on the labels of each third of the window where anybody acted.
+
+    However few they were: if small parts did not count, more data on a loss would be what keeps an arm out.
+    """
     if "timestamp" not in events:
         return ()
     start, end = window
@@ -115,8 +118,7 @@ def over_parts(
     for i, (low, high) in enumerate(pairwise(cuts), 1):
         labels = counts(events[(events["timestamp"] >= low) & (events["timestamp"] < high)], world.users, world.items)
         effect = paired_effect(_ndcg(a, labels, k), _ndcg(b, labels, k), config.alpha)
-        if effect.n >= config.min_segment_users:
-            runs.append(Run("part", f"part {i} of {N_PARTS}", low.isoformat(), high.isoformat(), effect))
+        runs.append(Run("part", f"part {i} of {N_PARTS}", low.isoformat(), high.isoformat(), effect))
     return tuple(runs)
 
 

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from scipy import stats
 
 from recsys import metrics
@@ -27,7 +26,7 @@ class Effect:
         a, b: means of the arms.
         diff: mean of b - a, with its t-interval `low`..`high`.
         relative: diff / a; nan where a is 0.
-        p: of the paired t-test, two-sided; 1 where all differences are 0.
+        p: of the paired t-test, two-sided; see `recsys.metrics.mean_interval` for differences that are all the same.
         size: Cohen's d of the paired differences; nan where they do not vary.
         won, tied, lost: users whose value in B is above, equal to, below that in A.
         detectable: smallest true difference that this many users would show with a power of 80%.
@@ -60,9 +59,6 @@ def paired_effect(a: FloatArray, b: FloatArray, alpha: float = 0.05) -> Effect:
     interval = metrics.mean_interval(d, alpha)
     spread = float(d.std(ddof=1)) if n > 1 else math.nan
     mean_a = float(a.mean()) if n else math.nan
-    p = interval.p
-    if spread == 0:
-        p = 1.0 if interval.mean == 0 else 0.0
     return Effect(
         n=n,
         a=mean_a,
@@ -71,7 +67,7 @@ def paired_effect(a: FloatArray, b: FloatArray, alpha: float = 0.05) -> Effect:
         relative=ratio(interval.mean, mean_a),
         low=interval.low,
         high=interval.high,
-        p=p,
+        p=interval.p,
         size=ratio(interval.mean, spread),
         won=int((d > 0).sum()),
         tied=int((d == 0).sum()),
@@ -82,9 +78,9 @@ def paired_effect(a: FloatArray, b: FloatArray, alpha: float = 0.05) -> Effect:
 
 def users_needed(effect: Effect, difference: float, alpha: float = 0.05) -> float:
     """Users with which a true `difference` would show with a power of 80%; nan where that is unknown."""
-    spread = abs(ratio(effect.diff, effect.size))
-    if not (spread > 0 and difference > 0):
+    if not (effect.detectable > 0 and difference > 0):
         return math.nan
+    spread = effect.detectable * math.sqrt(effect.n) / _quantiles(alpha, effect.n - 1)
     return float(math.ceil((_quantiles(alpha) * spread / difference) ** 2))
 
 
@@ -169,11 +165,11 @@ def benjamini_hochberg(p: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Exposure:
-    """Coverage and Gini of what the users are shown, and how both move when users are drawn again.
+    """Coverage and Gini of what the users are shown.
 
     Args:
-        coverage, gini: of the lists as they are.
-        coverages, ginis: of resampled users, (n_draws,).
+        coverage, gini: of all lists.
+        coverages, ginis: without each of the users in turn, (n_users,).
     """
 
     coverage: float
@@ -182,34 +178,51 @@ class Exposure:
     ginis: FloatArray
 
 
-def exposure(ranked: IntArray, catalogue: IntArray, n_items: int, draws: IntArray) -> Exposure:
-    """Exposure of the catalogue in some lists, with a bootstrap over users.
+def exposure(ranked: IntArray, catalogue: IntArray, n_items: int) -> Exposure:
+    """Exposure of the catalogue in some lists without repeats, and without each of their users.
+
+    With counts x in ascending order, the Gini coefficient is sum_r (2r - n - 1) x_r / (n sum x). One showing less of an
+    item leaves the order as it is, where the item counts as the first of those with as many.
 
     Args:
         ranked: item positions, (n_users, k); -1 is empty.
         catalogue: positions of the items that count, (n_catalogue,).
         n_items: length of the axis of item positions.
-        draws: how often each resample holds each user, (n_draws, n_users); the same for both arms.
     """
-    user, slot = np.nonzero(ranked >= 0)
-    shown = sp.csr_matrix((np.ones(len(user)), (ranked[user, slot], user)), shape=(n_items, len(ranked)))[catalogue]
-    counts = np.asarray(shown.sum(1)).ravel()
-    drawn = [shown @ draw for draw in draws]
-    n = max(1, len(catalogue))
+    n, n_users = max(1, len(catalogue)), len(ranked)
+    place = np.full(n_items + 1, -1, dtype=np.int64)  # the last is that of an empty slot
+    place[catalogue] = np.arange(len(catalogue))
+    user, slot = np.nonzero(place[ranked] >= 0)
+    item = place[ranked[user, slot]]
+    counts = np.bincount(item, minlength=len(catalogue))
+    ordered = np.sort(counts)
+    weighted = float(((2 * np.arange(1, len(ordered) + 1) - n - 1) * ordered).sum())
+    lost = 2.0 * (np.searchsorted(ordered, counts[item]) + 1) - n - 1
+    base = int(counts.max(initial=0)) + 1
+    key, alike = np.unique(user * base + counts[item], return_counts=True)
+    lost_by = np.bincount(user, lost, minlength=n_users)
+    lost_by += np.bincount(key // base, alike * (alike - 1), minlength=n_users)  # the second of them is next
+    left = len(item) - np.bincount(user, minlength=n_users)
+    alone = np.bincount(user[counts[item] == 1], minlength=n_users)
+    coverage = float((counts > 0).sum() / n)
     return Exposure(
-        coverage=float((counts > 0).sum() / n),
-        gini=metrics.gini(counts),
-        coverages=np.array([(c > 0).sum() / n for c in drawn]),
-        ginis=np.array([metrics.gini(c) for c in drawn]),
+        coverage, metrics.gini(counts), coverage - alone / n, (weighted - lost_by) / (n * np.maximum(left, 1))
     )
 
 
-def bootstrap_interval(diff: float, draws: FloatArray, alpha: float = 0.05) -> tuple[float, float]:
-    """Ends of an interval around `diff` as wide as the spread of its resampled values, (n_draws,), says.
+def jackknife_interval(diff: float, without: FloatArray, alpha: float = 0.05) -> tuple[float, float]:
+    """Ends of an interval around a difference of two arms, from what it is without each user, (n_users,).
 
-    Not the percentiles: a resample holds 63% of the users, so coverage falls in every one of them.
+    Not a bootstrap: no resample shows an item that no list has, so its spread of coverage and Gini is a third too small
+    where the catalogue's tail is long.
+
+    Source: Efron and Stein, The jackknife estimate of variance, Annals of Statistics 1981.
     """
-    half = float(stats.norm.ppf(1 - alpha / 2) * draws.std(ddof=1)) if len(draws) > 1 else math.nan
+    n = len(without)
+    if n < 2:
+        return math.nan, math.nan
+    error = math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
+    half = float(stats.t.ppf(1 - alpha / 2, n - 1)) * error
     return diff - half, diff + half
 
 

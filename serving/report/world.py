@@ -110,7 +110,7 @@ class World:
         """
         tables = {"events": events, **{f"arm {shown(arm.name)}": arm.table for arm in arms}}
         if history is not None:
-            tables["history"] = history
+            tables["history"] = history = positive(history)
         _check_columns(tables, items)
         labels = positive(events)
         all_users = IdMap.from_values(labels["user_id"])
@@ -118,7 +118,7 @@ class World:
         users = IdMap(all_users.ids[kept])
         item_ids = [items["item_id"], labels["item_id"], *(arm.table["item_id"] for arm in arms)]
         known = IdMap.from_values(pd.concat([pd.Series(ids.unique()) for ids in item_ids]).dropna())
-        catalogue = items.drop_duplicates("item_id")
+        catalogue = items.dropna(subset=["item_id"]).drop_duplicates("item_id")
         position = known.positions(catalogue["item_id"])
         is_listed = np.zeros(len(known), dtype=bool)
         is_listed[position] = True
@@ -148,6 +148,11 @@ class World:
         """Positions of the items of the items table."""
         return np.flatnonzero(self.is_listed)
 
+    @cached_property
+    def leaves_out_seen(self) -> bool:
+        """Whether no label repeats what its user took before: evidently such labels were left out."""
+        return self.seen is not None and self.relevant.multiply(self.seen).nnz == 0
+
     def lists(self, table: pd.DataFrame, n_slots: int) -> IntArray:
         """A table as item positions by slot; see `slots`."""
         return slots(table, self.users, self.items, n_slots)
@@ -161,8 +166,7 @@ class World:
     def popular_lists(self, n_slots: int) -> IntArray | None:
         """The most popular items before the window, (n_users, n_slots); None without a history.
 
-        Items that a user already took are left out where no label repeats one, as such labels were
-        evidently left out too.
+        Items that a user already took are left out where labels leave them out, too.
         """
         if self.popularity is None or self.seen is None:
             return None
@@ -170,11 +174,17 @@ class World:
         best = np.argsort(-counts, kind="stable")[: n_slots + _DEEP]
         best = best[counts[best] > 0]
         is_out = np.zeros((len(self.users), len(best)), dtype=bool)
-        if self.relevant.multiply(self.seen).nnz == 0:
+        if self.leaves_out_seen:
             is_out = np.asarray(self.seen[:, best].todense()) > 0
         order = np.argsort(is_out, axis=1, kind="stable")[:, :n_slots]
         ranked = np.where(np.take_along_axis(is_out, order, axis=1), -1, best[order])
         return np.pad(ranked, ((0, 0), (0, n_slots - ranked.shape[1])), constant_values=-1)
+
+
+def plain_ids(table: pd.DataFrame) -> pd.DataFrame:
+    """With ids that are integers in a column of objects as integers."""
+    columns = [column for column in ("user_id", "item_id") if column in table and table[column].dtype == object]
+    return table.assign(**{column: table[column].infer_objects() for column in columns})
 
 
 def positive(events: pd.DataFrame) -> pd.DataFrame:

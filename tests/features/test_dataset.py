@@ -1,3 +1,4 @@
+import re
 from datetime import date, datetime
 from pathlib import Path
 
@@ -168,3 +169,14 @@ def test_blocked_items_are_not_available_whatever_the_type_of_their_ids() -> Non
     assert data.without([7, "9"]).available.tolist() == [False, True, False]
     assert data.without([]) is data
     assert data.available.tolist() == [True, True, False]
+
+
+def test_times_without_a_zone_are_of_the_one_that_is_named() -> None:
+    events = EVENTS.assign(timestamp=pd.to_datetime(EVENTS["timestamp"], utc=True).dt.tz_localize(None))
+    data = Dataset.from_frames(events, ITEMS, event_weights=BOTH, timezone="Europe/Madrid")
+    assert Dataset.from_frames(events, ITEMS, event_weights=BOTH).as_of - data.as_of == pd.Timedelta("1h")
+
+
+def test_a_data_set_tells_its_size_and_not_its_contents() -> None:
+    data = Dataset.from_frames(EVENTS, ITEMS, event_weights=BOTH)
+    assert re.fullmatch(r"Dataset\(\d+ users, \d+ items, \d+ events, as of 2024-.*\)", repr(data))

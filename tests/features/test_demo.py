@@ -93,7 +93,15 @@ def test_every_setting_stands_in_the_file() -> None:
         assert f"[{name}]" in text
         assert section is not None
         for key in section.model_fields:
-            assert re.search(rf"^(# )?{key}( = | \(not set\))|^\[{name}\.{key}\]", text, re.MULTILINE), (name, key)
+            assert re.search(rf"^(# )?{key}( = | \(not set\))|^(# )?\[{name}\.{key}\]", text, re.MULTILINE), (name, key)
+
+
+def test_what_is_filled_in_where_it_stands_belongs_to_its_table() -> None:
+    """In TOML a table ends where the next begins: what follows [data.columns] would be one of its columns."""
+    text = render_config().replace("# [data.columns]", '[data.columns]\nuser_id = "customer"')
+    text = text.replace("# timezone (not set)", 'timezone = "Europe/Madrid"')
+    config = parse_config(tomllib.loads(text))
+    assert (config.data.timezone, config.data.columns) == ("Europe/Madrid", {"user_id": "customer"})
 
 
 def test_names_that_are_no_bare_keys_are_quoted() -> None:

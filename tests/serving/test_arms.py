@@ -125,10 +125,16 @@ def test_a_table_of_another_library_needs_no_ranks_and_may_come_as_csv(folder: P
 
 
 def test_scores_rank_from_the_highest_ties_by_item_and_no_number_last(tmp_path: Path) -> None:
-    rows = {"user_id": [1, 1, 1, 1, 2], "item_id": [5, 4, 3, 2, 9], "score": ["0.5", "0.5", "0.9", "?", "0.1"]}
-    pd.DataFrame(rows).to_csv(tmp_path / "scored.csv", index=False)
-    table = table_arm(tmp_path / "scored.csv").table
-    assert list(zip(table["item_id"], table["rank"], strict=True)) == [("3", 1), ("4", 2), ("5", 3), ("2", 4), ("9", 1)]
+    """Whether a table is CSV, whose ids are texts until they meet the data's, or Parquet."""
+    rows = {"user_id": [1, 1, 1, 1, 2], "item_id": [10, 4, 3, 2, 9], "score": ["0.5", "0.5", "0.9", "?", "0.1"]}
+    table = pd.DataFrame(rows)
+    table.to_csv(tmp_path / "scored.csv", index=False)
+    table.to_parquet(tmp_path / "scored.parquet")
+    both = table_arm(tmp_path / "scored.csv"), table_arm(tmp_path / "scored.parquet")
+    window = Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"))
+    for arm in with_ids_like(Sides(both, window), table).arms:
+        ranks = list(zip(arm.table["item_id"], arm.table["rank"], strict=True))
+        assert ranks == [(3, 1), (4, 2), (10, 3), (2, 4), (9, 1)]
 
 
 @pytest.mark.parametrize(
@@ -355,7 +361,7 @@ def test_seeds_and_windows_are_run_and_kept(trained: Path) -> None:
 def test_promote_and_the_night_go_through_the_report(trained: Path) -> None:
     words = ["-c", str(trained / "recsys.toml"), "--set", "report.min_seeds=1", "--set", "report.min_windows=1"]
     asked = CliRunner().invoke(cli, ["promote", "2", *words])
-    verdict = json.loads((trained / "out" / "compare" / "11-22" / "report.json").read_text())["verdict"]
+    verdict = json.loads((trained / "out" / "compare" / "1-2" / "report.json").read_text())["verdict"]
     assert asked.exit_code == {"PROMOTE": 0, "HOLD": 10, "REJECT": 20}[verdict], asked.output
     forced = CliRunner().invoke(cli, ["promote", "2", *words, "--force", "--why", "the test says so"])
     assert forced.exit_code == 0
@@ -394,3 +400,14 @@ def test_items_made_during_the_window_are_in_no_list_and_the_comparison_is_valid
     assert model_lists.exit_code == 0, model_lists.output
     table = pd.concat(pd.read_parquet(part) for part in (tmp_path / "out" / "current").glob("part-*.parquet"))
     assert table["item_id"].isin(young).any()
+
+
+def test_a_path_that_is_not_there_is_no_version(tmp_path: Path) -> None:
+    config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}})
+    now = pd.Timestamp(END, tz="UTC")
+    (tmp_path / "a.csv").write_text("user_id,item_id,rank\n1,1,1\n")
+    for gone in (f"{tmp_path}/b", "nothere.parquet"):
+        with pytest.raises(ConfigError, match="no such file or folder; give a table, a release's folder, or a version"):
+            sides(config, f"{tmp_path}/a.csv", gone, now, None, Reporter())
+    with pytest.raises(ConfigError, match="--test-start is for tables"):
+        sides(config, "1", "2", now, now, Reporter())

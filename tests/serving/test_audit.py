@@ -1,13 +1,18 @@
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
+from features.dataset import Dataset
 from recsys.config import AuditConfig
 from recsys.errors import AuditError
-from serving.audit import AuditContext, LastRelease, audit
+from serving.audit import AuditContext, LastRelease, audit, refuse_old_data
+from serving.batch import _last_release
+from serving.publish import ReleaseStore
 
 
 def table(**columns: object) -> pa.Table:
@@ -184,3 +189,32 @@ def test_where_nearly_all_is_taken_already_short_lists_are_no_fault() -> None:
     assert "short lists, share" in failed(table(), small)
     assert "short lists, share" not in failed(table(), replace(small, taken=10))  # two of twelve are left
     assert "short lists, share" in failed(table(), replace(small, taken=9))
+
+
+def test_data_too_old_to_publish_are_refused_before_a_training() -> None:
+    refuse_old_data(71.0, AuditConfig())
+    with pytest.raises(
+        AuditError, match=r"(?s)nothing was trained; what was served stays.*newest event, hours: 73.*--as-of"
+    ):
+        refuse_old_data(73.0, AuditConfig())
+
+
+@pytest.mark.parametrize(
+    ("k", "before", "rows"),
+    [(2, 2, 8), (1, 2, 4), (3, 2, 12), (9, 2, 12), (1, 9, 3), (2, None, 8)],  # three items: no list is longer
+)
+def test_rows_are_held_against_as_many_as_lists_of_the_length_asked_for(
+    tmp_path: Path, k: int, before: int | None, rows: int
+) -> None:
+    when = pd.Timestamp("2024-01-01", tz="UTC")
+    events = pd.DataFrame({"user_id": range(4), "item_id": 1, "event_type": "buy", "timestamp": when})
+    dataset = Dataset.from_frames(events, pd.DataFrame({"item_id": [1, 2, 3], "title": "x"}))
+    store = ReleaseStore(tmp_path)
+    with store.lock():
+        staging = store.begin("2024-01-02", "a")
+        store.write_part(staging, 0, pa.table({"user_id": [0] * 8, "item_id": range(8)}))
+        facts = {"key": {}, "run_date": "2024-01-02", "model": {"version": "1"}} | ({"k": before} if before else {})
+        store.publish(store.finish(staging, facts))
+        last = _last_release(store, store.begin("2024-01-03", "b"), k, dataset)
+    assert last is not None
+    assert last.n_rows == rows

@@ -15,10 +15,13 @@ from recsys.progress import Reporter
 from recsys.registry import Registry
 from serving import promotion
 from serving.batch import model_cache
+from serving.nightly import _unjudged
 from serving.promotion import promote, promoted_or_not, take_back
 from serving.report.compare import compare
+from serving.report.counterfactual import Counterfactual
 from serving.report.document import Report
 from serving.report.world import Arm
+from serving.runs import Run
 
 DAY = pd.Timestamp("2024-03-01", tz="UTC")
 N_USERS, K = 300, 10
@@ -180,6 +183,30 @@ def test_a_night_lets_a_refresh_pass_unless_it_does_harm(
     assert is_judged
     assert outcome in sentence
     assert registry.resolve("champion").version == ("2" if "champion is now" in outcome else "1")
+
+
+@pytest.mark.parametrize("told", ["HOLD"], indirect=True)
+def test_a_refresh_that_logged_impressions_speak_against_stays_out(
+    config: Config, told: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(config.mlflow)
+    for version, day in (("1", "01"), ("2", "08")):
+        registry.tag(version, {"recipe_sha256": "a", "data_until": f"2024-02-{day}T00:00:00+00:00"})
+    monkeypatch.setattr(Counterfactual, "is_veto", True)
+    sentence, _ = promoted_or_not(config, "2", Reporter())
+    assert "version 2 stays out: HOLD" in sentence
+    assert registry.resolve("champion").version == "1"
+
+
+def test_a_night_promotes_no_version_that_was_taken_back(config: Config) -> None:
+    run = Run(config, "nightly", DAY, Reporter())
+    assert _unjudged(run) == "2"
+    registry = Registry(config.mlflow)
+    registry.promote("2")
+    assert take_back(config).version == take_back(config).version == "1"
+    assert _unjudged(run) is None
+    registry.promote("2")
+    assert registry.resolve("champion").tags.get("taken_back") is None
 
 
 def test_what_breaks_a_comparison_leaves_the_night_alone_and_what_ends_the_night_does_not(

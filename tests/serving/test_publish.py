@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner, Result
 
-from recsys.errors import ConfigError, ResourceError
+from recsys.cli import cli
+from recsys.errors import ConfigError, ModelError, ResourceError
 from serving.publish import ReleaseStore
 from serving.retention import leftovers
 from tests.faults.served import assert_served_whole
@@ -138,7 +140,55 @@ def test_a_rollback_that_died_between_its_two_moves_goes_on(tmp_path: Path, monk
     assert store.current() == second
     assert store.rollback() == first
     assert (store.current(), store.previous()) == (first, second)
-    assert store.rollback() == second  # there and back
+
+
+def test_a_second_rollback_does_not_bring_back_what_the_first_took_away(tmp_path: Path) -> None:
+    first, _ = release(tmp_path, "2024-01-01", "a")
+    release(tmp_path, "2024-01-02", "b")
+    store = ReleaseStore(tmp_path)
+    assert store.rollback() == store.rollback() == store.current() == first
+    assert store.unpin()
+    assert not store.unpin()
+    with pytest.raises(ConfigError, match="no earlier release"):
+        store.rollback()
+    assert store.current() == first
+    third, _ = release(tmp_path, "2024-01-03", "c")
+    assert store.current() == third
+    assert store.rollback() == first
+
+
+def test_a_rollback_can_be_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = release(tmp_path, "2024-01-01", "a")
+    second, _ = release(tmp_path, "2024-01-02", "b")
+    store = ReleaseStore(tmp_path)
+    with pytest.raises(ConfigError, match="no rollback holds current"):
+        store.undo()
+    store.rollback()
+    assert store.undo() == second
+    assert (store.current(), store.previous(), store.is_pinned) == (second, first, False)
+    assert store.rollback() == first
+
+
+@pytest.mark.parametrize("moves", [1, 2])
+def test_undoing_a_rollback_goes_on_where_it_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int) -> None:
+    first, _ = release(tmp_path, "2024-01-01", "a")
+    second, _ = release(tmp_path, "2024-01-02", "b")
+    store = ReleaseStore(tmp_path)
+    store.rollback()
+    point, done = ReleaseStore._point, []
+
+    def only_some(self: ReleaseStore, name: str, to: Path) -> None:
+        point(self, name, to)
+        done.append(name)
+        if len(done) == moves:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReleaseStore, "_point", only_some)
+        with pytest.raises(KeyboardInterrupt):
+            store.undo()
+    assert store.undo() == store.current() == second
+    assert (store.previous(), store.is_pinned) == (first, False)
 
 
 def test_a_backfill_does_not_move_current_unless_asked(tmp_path: Path) -> None:
@@ -182,3 +232,23 @@ def test_refused_lists_move_to_quarantine(tmp_path: Path) -> None:
     assert kept == tmp_path / "quarantine" / "2024-01-01.a"
     assert sorted(p.name for p in kept.iterdir()) == ["part-00000.parquet", "part-00001.parquet"]
     assert leftovers(store, keep=1) == []
+
+
+def test_a_rollback_by_hand_says_what_it_did_and_does_no_more_when_run_twice(tmp_path: Path) -> None:
+    (tmp_path / "recsys.toml").write_text('[data]\nevents = "e"\nitems = "i"\nevent_weights = { buy = 1 }\n')
+
+    def roll(*words: str) -> Result:
+        return CliRunner().invoke(cli, ["rollback", *words, "-c", str(tmp_path / "recsys.toml")])
+
+    assert roll("--unpin").output == "nothing is pinned\n"  # nor is there a folder
+    first, _ = release(tmp_path / "out", "2024-01-01", "a")
+    alone = roll("--model")  # lists that cannot go back keep no model from it
+    assert "lists stay: " in alone.output
+    assert isinstance(alone.exception, ModelError)
+    release(tmp_path / "out", "2024-01-02", "b")
+    assert "current is now 2024-01-01.a, pinned" in roll().output
+    again = roll()
+    assert "current is 2024-01-01.a already, pinned by a rollback" in again.output
+    assert ReleaseStore(tmp_path / "out").current() == first
+    assert "current is 2024-01-02.b again, not pinned" in roll("--undo").output
+    assert isinstance(roll("--undo", "--model").exception, ConfigError)

@@ -1,5 +1,7 @@
 """Lists that run short, ids of every width, and the same job for notebooks."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -11,10 +13,11 @@ from features.histories import Histories
 from features.pairs import NAMES
 from features.snapshot import Snapshot
 from recsys.cf_tower import CFTower
-from recsys.config import parse_config
+from recsys.config import DataConfig, parse_config
 from recsys.errors import ConfigError, DataError, ModelError
 from recsys.ids import IdMap
 from recsys.ranker import LinearFusion, Ranker
+from serving.batch import read_users
 from serving.recommender import Recommender
 from serving.score import Scorer, Stamp, users_to_score
 from serving.soundness import check_apart
@@ -213,3 +216,21 @@ def test_items_without_text_are_like_none() -> None:
     assert (pointed % 3 > 0).all()
     assert listed["item_id"].isin([28, 29]).any()
     assert 27 not in listed["item_id"].to_numpy()  # nothing at all is known of it
+
+
+def test_users_are_read_by_ones_own_name_of_the_column(tmp_path: Path) -> None:
+    data = DataConfig(events="e", items="i", event_weights={"buy": 1}, columns={"user_id": "customer"})
+    for name in ("user_id", "customer"):
+        (tmp_path / "some.csv").write_text(f"{name}\nu1\n")
+        assert read_users(str(tmp_path / "some.csv"), data).tolist() == ["u1"]
+    (tmp_path / "some.csv").write_text("kunde\nu1\n")
+    with pytest.raises(DataError, match="no column user_id or customer; found 'kunde'"):
+        read_users(str(tmp_path / "some.csv"), data)
+    (tmp_path / "some.csv").write_text("customer\n")
+    with pytest.raises(DataError, match="it has no rows"):
+        read_users(str(tmp_path / "some.csv"), data)
+
+
+def test_frames_are_no_data_set() -> None:
+    with pytest.raises(ConfigError, match=r"not DataFrame; make one with Dataset.from_frames"):
+        Recommender().fit(pd.DataFrame())  # type: ignore[arg-type]

@@ -52,6 +52,39 @@ def test_short_lists_are_invalid_beyond_a_handful() -> None:
     assert (found.status, found.detail.split(",")[0]) == ("fail", "3 of 200 lists hold fewer than 10 items")
 
 
+def test_lists_of_all_that_is_left_to_list_are_not_short() -> None:
+    """Half of 14 items are taken before, 7 are left; where seen items may be listed again, 10 are needed."""
+    items = pd.DataFrame({"item_id": np.arange(14), "title": "x"})
+    tables = [
+        pd.DataFrame(
+            {"user_id": np.repeat(np.arange(N), 7), "item_id": np.tile(order, N), "rank": np.tile(range(1, 8), N)}
+        )
+        for order in (np.arange(7, 14), np.arange(13, 6, -1))
+    ]
+    events = pd.DataFrame({"user_id": np.arange(N), "item_id": 7, "timestamp": START})
+    past = pd.DataFrame({"user_id": np.repeat(np.arange(N), 7), "item_id": np.tile(np.arange(7), N)})
+    again = pd.concat([past, events[["user_id", "item_id"]].tail(1)])
+    for history, status in ((past, "pass"), (again, "fail"), (None, "fail")):
+        a, b = map(Arm, "AB", tables)
+        report = compare(a, b, events, items, ReportConfig(), test_start=START, test_end=END, now=END, history=history)
+        assert [check.status for check in report.checks if "no short lists" in check.name] == [status] * 2
+
+
+def test_users_who_nearly_all_score_alike_do_not_make_an_arm_invalid() -> None:
+    """Their halves differ in a handful of users: such p-values come in steps, whatever the arm is."""
+    found = checks(arm("A"), Arm("B", arm().table.assign(item_id=_first_hits(missed=3))))
+    check = found["'B': p-values of random half-splits are uniform"]
+    assert (check.status, check.detail.split(",")[0]) == ("unknown", "3 users score above 0 and unlike most")
+
+
+def _first_hits(missed: int) -> np.ndarray:
+    """Lists that begin with their user's label, but for some users', who have it nowhere."""
+    label = np.arange(N) * 7 % N_ITEMS
+    ranked = (label[:, None] + np.arange(K)) % N_ITEMS
+    ranked[:missed] = (label[:missed, None] + 1 + np.arange(K)) % N_ITEMS
+    return ranked.ravel()
+
+
 @pytest.mark.parametrize(
     "info, status, told",
     [

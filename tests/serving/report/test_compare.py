@@ -69,6 +69,23 @@ def test_a_planted_better_arm_is_promoted(world: dict[str, Any]) -> None:
     assert report.numbers[0].value == report.relevance[0].effect.relative
 
 
+@pytest.mark.parametrize("n_users", [2, 5, 99])
+def test_a_handful_of_users_promotes_nobody(n_users: int) -> None:
+    """B hits and A misses for each of them: all differences are the same."""
+    events = pd.DataFrame({"user_id": range(n_users), "item_id": 9})
+    items = pd.DataFrame({"item_id": range(10), "title": "x"})
+    a, b = (
+        pd.DataFrame({"user_id": np.repeat(range(n_users), 2), "item_id": two * n_users, "rank": [1, 2] * n_users})
+        for two in ([0, 1], [9, 0])
+    )
+    window = {"test_start": START, "test_end": END, "now": END, "k": 2}
+    report = compare(Arm("A", a), Arm("B", b), events, items, ReportConfig(), **window)  # type: ignore[arg-type]
+    assert report.verdict == "HOLD"
+    assert f"{n_users} users are too few to promote by, 100 are needed" in report.unmet
+    back = compare(Arm("A", b), Arm("B", a), events, items, ReportConfig(), **window)  # type: ignore[arg-type]
+    assert back.verdict == ("REJECT" if n_users > 5 else "HOLD")  # of five signs alike, chance makes 1 in 16
+
+
 def test_the_same_arms_the_other_way_round_are_rejected(world: dict[str, Any]) -> None:
     report = judged(arm("A", 0.5, world, 2), arm("B", 0.1, world, 1), world)
     assert (report.verdict, report.exit_code, report.rule) == ("REJECT", 20, 2)
@@ -199,12 +216,12 @@ def test_a_protected_group_too_small_to_judge_is_named(world: dict[str, Any]) ->
 
 
 def test_a_t_test_that_sign_flips_do_not_bear_out_is_named(world: dict[str, Any]) -> None:
-    """Five equal wins: t is certain, but all signs are equal in 2 of 32 flips."""
+    """Five wins, nearly equal: t is certain, but all signs are equal in 2 of 32 flips."""
     events = pd.DataFrame({"user_id": range(5), "item_id": 1})
-    items = pd.DataFrame({"item_id": [0, 1], "title": "x"})
+    items = pd.DataFrame({"item_id": [0, 1, 2], "title": "x"})
     tables = [
-        pd.DataFrame({"user_id": np.repeat(range(5), 2), "item_id": both * 5, "rank": [1, 2] * 5})
-        for both in ([0, 1], [1, 0])
+        pd.DataFrame({"user_id": np.repeat(range(5), 3), "item_id": all_items, "rank": [1, 2, 3] * 5})
+        for all_items in ([0, 1, 2] * 4 + [0, 2, 1], [1, 0, 2] * 5)
     ]
     report = compare(
         Arm("A", tables[0]),
@@ -215,11 +232,11 @@ def test_a_t_test_that_sign_flips_do_not_bear_out_is_named(world: dict[str, Any]
         test_start=START,
         test_end=END,
         now=END,
-        k=2,
+        k=3,
     )
-    assert report.relevance[0].effect.p == 0
+    assert report.relevance[0].effect.p < 1e-3
     assert report.relevance[0].p_sign_flip == pytest.approx(2 / 32, abs=0.02)
-    assert any("disagree about NDCG@2" in limit for limit in report.limits)
+    assert any("disagree about NDCG@3" in limit for limit in report.limits)
     assert not any(
         "disagree" in limit for limit in judged(arm("A", 0.1, world, 1), arm("B", 0.5, world, 2), world).limits
     )
@@ -340,3 +357,36 @@ def test_the_popularity_baseline_leaves_out_what_a_user_took_where_no_label_repe
     again = World.of((empty, empty), events.assign(item_id=10), items, history, 10, rng).popular_lists(2)
     assert again is not None
     assert again.tolist() == [[0, 1], [0, 1]]
+
+
+def test_events_of_weight_0_are_no_history(world: dict[str, Any]) -> None:
+    nothing = world["history"].assign(user_id=0, item_id=np.arange(len(world["history"])) % N_ITEMS, weight=0.0)
+    a, b = arm("A", 0.1, world, 1), arm("B", 0.5, world, 2)
+    plain = judged(a, b, world)
+    more = judged(a, b, world, history=pd.concat([world["history"].assign(weight=1.0), nothing]))
+    assert repr(more.segments) == repr(plain.segments)  # nan is not nan
+    assert repr(more.guardrails) == repr(plain.guardrails)
+
+
+def test_integers_among_objects_are_integers_and_users_meet_their_text(world: dict[str, Any]) -> None:
+    a, b = arm("A", 0.1, world, 1), arm("B", 0.5, world, 2)
+    users = pd.DataFrame({"user_id": np.arange(N_USERS), "plan": np.arange(N_USERS) % 2})
+    plain = judged(a, b, world, users=users)
+    assert any(segment.kind == "plan" for segment in plain.segments)
+    objects = {name: table.astype({"item_id": object}) for name, table in world.items()}
+    a, b = (Arm(one.name, one.table.astype({"user_id": object, "item_id": object}), one.version) for one in (a, b))
+    again = judged(a, b, objects, users=users.astype({"user_id": str}))
+    assert repr(again.segments) == repr(plain.segments)
+
+
+def test_an_item_without_an_id_is_no_item(world: dict[str, Any]) -> None:
+    items = world["items"].astype({"item_id": "Int64"})
+    nobody = pd.DataFrame({"item_id": pd.array([None], dtype="Int64"), "title": ["nobody's"]})
+    with_null = World.of((), world["events"], pd.concat([items, nobody]), None, 10**6, np.random.default_rng(0))
+    assert with_null.titles.tolist() == world["items"]["title"].tolist()
+
+
+def test_ties_stand_in_the_middle_of_the_histogram(world: dict[str, Any]) -> None:
+    a = arm("A", 0.3, world, 1)
+    counts = judged(a, a, world).histogram.counts
+    assert (len(counts), counts[20], sum(counts)) == (41, N_USERS, N_USERS)

@@ -3,11 +3,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recsys.config import ReportConfig
 from serving.report.decision import Check, Decision, Judged, decide
 from serving.report.segments import item_classes
-from serving.report.statistics import Effect, benjamini_hochberg, bootstrap_interval, exposure, users_needed
+from serving.report.statistics import (
+    Effect,
+    benjamini_hochberg,
+    exposure,
+    jackknife_interval,
+    paired_effect,
+    users_needed,
+)
 
 GOOD = Effect(
     n=100,
@@ -70,7 +79,7 @@ def test_an_interval_wholly_below_the_margin_rejects_whatever_its_role(role: str
 
 def test_a_failed_check_comes_before_a_rejection_and_an_unknown_one_does_not_count() -> None:
     found = decided(checks=(*SOUND, Check("users", "fail", "none")), protected=Judged("tail", -1, -1, 0))
-    assert (found.verdict, found.rule, found.reason) == ("INVALID", 1, "users: none")
+    assert (found.verdict, found.rule, found.reason) == ("INVALID", 1, "failed: users (none)")
 
 
 def test_a_share_at_its_floor_cannot_fall() -> None:
@@ -83,21 +92,39 @@ def test_something_from_nothing_is_lift_enough() -> None:
 
 def test_users_needed_by_the_textbook() -> None:
     # sd = .05; (1.959964 + .841621)^2 * .05^2 / .01^2 = 196.2
-    assert users_needed(GOOD, 0.01) == 197
-    assert math.isnan(users_needed(replace(GOOD, diff=0.0, size=math.nan), 0.01))
+    level = paired_effect(np.zeros(10_000), np.tile([0.05, -0.05], 5_000))
+    assert level.diff == 0  # what was not found needs users, too
+    assert users_needed(level, 0.01) == 197
+    assert math.isnan(users_needed(paired_effect(np.zeros(9), np.zeros(9)), 0.01))
 
 
 def test_benjamini_hochberg_by_hand_leaves_nan_out() -> None:
     np.testing.assert_allclose(benjamini_hochberg(np.array([0.01, np.nan, 0.03, 0.02])), [0.03, np.nan, 0.03, 0.03])
 
 
-def test_exposure_counts_items_of_the_catalogue_and_follows_the_draws() -> None:
+def test_exposure_counts_items_of_the_catalogue_and_leaves_each_user_out_once() -> None:
     ranked = np.array([[0, 1], [0, -1]])
-    found = exposure(ranked, np.arange(3), 4, draws=np.array([[1, 1], [0, 2]]))
+    found = exposure(ranked, np.arange(3), 4)
     assert found.coverage == pytest.approx(2 / 3)
-    assert found.coverages == pytest.approx([2 / 3, 1 / 3])
-    assert found.ginis[0] == found.gini == pytest.approx(4 / 9)  # counts 0, 1, 2
-    assert bootstrap_interval(0.5, np.zeros(5)) == (0.5, 0.5)
+    assert found.coverages == pytest.approx([1 / 3, 2 / 3])
+    assert found.gini == pytest.approx(4 / 9)  # counts 0, 1, 2
+    assert found.ginis == pytest.approx([2 / 3, 1 / 3])  # 0, 0, 1 and 0, 1, 1
+    low, high = jackknife_interval(0.5, np.array([0.4, 0.6]))  # error sqrt(1/2 * 0.02) = 0.1
+    assert (low, high) == pytest.approx((0.5 - 1.27062, 0.5 + 1.27062), abs=1e-4)
+    assert np.isnan(jackknife_interval(0.5, np.array([0.4]))).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10**6), n_users=st.integers(1, 8), n_items=st.integers(1, 12))
+def test_exposure_without_a_user_is_that_of_the_others(seed: int, n_users: int, n_items: int) -> None:
+    rng = np.random.default_rng(seed)
+    ranked = np.array([rng.permutation(n_items + 4)[:5] for _ in range(n_users)])
+    ranked[ranked >= n_items] = -1
+    catalogue = np.sort(rng.permutation(n_items)[: rng.integers(1, n_items + 1)])
+    found = exposure(ranked, catalogue, n_items)
+    for user in range(n_users):
+        others = exposure(np.delete(ranked, user, axis=0), catalogue, n_items)
+        assert (found.coverages[user], found.ginis[user]) == pytest.approx((others.coverage, others.gini))
 
 
 def test_head_torso_tail_split_the_events_and_cold_has_none() -> None:

@@ -39,6 +39,13 @@ def test_parts_of_the_window_speak_only_where_no_other_window_was_run() -> None:
     assert Stability((run("window", 1), run("window", 1), *parts)).objections == ()
 
 
+def test_parts_are_silent_where_windows_will_be_run() -> None:
+    """Else nothing would be run again: only missing runs may stand between an arm and its promotion."""
+    parts = tuple(run("part", gain) for gain in (-1, -1, 1))
+    awaiting = Stability((run("seed", 1), run("window", 1), *parts), 3, 3)
+    assert awaiting.objections == awaiting.shortfall != ()
+
+
 @pytest.fixture
 def shop() -> tuple[pd.DataFrame, pd.DataFrame, Arm, Arm]:
     """B wins for the labels of the last third of the window alone, by far; A for the others, by little."""
@@ -66,6 +73,15 @@ def test_a_gain_of_one_third_of_the_window_holds(shop: tuple[pd.DataFrame, pd.Da
     assert report.relevance[0].effect.low > 0
     assert report.verdict == "HOLD"
     assert "1 of 3 parts of the window" in report.reason
+
+
+def test_a_part_of_few_users_counts_like_the_others(shop: tuple[pd.DataFrame, pd.DataFrame, Arm, Arm]) -> None:
+    events, items, a, b = shop
+    window = {"test_start": START, "test_end": END, "now": END}
+    few = events[(events["user_id"] >= 200) | (events["user_id"] % 100 < 50)]
+    report = compare(a, b, few, items, ReportConfig(), **window)  # type: ignore[arg-type]
+    assert [part.effect.n for part in report.stability.of("part")] == [50, 50, 100]
+    assert (report.verdict, "1 of 3 parts of the window" in report.reason) == ("HOLD", True)
 
 
 def test_parts_are_judged_by_their_own_labels_and_none_of_weight_0(

@@ -75,25 +75,28 @@ def test_a_planted_lift_is_found_with_the_power_announced() -> None:
     assert stats.binom.ppf(1e-4, n_runs, 0.8) - 10 <= again <= stats.binom.ppf(1 - 1e-4, n_runs, 0.8) + 10
 
 
-def test_the_bootstrap_of_coverage_covers_what_more_users_of_the_same_kind_give() -> None:
-    """Users of two kinds show 5 of 40 items each; coverage of n drawn users against that of n others."""
+@pytest.mark.parametrize(("n_items", "n_users"), [(40, 60), (4_000, 300)])
+@pytest.mark.parametrize(("name", "without"), [("coverage", "coverages"), ("gini", "ginis")])
+def test_the_interval_of_exposure_covers_what_other_users_of_the_same_kind_give(
+    n_items: int, n_users: int, name: str, without: str
+) -> None:
+    """Coverage and Gini of some drawn users against those of as many others; of the larger catalogue most is never seen."""
     rng = np.random.default_rng(2)
-    n_users, n_runs = 60, 300
+    n_runs = 300
     covered = 0
-    catalogue = np.arange(40)
+    catalogue = np.arange(n_items)
 
     def lists() -> np.ndarray:
-        return (40 * rng.random((n_users, 3)) ** 3).astype(np.int64)
+        drawn = np.sort((n_items * rng.random((n_users, 3)) ** 3).astype(np.int64), axis=1)
+        drawn[:, 1:][drawn[:, 1:] == drawn[:, :-1]] = -1  # no list holds an item twice
+        return drawn
 
-    expected = np.mean(
-        [
-            statistics.exposure(lists(), catalogue, 40, np.empty((0, n_users), dtype=np.int64)).coverage
-            for _ in range(400)
-        ]
-    )
+    def seen() -> statistics.Exposure:
+        return statistics.exposure(lists(), catalogue, n_items)
+
+    expected = np.mean([getattr(seen(), name) for _ in range(400)])
     for _ in range(n_runs):
-        draws = rng.multinomial(n_users, np.full(n_users, 1 / n_users), size=200)
-        found = statistics.exposure(lists(), catalogue, 40, draws)
-        low, high = statistics.bootstrap_interval(found.coverage, found.coverages)
+        found = seen()
+        low, high = statistics.jackknife_interval(getattr(found, name), getattr(found, without))
         covered += int(low <= expected <= high)
     assert covered >= stats.binom.ppf(1e-4, n_runs, 0.93)
