@@ -52,6 +52,8 @@ def train_and_register(
         curve = replace(run, registry=Registry(config.mlflow))
 
         def log(values: dict[str, float], step: int) -> None:
+            if values.get("text_best_step") == 0:
+                reporter.say("text tower: no step lowered the loss on held-out events, so the encoder stays as it came")
             with suppress(RegistryDownError):
                 curve.log_metrics(values, step)
 

@@ -289,7 +289,7 @@ def _fit_encoder(
     began = time.monotonic() - spent
     while step < n_steps and time.monotonic() - began < 60 * config.max_minutes:
         if step % every == 0:
-            best.offer(_validate(tower, tokens, check, config, log, step))
+            best.offer(_validate(tower, tokens, check, config, log, step), step)
             _save_checkpoint(checkpoint, tower, optimizer, best, step, time.monotonic() - began)
         # seeded by step, so that a resumed run draws what an uninterrupted one would have drawn
         batch = sampler.draw(config.batch_items, np.random.default_rng([seed, step]))
@@ -306,9 +306,9 @@ def _fit_encoder(
         step += 1
         if progress:
             progress(step, n_steps)
-    best.offer(_validate(tower, tokens, check, config, log, step))
-    if log:
-        log({"text_steps": step, "text_steps_wanted": n_steps}, step)  # fewer where max_minutes ended it
+    best.offer(_validate(tower, tokens, check, config, log, step), step)
+    if log:  # fewer steps than wanted where max_minutes ended it; the best is 0 where the encoder stays as it came
+        log({"text_steps": step, "text_steps_wanted": n_steps, "text_best_step": best.step}, step)
     best.restore()
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
@@ -321,14 +321,14 @@ def _warm_then_cosine(step: int, n_steps: int) -> float:
 
 
 class _Best:
-    """Keeps the tower's state with the lowest loss offered."""
+    """Keeps the tower's state with the lowest loss offered, and after how many steps that was."""
 
     def __init__(self, tower: TextTower) -> None:
-        self.tower, self.loss, self.state = tower, float("inf"), tower.state()
+        self.tower, self.loss, self.step, self.state = tower, float("inf"), 0, tower.state()
 
-    def offer(self, loss: float) -> None:
+    def offer(self, loss: float, step: int) -> None:
         if loss < self.loss:
-            self.loss, self.state = loss, self.tower.state()
+            self.loss, self.step, self.state = loss, step, self.tower.state()
 
     def restore(self) -> None:
         if self.loss < float("inf"):
@@ -357,6 +357,7 @@ def _save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     tensors |= {"step": torch.tensor(step), "spent": torch.tensor(spent), "best_loss": torch.tensor(best.loss)}
+    tensors["best_step"] = torch.tensor(best.step)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
         save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished)
@@ -368,7 +369,8 @@ def _resume(path: Path | None, tower: TextTower, optimizer: torch.optim.Optimize
         return 0, 0.0
     tensors = load_file(path)
     tower.load_state(_part(tensors, "tower."))
-    best.loss, best.state = float(tensors["best_loss"]), _part(tensors, "best.")
+    best.loss, best.step = float(tensors["best_loss"]), int(tensors.get("best_step", tensors["step"]))
+    best.state = _part(tensors, "best.")
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

@@ -249,12 +249,15 @@ def test_a_fine_tuning_that_was_cut_off_ends_as_an_uncut_one(tiny_encoder: Path,
 
     uncut = tuned(None).state()
     best = min(values["text_validation_loss"] for values in logged if "text_validation_loss" in values)
+    ends = logged[-1]
     with pytest.raises(KilledError):
         tuned(cut_at=45)
     assert (tmp_path / "c.safetensors").exists()
     resumed = tuned(None).state()
     for name, value in uncut.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
-    assert logged[-1] == {"text_steps": 64, "text_steps_wanted": 64}
+    assert logged[-1] == ends
+    assert (ends["text_steps"], ends["text_steps_wanted"]) == (64, 64)
+    assert 0 < ends["text_best_step"] <= 64
     assert best < logged[0]["text_validation_loss"]
     assert not (tmp_path / "c.safetensors").exists()
