@@ -536,7 +536,8 @@ def status(config: Config, as_json: bool) -> None:
     """What is served, how old it is, how the last run ended, and what to do next."""
     from serving.status import show_status
 
-    show_status(config, Console(), as_json)
+    path = click.get_current_context().params["path"]
+    show_status(config, Console(), as_json, path if path != "recsys.toml" else "")
 
 
 @cli.command()

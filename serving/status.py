@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -123,13 +125,19 @@ def standing(config: Config) -> Standing:
     )  # fmt: skip
 
 
-def show_status(config: Config, console: Console, as_json: bool) -> None:
-    """Prints the state as plain lines, so that an error is read whole and can be copied."""
+def show_status(config: Config, console: Console, as_json: bool, path: str = "") -> None:
+    """Prints the state as plain lines, so that an error is read whole and can be copied, and commands run as they stand.
+
+    Args:
+        path: the config file that commands must be given, "" where they find it themselves.
+    """
     state = standing(config)
     if as_json:
         console.print_json(json.dumps(state.to_dict()))
         return
     for name, words in state.lines():
+        if path and name in ("next", "pinned"):
+            words = re.sub(r"\brecsys [a-z]+", lambda found: f"{found[0]} -c {shlex.quote(path)}", words)
         console.print(Text(f"{name:<10} {plain(words, 2000)}"), soft_wrap=True)
 
 

@@ -143,7 +143,7 @@ def test_a_rollback_takes_under_a_second_and_later_nights_respect_it(yesterday: 
     assert "pinned by a rollback" in yesterday.run("status").out
     assert yesterday.run("nightly", "--as-of", "2024-04-12T12:00", "--set", "rules.exclude_seen=false").code in (0, 4)
     yesterday.assert_yesterday_served()
-    assert "rollback --unpin" in yesterday.run("status").out
+    assert f"recsys rollback -c {yesterday.config} --unpin" in yesterday.run("status").out  # as it can be pasted
     assert yesterday.run("rollback", "--unpin").code == 0
     assert yesterday.tonight().code == 0
     yesterday.assert_today_served()
