@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 
 from recsys.types import IntArray
+from recsys.vectors import BLOCK_CELLS, block_rows
 
 USERS = 256  # at once, in training: a model must not depend on a setting of memory, and products round by their size
-MAX_CELLS = 10_000_000  # users x items at once: 25 bytes a cell and thread in scoring, some more in evaluation
+MAX_CELLS = BLOCK_CELLS  # users x items at once: 25 bytes a cell and thread in scoring, some more in evaluation
 
 
 def chunk_size(n_items: int, most: int = USERS) -> int:
-    """How many users are handled at once: of a large catalogue fewer."""
-    return max(1, min(most, MAX_CELLS // max(1, n_items)))
+    """How many users are handled at once: of a large catalogue fewer, and whole blocks of `recsys.vectors.products`."""
+    size = max(1, min(most, MAX_CELLS // max(1, n_items)))
+    return size - size % min(size, block_rows(n_items))
 
 
 def chunks(users: IntArray, size: int) -> Iterator[IntArray]:

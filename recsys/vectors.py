@@ -7,6 +7,8 @@ from torch.nn import functional
 from recsys.types import FloatArray
 
 BLOCK_ROWS = 64  # fewer cost a catalogue of 20,000 up to twice the time, more are padding where chunks are small
+LEAST_ROWS = 8
+BLOCK_CELLS = 12_800_000  # blocks of wider products have fewer rows
 NARROW = 16
 
 
@@ -19,6 +21,11 @@ def unit_rows(vectors: FloatArray) -> FloatArray:
 def leading_directions(vectors: FloatArray, most: int) -> FloatArray:
     """Orthonormal directions that keep most of the products of vectors (n, dim), at most `most`: (dim, directions) float32."""
     return np.asarray(np.linalg.eigh(vectors.T @ vectors)[1][:, -most:], dtype=np.float32)
+
+
+def block_rows(n_columns: int) -> int:
+    """How many rows `products` takes at once, a power of two: whatever the number of rows, their blocks are of it."""
+    return 2 ** int(np.log2(np.clip(BLOCK_CELLS // max(1, n_columns), LEAST_ROWS, BLOCK_ROWS)))
 
 
 def products(rows: FloatArray, matrix: FloatArray | torch.Tensor) -> torch.Tensor:
@@ -39,12 +46,12 @@ def products(rows: FloatArray, matrix: FloatArray | torch.Tensor) -> torch.Tenso
     n, n_columns = len(rows), matrix.shape[1]
     if n_columns < NARROW:  # there torch's does it, too
         matrix = functional.pad(matrix, (0, NARROW - n_columns))
-    some = torch.from_numpy(rows).to(matrix.dtype)
+    size, some = block_rows(n_columns), torch.from_numpy(rows).to(matrix.dtype)
     out = torch.empty((n, matrix.shape[1]), dtype=matrix.dtype)
-    for start in range(0, n, BLOCK_ROWS):
-        block, place = some[start : start + BLOCK_ROWS], out[start : start + BLOCK_ROWS]
-        if len(block) == BLOCK_ROWS:
+    for start in range(0, n, size):
+        block, place = some[start : start + size], out[start : start + size]
+        if len(block) == size:
             torch.matmul(block, matrix, out=place)
         else:
-            place[:] = (functional.pad(block, (0, 0, 0, BLOCK_ROWS - len(block))) @ matrix)[: len(block)]
+            place[:] = (functional.pad(block, (0, 0, 0, size - len(block))) @ matrix)[: len(block)]
     return out[:, :n_columns]

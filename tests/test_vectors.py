@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.vectors import BLOCK_ROWS, leading_directions, products, unit_rows
+from features.chunks import chunk_size
+from recsys.vectors import BLOCK_ROWS, block_rows, leading_directions, products, unit_rows
 
 RNG = np.random.default_rng(0)
 
@@ -35,3 +36,17 @@ def test_products_of_a_row_do_not_depend_on_the_others(dtype: torch.dtype, n_col
 
 def test_no_row_gives_no_product() -> None:
     assert products(np.zeros((0, 4), np.float32), np.ones((4, 3), np.float32)).shape == (0, 3)
+
+
+def test_blocks_of_wide_products_have_fewer_rows_and_chunks_are_whole_blocks() -> None:
+    assert [block_rows(n) for n in (1, 20_000, 200_000, 200_001, 1_000_000, 10**8)] == [64, 64, 64, 32, 8, 8]
+    assert [chunk_size(n) for n in (0, 20_000, 100_000, 200_000, 300_000, 1_000_000, 10**8)] == [
+        256,
+        256,
+        128,
+        64,
+        32,
+        8,
+        1,
+    ]
+    assert [chunk_size(20_000, most) for most in (1, 7, 64, 100)] == [1, 7, 64, 64]
