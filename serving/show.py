@@ -113,8 +113,7 @@ def _print_segments(
     for source, row in segments.items():
         if source != "users":
             of_source = margins.get(source, {})
-            cells = [(_number(row[name]), of_source.get(name)) for name in names]
-            table.add_row(source, *[mean if half is None else f"{mean} ±{_number(half)}" for mean, half in cells])
+            table.add_row(source, *[_with_margin(row[name], of_source.get(name)) for name in names])
     console.print(table)
 
 
@@ -263,10 +262,17 @@ def _narrow(title: str) -> Table:
 
 
 def _with_interval(row: dict[str, Any], name: str) -> str:
-    if row[name] is None:
-        return "-"
-    half = (row[f"{name}_high"] or row[name]) - row[name]
-    return f"{_number(row[name])} ±{_number(half)}"
+    mean, high = row[name], row[f"{name}_high"]
+    return _with_margin(mean, None if mean is None or high is None else high - mean)
+
+
+def _with_margin(mean: float | None, half: float | None) -> str:
+    """A mean and half its interval, where that is known and no wider than any metric: of a few users it says nothing.
+
+    >>> _with_margin(0.25, 0.01), _with_margin(0.1941, 2.4666), _with_margin(None, None)
+    ('.2500 ±.0100', '.1941', '-')
+    """
+    return _number(mean) if half is None or half > 1 else f"{_number(mean)} ±{_number(half)}"
 
 
 def _number(value: float | None) -> str:
