@@ -36,6 +36,7 @@ class Dataset:
             `as_of` do not count.
         bounds: where the records of each user start, (n_users + 1,).
         has_split, has_price: whether the events had such a column.
+        event_columns: optional columns of the events that are read, of those that they had.
         available: True where the item may be recommended, (n_items,); see `without`.
         as_of: the moment of knowledge.
         sha256: of the tables it came from.
@@ -51,6 +52,7 @@ class Dataset:
     available: BoolArray
     as_of: pd.Timestamp
     sha256: str
+    event_columns: frozenset[str] = frozenset()
 
     @classmethod
     def from_frames(
@@ -95,7 +97,7 @@ class Dataset:
         available = items["available"].to_numpy(dtype=bool) if "available" in items else np.ones(len(items), bool)
         return cls(
             log.users, log.items, items, log.records, log.bounds[: len(log.users) + 1],
-            bool(tables.split_column), "price" in log.optional, available, as_of, tables.sha256,
+            bool(tables.split_column), "price" in log.optional, available, as_of, tables.sha256, log.optional,
         )  # fmt: skip
 
     def __repr__(self) -> str:

@@ -101,11 +101,12 @@ class ItemFacts:
 
 def _first_buys(block: Histories, carried: IntArray) -> tuple[IntArray, IntArray]:
     """Item of each (user, item) that no earlier block has, and the pairs of the last user, who may go on in the next."""
+    if not len(block.user_pos):  # of events that do not count
+        return np.zeros(0, dtype=np.int64), carried
     pairs = np.unique(block.user_pos.astype(np.int64) * block.n_items + block.item_pos)
     new = np.setdiff1d(pairs, carried, assume_unique=True)
     known = np.concatenate([carried, new])
-    last = block.user_pos[-1] if len(block.user_pos) else -1
-    return new % block.n_items, known[known // block.n_items == last]
+    return new % block.n_items, known[known // block.n_items == block.user_pos[-1]]
 
 
 def _rebought(n_events: FloatArray, n_buyers: FloatArray) -> FloatArray:

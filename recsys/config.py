@@ -165,6 +165,9 @@ class AuditConfig(Section):
     model_max_days: float = Field(30, gt=0, description="An older model is refused.")
     data_warn_hours: float = Field(36, gt=0, description="An older newest event warns.")
     data_max_hours: float = Field(72, gt=0, description="An older newest event is refused.")
+    may_lack: tuple[str, ...] = Field(
+        (), description="Columns that tables may lack although the served release was made with them."
+    )
 
 
 class ServingConfig(Section):

@@ -153,8 +153,8 @@ class TextTower:
         return int(self.encoder.config.hidden_size)
 
     def encoder_sha256(self) -> str:
-        """Hash of everything that decides a pooled vector: encoder weights, vocabulary, cut."""
-        digest = hashlib.sha256(f"pooled {self.max_tokens} {self.tokenizer.vocab_size}".encode())
+        """Hash of everything that decides a pooled vector: encoder weights, tokenizer, cut."""
+        digest = hashlib.sha256(f"pooled {self.max_tokens} {_words_of(self.tokenizer)}".encode())
         for name, tensor in sorted(self.encoder.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -299,6 +299,17 @@ class TextTower:
         if has_bf16(self.device):
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
+
+
+def _words_of(tokenizer: Any) -> str:
+    """All that decides how a tokenizer cuts a text, as text; of one without a fast backend no more than its size."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return str(tokenizer.vocab_size)
+    settings = json.loads(backend.to_str())
+    for state in ("truncation", "padding"):  # which the last call left there
+        settings.pop(state, None)
+    return json.dumps(settings, sort_keys=True)
 
 
 def has_bf16(device: torch.device) -> bool:

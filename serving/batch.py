@@ -21,6 +21,7 @@ from recsys.machine import peak_memory_mib
 from recsys.registry import Fetched
 from recsys.types import BoolArray, IntArray
 from serving.audit import COLUMNS, AuditContext, LastRelease, audit
+from serving.columns import columns_known, refuse_lost_columns
 from serving.publish import ReleaseStore
 from serving.releases import read_parts
 from serving.runs import Run
@@ -93,6 +94,7 @@ def publish_lists(
     """
     config, store = run.config, run.store
     k = k or config.serving.k
+    refuse_lost_columns(dataset, store, config)
     fetched = run.registry.fetch(model, model_cache(config))
     if fetched.stale:
         run.reporter.say(f"the registry is down: scoring with version {fetched.version.version}, the last one verified")
@@ -114,7 +116,11 @@ def publish_lists(
         staging = _score_shards(dataset, run, fetched, key, users, k)
         last_release = None if is_part and not move_current else _last_release(store, staging, k, dataset)
         _audit(staging, dataset, run, users, k, fetched.version.tags, last_release)
-        release = store.finish(staging, _facts(key, dataset, run, fetched) | {"late_events": n_late, "k": k})
+        release = store.finish(
+            staging,
+            _facts(key, dataset, run, fetched)
+            | {"late_events": n_late, "k": k, "columns": columns_known(dataset, config)},
+        )
     is_early = dataset.as_of > pd.Timestamp.now(tz="UTC") + EARLY
     # also where it is no new one: a run may have died between the two; some users' lists would take all others' away, and
     # those of a day to come would keep the nights until then from being served

@@ -31,6 +31,7 @@ from recsys.registry import OLDER_THAN, TAKEN_BACK, Registry, RegistryDownError
 from recsys.stop import part_of_deadline
 from serving.audit import refuse_old_data
 from serving.batch import Released, model_cache, publish_lists
+from serving.columns import refuse_lost_columns
 from serving.door import read_tables
 from serving.explained import explainer
 from serving.promotion import promoted_or_not
@@ -126,6 +127,7 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
     run.facts |= {"events": data.n_events, "items": data.n_items, "quarantined": sum(data.quarantined.values())}
     is_due = when == "always" or (when == "due" and _is_due(run))
     run.facts["trained"] = False
+    refuse_lost_columns(dataset, run.store, config)
     if is_due:
         refuse_old_data((dataset.as_of - dataset.newest).total_seconds() / 3600, config.serving.audit)
     failure = _train(dataset, run) if is_due else None
@@ -216,7 +218,7 @@ def reported(release: Path) -> Iterator[None]:
 
 
 def training_is_due(config: Config, as_of: pd.Timestamp, registry: Registry | None = None) -> bool:
-    """Whether no version was trained on data from the last `train_every_days`.
+    """Whether no version was trained on data from the last `train_every_days`, or none ever with these settings.
 
     The newest version is challenger, unless it is of older data: any other that came after all that have a name died
     before it got its own.
@@ -232,7 +234,10 @@ def training_is_due(config: Config, as_of: pd.Timestamp, registry: Registry | No
     if not any("champion" in version.aliases for version in versions):
         return True  # the first training died before its version had a name
     past = [age for age in ages if age >= 0]
-    return not past or min(past) >= config.serving.train_every_days - SLACK_DAYS
+    if not past or min(past) >= config.serving.train_every_days - SLACK_DAYS:
+        return True
+    recipes = {version.tags.get("recipe_sha256", "") for version in versions}
+    return "" not in recipes and config.recipe_sha256() not in recipes
 
 
 def champion(config: Config) -> tuple[Model, str]:

@@ -87,7 +87,8 @@ class Recommender:
         return table.sort_values(["user_id", "rank"], kind="stable").reset_index(drop=True)
 
     def similar(self, items: Ids, k: int = 10) -> pd.DataFrame:
-        """The k nearest items by text of each item: item_id, similar_item_id, score; none of an item without text.
+        """The k nearest items by text of each item: item_id, similar_item_id, score; none of an item without text, and none
+        that may not be recommended.
 
         Args:
             items: ids, text or integers; one may stand alone.
@@ -103,7 +104,8 @@ class Recommender:
             pos = self._item(dataset, item)
             scores = snapshot.text_vectors @ snapshot.text_vectors[pos]
             order = np.argsort(-scores, kind="stable")
-            best = order[(order != pos) & snapshot.has_text[order] & snapshot.has_text[pos]][:k]
+            may = snapshot.is_eligible & snapshot.has_text & snapshot.has_text[pos]
+            best = order[(order != pos) & may[order]][:k]
             columns = {"item_id": item, "similar_item_id": dataset.items.values(best), "score": scores[best]}
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

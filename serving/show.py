@@ -204,8 +204,9 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
     cf = model.cf.for_catalogue(model.items.positions(dataset.items.ids))
     by_behaviour = np.asarray(cf.similarity[[pos]].todense()).ravel()
     titles = dataset.catalogue["title"].fillna("").astype(str)
+    may = dataset.without(config.rules.blocked).available
     frames = {
-        name: _nearest(scores, pos, n, dataset.items, titles)
+        name: _nearest(np.where(may, scores, 0), pos, n, dataset.items, titles)
         for name, scores in (("text", by_text), ("behaviour", by_behaviour))
     }
     if as_json:

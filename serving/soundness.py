@@ -3,11 +3,14 @@
 Hashes say that a model is the one registered; they do not say that training ended well.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from features.dataset import Dataset
 from features.snapshot import Snapshot
 from features.text import item_texts
+from recsys.config import Config
 from recsys.errors import ModelError
 from recsys.ranker import Ranker
 from recsys.registry import Fetched
@@ -32,6 +35,11 @@ def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapsh
     except (OSError, ValueError, KeyError, ModelError) as error:
         raise ModelError(f"{where}: cannot be loaded: {error}; {REMEDY}") from error
     check_parts(model, where)
+    ranker = model.ranker
+    if other := _other_settings(model.config, run.config):
+        run.facts["other_settings"] = f"version {fetched.version.version} learned with another {' and '.join(other)}"
+        run.reporter.say(f"{run.facts['other_settings']}: its lists are off until a version trained since is promoted")
+        ranker = replace(ranker, calibration=None)  # p would be of other events
     with run.reporter.stage("item vectors") as progress:
         try:
             snapshot = model.snapshot(dataset, run.config, progress)
@@ -44,7 +52,16 @@ def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapsh
         says = np.array([bool(text) for text in texts])
         check_apart("text tower: item vectors", snapshot.text_vectors[says], where)
     check_apart("CF tower: item factors", model.cf.item_factors[model.cf.is_warm], where)
-    return snapshot, model.ranker
+    return snapshot, ranker
+
+
+def _other_settings(learned: Config, asked: Config) -> list[str]:
+    """Settings that change what a model's features mean, and are not what it learned with."""
+    pairs = {
+        "data.event_weights": (learned.data.event_weights, asked.data.event_weights),
+        "rules.exclude_seen": (learned.rules.exclude_seen, asked.rules.exclude_seen),
+    }
+    return [name for name, (before, now) in pairs.items() if before != now]
 
 
 def check_parts(model: Model, where: str) -> None:

@@ -39,6 +39,10 @@ _NEXT = {
 
 _WARNINGS = {  # facts of a run that ended well, and what to do about them before they cost a night
     "training_error": ("published, but no new model", "start or mend the registry; the next night trains again"),
+    "other_settings": (
+        "published, by a model that learned with other settings",
+        "train, and promote what comes of it: recsys nightly --train always --promote",
+    ),
     "stale_model": ("published, by the last verified copy of the model", "start or mend the registry"),
     "promotion_error": ("published, but the new version could not be judged", "see why: recsys promote challenger"),
 }

@@ -243,3 +243,14 @@ def test_few_labels_that_a_feature_sorts_by_chance_are_no_future() -> None:
     for _ in range(50):
         labels = (np.arange(600) == rng.integers(600)).astype(float)
         refuse_future(rng.normal(size=(600, len(NAMES))), labels, NAMES, limit=0.995)
+
+
+def test_strangers_judge_no_trees_as_they_are_not_ranked_by_them() -> None:
+    """Trees that win with strangers alone would rank the regulars, who are better off without."""
+    is_stranger = np.arange(100) < 60
+    rng = np.random.default_rng(0)
+    fusion = rng.random(100)
+    tried = Tried({"fusion": fusion, "trees": fusion + np.where(is_stranger, 0.3, -0.1)}, {}, 5)
+    assert (tried.chosen, tried.among(~is_stranger).chosen) == ("trees", "fusion")
+    assert len(tried.among(~is_stranger).ndcg["fusion"]) == 40
+    assert tried.among(np.zeros(100, bool)) is tried  # nobody else is there to ask

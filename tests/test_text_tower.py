@@ -160,3 +160,22 @@ def test_a_step_in_bfloat16_has_the_gradient_of_float32(monkeypatch: pytest.Monk
         tower.backward(tower.tokenize(texts), lambda vectors: -(vectors[::2] * vectors[1::2]).sum())
         gradients.append(torch.cat([p.grad.double().ravel() for p in trained if p.grad is not None]))
     assert torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.99
+
+
+def test_a_mended_tokenizer_is_another_encoder_and_a_call_of_it_is_not(tiny_encoder: Path, tmp_path: Path) -> None:
+    """Vectors in the cache are those of its hash: with other tokens they would be another text's."""
+    tower = TextTower.from_encoder(str(tiny_encoder), 16)
+    before = tower.encoder_sha256()
+    tower.tokenize(["red tea", "oil"])
+    assert tower.encoder_sha256() == before
+    shutil.copytree(tiny_encoder, tmp_path / "cased")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        path = tmp_path / "cased" / name
+        path.write_text(
+            path.read_text()
+            .replace('"lowercase": true', '"lowercase": false')
+            .replace('"do_lower_case": true', '"do_lower_case": false')
+        )
+    cased = TextTower.from_encoder(str(tmp_path / "cased"), 16)
+    assert cased.tokenize(["Red Tea"]) != tower.tokenize(["Red Tea"])
+    assert cased.encoder_sha256() != before

@@ -1,6 +1,6 @@
 """Trains the ranker on the middle window, from what was known when it began."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -36,7 +36,8 @@ def fit_ranker(
     """Trees and fusion on the labels of a window; the trees ship only when they beat the fusion by a standard error.
 
     Both are judged on users they did not learn from and that did not choose the number of trees, by cross-validation
-    over users; what ships then learns from all of them, with as many trees as the folds stopped at.
+    over users; what ships then learns from all of them, with as many trees as the folds stopped at. Users without history
+    judge neither, nor what `p` says: they are not ranked.
 
     Args:
         snapshot: the world when the window began.
@@ -53,12 +54,15 @@ def fit_ranker(
     strangers, listed = for_strangers(group, n_relevant, is_stranger)
     if not can_be_judged(group, fold):
         return Ranker(pairs.NAMES, fusion, None, "fusion", listed, strangers=strangers)
-    tried = cross_validate(group, fold, n_relevant, config, columns)
+    tried = cross_validate(group, fold, n_relevant, config, columns).among(~is_stranger)
     guard = {name: float(np.mean(values)) for name, values in tried.ndcg.items()}
     trees, _ = fit_trees(_informative(group), None, pairs.NAMES, fusion, config.ranker, config.seed, tried.n_trees)
     calibration = None
     if config.ranker.calibrate:
-        calibration = fit_calibration(snapshot, users, targets, group[2], group[1], tried.scores[tried.chosen])
+        regular = np.repeat(~is_stranger, np.diff(group[2]))  # p is said of nobody else
+        _, gains, indptr = _of_users(group, ~is_stranger)
+        scores = tried.scores[tried.chosen][regular]
+        calibration = fit_calibration(snapshot, users[~is_stranger], targets, indptr, gains, scores)
     return Ranker(pairs.NAMES, fusion, trees, tried.chosen, guard | listed, calibration, strangers)
 
 
@@ -122,6 +126,12 @@ class Tried:
     ndcg: dict[str, FloatArray]
     scores: dict[str, FloatArray]
     n_trees: int
+
+    def among(self, judges: BoolArray) -> "Tried":
+        """Judged by some users, (n_users,): strangers get a popular list, whatever ranks the others. By all where few are left."""
+        return (
+            self if judges.sum() < 2 else replace(self, ndcg={kind: ndcg[judges] for kind, ndcg in self.ndcg.items()})
+        )
 
     @property
     def chosen(self) -> str:

@@ -19,7 +19,7 @@ from recsys.config import RECENCY, Config
 from recsys.errors import DataError
 from recsys.ids import IdMap
 from recsys.split import Windows
-from recsys.types import FloatArray, IntArray
+from recsys.types import BoolArray, FloatArray, IntArray
 from recsys.whole import replacing
 from training.pipeline import Stage, TextSpace, fit_text, fit_vectors, known_before, recency, targets_of
 from training.ranker import Group, can_be_judged, cross_validate, draw_users, pairs_of
@@ -50,7 +50,7 @@ class Judged:
 class Workbench:
     """The ranker's window of a data set, ready to judge settings.
 
-    The number is the one that the ranker's guard goes by: NDCG@10 over all users (or `ranker.max_users` of them) who
+    The number is the one that the ranker's guard goes by: NDCG@10 over all users with a history (of `ranker.max_users`) who
     took something in the ranker's window that could have been recommended, each scored by trees and by a fusion that
     learned from other users (three folds), of the kind that would ship. What a user took beyond their
     candidates counts as missed, so settings with other candidates compare.
@@ -81,15 +81,15 @@ class Workbench:
         """
         if config.cf.learn_recency:
             config = config.model_copy(update={"cf": config.cf.model_copy(update=self._recency)})
-        group, fold, n_relevant = self._pairs(config)
+        group, fold, n_relevant, is_stranger = self._pairs(config)
         columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
-        tried = cross_validate(group, fold, n_relevant, config, columns)
+        tried = cross_validate(group, fold, n_relevant, config, columns).among(~is_stranger)
         return Judged(tried.ndcg[tried.chosen], tried.chosen, tried.n_trees)
 
-    def _pairs(self, config: Config) -> tuple[Group, IntArray, IntArray]:
-        """Candidates with features, the fold of each user, how much each user took."""
+    def _pairs(self, config: Config) -> tuple[Group, IntArray, IntArray, BoolArray]:
+        """Candidates with features, the fold of each user, how much each user took, and who has no history."""
 
-        def make() -> tuple[Group, IntArray, IntArray]:
+        def make() -> tuple[Group, IntArray, IntArray, BoolArray]:
             snapshot = self._snapshot(config)
             targets = snapshot.countable(self._targets)
             users, fold = draw_users(targets, config, np.random.default_rng([config.seed, 3]))
@@ -99,7 +99,7 @@ class Workbench:
                     f"events: {len(users)} users took something new in the ranker's window, too few of it among their "
                     "candidates to judge settings; widen data.window_share, or bring more data"
                 )
-            return group, fold, np.diff(targets[users].indptr)
+            return group, fold, np.diff(targets[users].indptr), self._histories.n_events[users] == 0
 
         # the largest thing here by far, so only the last one is kept; dials reach it through these three alone
         return self._once("pairs", (config.text, config.cf, config.candidates), 1, make)

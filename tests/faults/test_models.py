@@ -168,6 +168,7 @@ def test_a_version_that_died_before_it_had_a_name_is_no_training(yesterday: Shop
     config = load_config(yesterday.config)
     registry, tonight = Registry(config.mlflow), pd.Timestamp(TODAY, tz="UTC")
     assert not training_is_due(config, tonight, registry)
+    assert training_is_due(load_config(yesterday.config, ["cf.factors=3"]), tonight, registry)  # settings never tried
     late = tonight + pd.Timedelta(days=config.serving.train_every_days)
     assert training_is_due(config, late, registry)
     assert training_is_due(

@@ -53,11 +53,14 @@ class InParts(Histories):
 
     def blocks(self) -> Iterator[Histories]:
         for start in range(0, len(self.user_pos), 2):
-            part = slice(start, start + 2)
-            yield Histories(
-                self.user_pos[part], self.item_pos[part], self.timestamp[part], self.weight[part],
-                self.n_users, self.n_items, self.as_of,
-            )  # fmt: skip
+            yield from self._part(slice(start, start))  # of events that do not count
+            yield from self._part(slice(start, start + 2))
+
+    def _part(self, part: slice) -> Iterator[Histories]:
+        yield Histories(
+            self.user_pos[part], self.item_pos[part], self.timestamp[part], self.weight[part],
+            self.n_users, self.n_items, self.as_of,
+        )  # fmt: skip
 
 
 def test_rebought_does_not_depend_on_where_blocks_end() -> None:

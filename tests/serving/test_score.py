@@ -1,6 +1,8 @@
 """Lists that run short, ids of every width, and the same job for notebooks."""
 
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,7 @@ from recsys.ranker import LinearFusion, Ranker
 from serving.batch import read_users
 from serving.recommender import Recommender
 from serving.score import Scorer, Stamp, users_to_score
-from serving.soundness import check_apart
+from serving.soundness import _other_settings, check_apart
 
 N_ITEMS = 8
 
@@ -234,3 +236,21 @@ def test_users_are_read_by_ones_own_name_of_the_column(tmp_path: Path) -> None:
 def test_frames_are_no_data_set() -> None:
     with pytest.raises(ConfigError, match=r"not DataFrame; make one with Dataset.from_frames"):
         Recommender().fit(pd.DataFrame())  # type: ignore[arg-type]
+
+
+def test_items_like_one_are_such_as_may_be_recommended() -> None:
+    made = scorer(exclude_seen=False)
+    vectors = np.eye(N_ITEMS, dtype=np.float32)[np.zeros(N_ITEMS, int)] + 0.01 * np.eye(N_ITEMS, dtype=np.float32)
+    may = np.arange(N_ITEMS) % 2 == 0
+    model = Recommender()
+    model._model, model._dataset = Mock(), Mock(items=IdMap.from_values(pd.Series(range(N_ITEMS))))
+    model._snapshot = replace(made.snapshot, text_vectors=vectors, is_eligible=may)
+    assert sorted(model.similar([3], k=9)["similar_item_id"]) == [0, 2, 4, 6]  # 3 itself may be asked for
+
+
+def test_settings_that_change_what_features_mean_are_named() -> None:
+    base = {"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}}
+    learned = parse_config(base)
+    assert _other_settings(learned, parse_config(base | {"cf": {"factors": 3}})) == []
+    asked = {"data": base["data"] | {"event_weights": {"buy": 1, "click": 0.1}}, "rules": {"exclude_seen": False}}
+    assert _other_settings(learned, parse_config(asked)) == ["data.event_weights", "rules.exclude_seen"]

@@ -1,0 +1,56 @@
+"""Columns that the last release knew and tonight's tables lack: no single table can show that an export lost one.
+
+Without `available`, what was withdrawn is listed again; without `category`, features that the model learned from are empty.
+Neither is an error of the table, as all of these columns are optional.
+"""
+
+from contextlib import suppress
+
+from features.dataset import Dataset
+from recsys.config import Config
+from recsys.errors import DataError, ResourceError, shown
+from recsys.schema import columns_of, nearest
+from serving.publish import ReleaseStore
+
+
+def columns_known(dataset: Dataset, config: Config) -> dict[str, list[str]]:
+    """Optional columns of events and items that are there and that something reads, by table."""
+    read = {*columns_of("items"), *config.text.fields}
+    return {
+        "events": sorted(dataset.event_columns),
+        "items": sorted(read & set(map(str, dataset.catalogue.columns))),
+    }
+
+
+def refuse_lost_columns(dataset: Dataset, store: ReleaseStore, config: Config) -> None:
+    """Refuses tables that lack what those of the served release had.
+
+    Raises:
+        DataError: naming the columns, and what they may be called now.
+    """
+    served = store.current()
+    if served is None:
+        return
+    before: dict[str, list[str]] = {}
+    with suppress(ResourceError):  # a damaged release tells nothing
+        before = store.manifest(served).get("columns", {})
+    now = columns_known(dataset, config)
+    lost = [
+        (table, name)
+        for table, names in before.items()
+        for name in names
+        if name not in now[table] and name not in config.serving.audit.may_lack
+    ]
+    if lost:
+        others = set(map(str, dataset.catalogue.columns)) - set(now["items"])
+        near = {name: nearest(name, others) for table, name in lost if table == "items"}
+        told = [f"{table} lack {shown(name)}" + _meant(near.get(name)) for table, name in lost]
+        names = ", ".join(f'"{name}"' for _, name in lost)
+        raise DataError(
+            f"{'; '.join(told)}: the release that is served, {served.name}, was made with it; mend the export, or, if it is "
+            f"meant to be gone, run once with --set 'serving.audit.may_lack=[{names}]'"
+        )
+
+
+def _meant(near: str | None) -> str:
+    return f" (did you mean {shown(near)}?)" if near else ""
