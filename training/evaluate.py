@@ -78,14 +78,17 @@ class Evaluation:
         return pd.concat([counts.to_frame("users").T, mean])
 
     def segment_margins(self, alpha: float = 0.05) -> pd.DataFrame:
-        """Half-widths of the intervals of `segments`, nan where a single user is there; the same rows but the first."""
+        """Half-widths of the intervals of `segments`, the same rows but the first; nan where a single user is there, or a few who
+        are all the same.
+        """
 
         def margin(values: pd.Series) -> float:
             interval = metrics.mean_interval(values.to_numpy(dtype=float), alpha)
             return (interval.high - interval.low) / 2
 
         found = self.per_user.pivot_table("ndcg_10", "source", "segment", margin, observed=True, sort=False)
-        return found[[s for s in SEGMENTS if s in found.columns]]
+        of = self.segments()
+        return found.reindex(of.index.drop("users"), columns=of.columns)  # of nan alone pandas makes no row
 
     def to_dict(self) -> dict[str, Any]:
         """What people read of it, as plain values for JSON."""
