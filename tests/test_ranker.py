@@ -63,7 +63,7 @@ def test_scores_do_not_depend_on_what_other_threads_score() -> None:
     ranker = Ranker(NAMES, fusion, trees, "trees", {})
     alone = ranker.score(x, bounds=indptr)
     with ThreadPoolExecutor(4) as pool:
-        for scores in pool.map(lambda _: ranker.score(x, bounds=indptr), range(60)):
+        for scores in pool.map(lambda _: ranker.score(x, bounds=indptr), range(24)):
             np.testing.assert_array_equal(scores, alone)
 
 
