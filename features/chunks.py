@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from recsys.types import IntArray
 from recsys.vectors import BLOCK_CELLS, block_rows
 
-USERS = 256  # at once, in training: a model must not depend on a setting of memory, and products round by their size
+USERS = 256  # at once, in training: a model must not depend on a setting of memory
 MAX_CELLS = BLOCK_CELLS  # users x items at once: 25 bytes a cell and thread in scoring, some more in evaluation
 
 

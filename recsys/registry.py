@@ -38,9 +38,7 @@ from recsys.whole import replacing
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 MANY = 5  # versions that an error names
-TAKEN_BACK = (
-    "taken_back"  # tag, when, of a champion that a rollback took away; it goes when the version is promoted again
-)
+TAKEN_BACK = "taken_back"  # tag of a champion that a rollback took away, when; it goes with the next promotion
 OLDER_THAN = "older_than_challenger"  # tag of a version that got no alias since its data are older
 _SHA256 = "bundle_sha256"
 _SQLITE = "sqlite:///"

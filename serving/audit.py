@@ -347,7 +347,7 @@ def _ages(context: AuditContext) -> list[Gate]:
     return [
         _aged("model age, days", context.model_age_days, limits.model_warn_days, limits.model_max_days, model),
         _aged(_NEWEST, context.data_age_hours, limits.data_warn_hours, limits.data_max_hours, _OLD_DATA),
-    ]  # fmt: skip
+    ]
 
 
 def refuse_old_data(hours: float, limits: AuditConfig) -> None:

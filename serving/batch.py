@@ -116,11 +116,7 @@ def publish_lists(
         staging = _score_shards(dataset, run, fetched, key, users, k)
         last_release = None if is_part and not move_current else _last_release(store, staging, k, dataset)
         _audit(staging, dataset, run, users, k, fetched.version.tags, last_release)
-        release = store.finish(
-            staging,
-            _facts(key, dataset, run, fetched)
-            | {"late_events": n_late, "k": k, "columns": columns_known(dataset, config)},
-        )
+        release = store.finish(staging, _facts(key, dataset, run, fetched) | {"late_events": n_late, "k": k})
     is_early = dataset.as_of > pd.Timestamp.now(tz="UTC") + EARLY
     # also where it is no new one: a run may have died between the two; some users' lists would take all others' away, and
     # those of a day to come would keep the nights until then from being served
@@ -156,9 +152,8 @@ def read_users(path: str, config: DataConfig) -> pd.Series:
         frame = read_csv(path) if path.endswith(".csv") else pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}; give Parquet or CSV with a user_id column") from error
-    names = dict.fromkeys(
-        ["user_id", *[theirs for theirs in [config.columns.get("user_id")] if isinstance(theirs, str)]]
-    )
+    theirs = config.columns.get("user_id")
+    names = ["user_id", theirs] if isinstance(theirs, str) and theirs != "user_id" else ["user_id"]
     column = next((name for name in names if name in frame), None)
     if column is None:
         found = ", ".join(shown(name) for name in frame.columns)
@@ -307,6 +302,7 @@ def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) ->
             "sha256": dataset.sha256,
             "events": dataset.n_before(dataset.as_of),
         },
+        "columns": columns_known(dataset, run.config),
         "config_sha256": run.config.fingerprint(),
         "code_revision": code_revision(),
         "seconds": run.seconds,

@@ -73,14 +73,12 @@ def _refuse_no_text(fields: Sequence[str], columns: Sequence[str]) -> None:
 
 def _absent_fields(fields: Sequence[str], columns: Sequence[str]) -> list[str]:
     """Of the fields that somebody named, those that are not there; where none is, `_refuse_no_text` says so."""
-    absent = [field for field in fields if field not in columns and field not in columns_of("items")]
-    told = [
-        f"text.fields: {shown(field)} is no column of the items table; texts are made without it" for field in absent
-    ]
-    near = [nearest(field, columns) for field in absent]
-    return [
-        text + (f"; did you mean {shown(column)}?" if column else "") for text, column in zip(told, near, strict=True)
-    ]
+    told = []
+    for field in (one for one in fields if one not in {*columns, *columns_of("items")}):
+        near = nearest(field, columns)
+        hint = f"; did you mean {shown(near)}?" if near else ""
+        told.append(f"text.fields: {shown(field)} is no column of the items table; texts are made without it{hint}")
+    return told
 
 
 def _told(error: TooManyBadError, path: Path | None) -> DataError:

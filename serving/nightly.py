@@ -127,8 +127,8 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
     run.facts |= {"events": data.n_events, "items": data.n_items, "quarantined": sum(data.quarantined.values())}
     is_due = when == "always" or (when == "due" and _is_due(run))
     run.facts["trained"] = False
-    refuse_lost_columns(dataset, run.store, config)
-    if is_due:
+    if is_due:  # what would be refused after it, too
+        refuse_lost_columns(dataset, run.store, config)
         refuse_old_data((dataset.as_of - dataset.newest).total_seconds() / 3600, config.serving.audit)
     failure = _train(dataset, run) if is_due else None
     if failure:

@@ -167,11 +167,11 @@ class ReleaseStore:
         if self.current() is None:  # not even the folder, perhaps
             raise nowhere
         with self.moving():
-            now, before = self.current(), self.previous()
             if pinned := self.pinned_release():
                 return pinned
+            now, before = self.current(), self.previous()
             if now == before and self.is_pinned:  # one that died between its two moves goes on where it was
-                before = self.releases / self.pin.read_text().strip()
+                before = self._held()
             if now is None or before is None or now == before:
                 raise nowhere
             self.verify(before)
@@ -192,7 +192,7 @@ class ReleaseStore:
         if not self.is_pinned:
             raise nothing
         with self.moving():
-            held = self.releases / self.pin.read_text().strip()
+            held = self._held()
             back = self.previous() if self.current() == held else self.current()  # one that died after its first move
             if back is None or back == held:
                 raise nothing
@@ -216,6 +216,10 @@ class ReleaseStore:
             self._unpin()
         return True
 
+    def _held(self) -> Path:
+        """The release that a rollback names in the pin."""
+        return self.releases / self.pin.read_text().strip()
+
     def _unpin(self) -> None:
         with named(self.pin):
             self.pin.unlink(missing_ok=True)
@@ -229,7 +233,7 @@ class ReleaseStore:
     def pinned_release(self) -> Path | None:
         """What a rollback made current and holds there, or None."""
         now = self.current()
-        return now if now is not None and self.is_pinned and self.pin.read_text().strip() == now.name else None
+        return now if now is not None and self.is_pinned and self._held() == now else None
 
     def current(self) -> Path | None:
         """The release readers see, or None."""

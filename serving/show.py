@@ -194,6 +194,7 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
     with reporter.stage("reading tables"):
         model, _ = champion(config)
         dataset = Dataset.from_tables(load_tables(config.data, None), pd.Timestamp.now(tz="UTC"))
+        dataset = dataset.without(config.rules.blocked)
     pos = _item_position(dataset.items, item)
     texts, text_of = distinct_texts(item_texts(dataset.catalogue, model.config.text.fields))
     with reporter.stage("item vectors") as progress:
@@ -204,9 +205,8 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
     cf = model.cf.for_catalogue(model.items.positions(dataset.items.ids))
     by_behaviour = np.asarray(cf.similarity[[pos]].todense()).ravel()
     titles = dataset.catalogue["title"].fillna("").astype(str)
-    may = dataset.without(config.rules.blocked).available
     frames = {
-        name: _nearest(np.where(may, scores, 0), pos, n, dataset.items, titles)
+        name: _nearest(np.where(dataset.available, scores, 0), pos, n, dataset.items, titles)
         for name, scores in (("text", by_text), ("behaviour", by_behaviour))
     }
     if as_json:

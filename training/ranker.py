@@ -59,10 +59,9 @@ def fit_ranker(
     trees, _ = fit_trees(_informative(group), None, pairs.NAMES, fusion, config.ranker, config.seed, tried.n_trees)
     calibration = None
     if config.ranker.calibrate:
-        regular = np.repeat(~is_stranger, np.diff(group[2]))  # p is said of nobody else
-        _, gains, indptr = _of_users(group, ~is_stranger)
-        scores = tried.scores[tried.chosen][regular]
-        calibration = fit_calibration(snapshot, users[~is_stranger], targets, indptr, gains, scores)
+        regular = ~is_stranger  # p is said of nobody else
+        scores, gains, indptr = _of_users((tried.scores[tried.chosen], group[1], group[2]), regular)
+        calibration = fit_calibration(snapshot, users[regular], targets, indptr, gains, scores)
     return Ranker(pairs.NAMES, fusion, trees, tried.chosen, guard | listed, calibration, strangers)
 
 
@@ -129,9 +128,9 @@ class Tried:
 
     def among(self, judges: BoolArray) -> "Tried":
         """Judged by some users, (n_users,): strangers get a popular list, whatever ranks the others. By all where few are left."""
-        return (
-            self if judges.sum() < 2 else replace(self, ndcg={kind: ndcg[judges] for kind, ndcg in self.ndcg.items()})
-        )
+        if judges.sum() < 2:
+            return self
+        return replace(self, ndcg={kind: ndcg[judges] for kind, ndcg in self.ndcg.items()})
 
     @property
     def chosen(self) -> str:

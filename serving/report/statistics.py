@@ -77,7 +77,11 @@ def paired_effect(a: FloatArray, b: FloatArray, alpha: float = 0.05) -> Effect:
 
 
 def users_needed(effect: Effect, difference: float, alpha: float = 0.05) -> float:
-    """Users with which a true `difference` would show with a power of 80%; nan where that is unknown."""
+    """Users with which a true `difference` would show with a power of 80%; nan where that is unknown.
+
+    Args:
+        alpha: that of the effect, whose spread is read off what it could detect.
+    """
     if not (effect.detectable > 0 and difference > 0):
         return math.nan
     spread = effect.detectable * math.sqrt(effect.n) / _quantiles(alpha, effect.n - 1)
