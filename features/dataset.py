@@ -17,10 +17,17 @@ from features.ingest import Tables, clean_tables
 from features.spool import Records, Spool
 from recsys.config import DataConfig
 from recsys.errors import ConfigError, DataError, shown
-from recsys.ids import IdMap
+from recsys.ids import IdMap, unwrapped
 from recsys.moments import moment_of
 from recsys.schema import EVENTS, nearest, require_columns
 from recsys.types import BoolArray, FloatArray, IntArray
+
+_LISTS = (
+    "list<",
+    "large_list<",
+    "fixed_size_list<",
+    "dictionary<values=list",
+)  # of arrow, as pandas writes their types
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Dataset:
         as_of: str | date | np.datetime64 | None = None,
         users: pd.DataFrame | None = None,
         timezone: str = "UTC",
+        split_column: str | None = None,
     ) -> "Dataset":
         """A data set from frames in the contract's columns, checked like files are.
 
@@ -74,6 +82,7 @@ class Dataset:
                 such as ISO 8601 text; UTC where it names no zone.
             users: checked along with the others.
             timezone: of times that name no zone, such as "Europe/Madrid".
+            split_column: of events, holding train, valid or test, where windows are not to be cut by time.
 
         Raises:
             ConfigError: `as_of` is no moment, or a weight is no number above 0.
@@ -85,8 +94,11 @@ class Dataset:
         if not event_weights and len(types) > 1:
             warnings.warn(_all_count_1(types), stacklevel=2)
         weights = _weights(event_weights, types) if event_weights else dict.fromkeys(types, 1.0)
-        config = DataConfig(events="frame", items="frame", event_weights=weights, timezone=timezone)
-        tables = clean_tables(events, _joined(items), config, moment, None if users is None else _joined(users))
+        config = DataConfig(
+            events="frame", items="frame", event_weights=weights, timezone=timezone, split_column=split_column
+        )
+        events, items = _with_plain_ids(events), _with_plain_ids(_joined(items))
+        tables = clean_tables(events, items, config, moment, None if users is None else _with_plain_ids(_joined(users)))
         newest = pd.Timestamp(tables.log.newest, unit="us", tz="UTC")
         return cls.from_tables(tables, moment or newest + pd.Timedelta("1us"))
 
@@ -223,6 +235,7 @@ def _types(events: pd.DataFrame) -> list[str]:
 
 def _weights(given: Mapping[str, float], types: list[str]) -> dict[str, float]:
     """Weights of labels, checked against the types that occur."""
+    given = {str(name): weight for name, weight in given.items()}  # types are text, though a frame may hold numbers
     for name, weight in given.items():
         if not (isinstance(weight, Real) and 0 < weight < math.inf):
             raise ConfigError(
@@ -245,10 +258,14 @@ def _all_count_1(types: list[str]) -> str:
     )
 
 
+def _with_plain_ids(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(**{c: unwrapped(frame[c]) for c in ("user_id", "item_id") if c in frame})
+
+
 def _joined(frame: pd.DataFrame) -> pd.DataFrame:
     """Lists of words as one text each, joined as `features.read` joins them: the same table gives the same texts."""
     kinds = {c: kind for c, kind in frame.dtypes.items() if isinstance(c, str)}
-    nested = [c for c, kind in kinds.items() if isinstance(kind, pd.ArrowDtype) or is_object_dtype(kind)]
+    nested = [c for c, kind in kinds.items() if is_object_dtype(kind) or str(kind).startswith(_LISTS)]
     texts = {c: [_as_text(value) for value in frame[c]] for c in nested}
     # as objects still: text with a lone surrogate is mended later, and would not fit a column of text
     return frame.assign(**{c: pd.Series(values, frame.index, dtype=object) for c, values in texts.items()})

@@ -16,6 +16,17 @@ DAY_US = 86_400_000_000
 FAINTEST = 1e-6  # share of its weight that an event keeps at least, or is left out at
 
 
+def strength(weight: FloatArray) -> FloatArray:
+    """What label weights say of a user's taste, (n,) float64: 1 for 1, and 9 for 500, so that no bulk order drowns the rest.
+
+    Source: Hu, Koren and Volinsky, Collaborative filtering for implicit feedback datasets, ICDM 2008, eq. 6.
+
+    >>> strength(np.array([0.0, 1.0, 3.0])).tolist()
+    [0.0, 1.0, 2.0]
+    """
+    return np.asarray(np.log1p(np.asarray(weight, dtype=np.float64)) / np.log(2))
+
+
 def ranges(starts: IntArray, counts: IntArray) -> IntArray:
     """Numbers from each start on, as many as its count, one range after the other.
 
@@ -138,13 +149,13 @@ class Histories:
         return replace(self, item_pos=item_pos[self.item_pos], n_items=n_items)
 
     def decayed(self, decay: float, faint: float = 0.0) -> sp.csr_matrix:
-        """Weight of each item by how many steps ago it was taken, (n_users, n_items) float32; repeats add up.
+        """Strength of each item by how many steps ago it was taken, (n_users, n_items) float32; repeats add up.
 
         Args:
             faint: events that have decayed to this share of a newest one or less are left out.
         """
         share = np.power(float(decay), self.step)
-        mass = self.weight * share
+        mass = strength(self.weight) * share
         # decay**step underflows for very long histories; such a share is noise, and zeros must not be stored
         keep = (share > max(FAINTEST, faint)) & (mass > 0)
         return self._matrix(mass[keep], keep)

@@ -171,14 +171,14 @@ class Snapshot:
         return some.confidence(self.config.cf.half_life_days)
 
     def countable(self, targets: sp.csr_matrix) -> sp.csr_matrix:
-        """Targets that could have been recommended: items that existed; where seen ones are excluded, only new ones.
+        """Targets that could have been recommended: items that existed and are not withdrawn; where seen ones are excluded, only new ones.
 
         Args:
             targets: label weight of what each user took, (n_users, n_items).
         """
         if self.config.rules.exclude_seen:
             targets = self.histories.loaded().new_only(targets)
-        targets = sp.csr_matrix(targets @ sp.diags(self.facts.exists.astype(np.float32)))
+        targets = sp.csr_matrix(targets @ sp.diags(self.is_eligible.astype(np.float32)))
         targets.eliminate_zeros()
         return targets
 

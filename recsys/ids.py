@@ -6,9 +6,9 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
+from pandas.api.types import is_integer_dtype, is_numeric_dtype
 
-from recsys.types import IntArray
+from recsys.types import BoolArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,14 @@ class IdMap:
         array([ 1, -1])
         >>> IdMap.from_values(pd.Series(["7", "a"])).positions([7, "a"])
         array([0, 1])
+        >>> IdMap.from_values(pd.Series([7, 2**60 + 1])).positions(np.array([2**60, 2**60 + 1, 2**63], dtype="uint64"))
+        array([-1,  1, -1])
         """
         asked = pd.Index(values)
         if asked.dtype == object:  # numbers and text together, as a list in a config may hold them
             asked = asked.astype("str")
+        if is_integer_dtype(asked.dtype) and is_integer_dtype(self.ids.dtype) and asked.dtype != self.ids.dtype:
+            return self._whole_numbers(asked)
         if is_numeric_dtype(asked.dtype) == is_numeric_dtype(self.ids.dtype):
             return self.ids.get_indexer(asked).astype(np.int64)
         return self._texts.get_indexer(asked.astype("str")).astype(np.int64)
@@ -55,6 +59,35 @@ class IdMap:
         """Outside ids at positions, in their original type."""
         return self.ids[positions]
 
+    def _whole_numbers(self, asked: pd.Index) -> IntArray:
+        """Positions of integers of another width or sign: pandas would let both meet as floats."""
+        positions, can_be = np.full(len(asked), -1, dtype=np.int64), fits(asked, self.ids)
+        positions[can_be] = self.ids.get_indexer(asked[can_be].astype(self.ids.dtype))
+        return positions
+
     @cached_property
     def _texts(self) -> pd.Index:
         return self.ids.astype("str")
+
+
+def fits(numbers: pd.Index, kind: pd.Index) -> BoolArray:
+    """Where integers are within the width and sign of others, (n,)."""
+    limits = np.iinfo(str(kind.dtype))
+    return np.asarray((numbers >= limits.min) & (numbers <= limits.max), dtype=bool)
+
+
+def unwrapped(ids: pd.Series) -> pd.Series:
+    """Ids in the type that they have within categories or among objects: integers stay integers.
+
+    >>> unwrapped(pd.Series([7, None, 9]).astype("Int64").astype("category")).tolist()
+    [7, <NA>, 9]
+    >>> unwrapped(pd.Series([7, 9], dtype=object)).dtype
+    Int64Dtype()
+    """
+    if isinstance(ids.dtype, pd.CategoricalDtype):
+        kinds = ids.dtype.categories
+        whole = is_integer_dtype(kinds.dtype)  # which would become floats beside a gap
+        ids = ids.astype("UInt64" if str(kinds.dtype).lower() == "uint64" else "Int64") if whole else ids.astype(object)
+    if ids.dtype == object and pd.api.types.infer_dtype(ids, skipna=True) == "integer":
+        return pd.Series(pd.array(ids.to_list()), ids.index, name=ids.name)
+    return ids

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pandas as pd
 import pyarrow as pa
 
 from recsys.errors import DataError, shown
@@ -168,6 +169,15 @@ def quoted(name: str) -> str:
 def _escaped(character: str) -> str:
     code = ord(character)
     return f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
+
+
+def lists_frame(lists: pa.Table) -> pd.DataFrame:
+    """Recommendations for pandas; an integer id that some rows lack stays an integer (Int64), where pandas makes it a float."""
+    kinds = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
+    frame = lists.to_pandas()
+    if "reason_item_id" in frame:
+        frame["reason_item_id"] = lists["reason_item_id"].to_pandas(types_mapper=kinds.get)
+    return frame
 
 
 def recommendation_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_integer_dtype
 
-from features.candidates import gather
 from features.dataset import Dataset
 from features.snapshot import Snapshot
 from recsys.config import Config, load_config, parse_config
 from recsys.errors import ConfigError, DataError, shown
-from recsys.ids import IdMap
+from recsys.ids import IdMap, fits
 from recsys.progress import Reporter
+from recsys.schema import lists_frame
 from recsys.types import IntArray
 from serving.score import Scorer, Stamp
 from training.evaluate import Evaluation
@@ -28,7 +29,7 @@ class Recommender:
     """A model that is fitted on a data set and recommends from it.
 
     Args:
-        config: settings; the data section is not read, since the data come as a Dataset.
+        config: settings; of the data section only how windows are cut, since the data come as a Dataset.
         reporter: where progress goes.
     """
 
@@ -50,11 +51,17 @@ class Recommender:
         """Trains both towers and the ranker; `evaluation` then holds the per-source table.
 
         Raises:
-            ConfigError: what is given is no data set.
+            ConfigError: what is given is no data set, or it lacks the `data.split_column` that the settings name.
         """
         if not isinstance(dataset, Dataset):
             raise ConfigError(
                 f"fit takes a Dataset, not {type(dataset).__name__}; make one with Dataset.from_frames(events, items)"
+            )
+        if self.config.data.split_column and not dataset.has_split:
+            named = shown(self.config.data.split_column)
+            raise ConfigError(
+                f"data.split_column names {named}, and the data set has no split; give from_frames(..., split_column={named}), or "
+                "take it out of the settings to cut by time"
             )
         dataset = dataset.without(self.config.rules.blocked)
         trained = train(dataset, self.config, self.reporter.stage)
@@ -83,7 +90,7 @@ class Recommender:
         stamp = Stamp("notebook", "fitted", f"{dataset.as_of:%Y-%m-%d}")
         titles = dataset.catalogue["title"].fillna("").astype(str)
         scorer = Scorer(snapshot, model.ranker, IdMap(ids), dataset.items, titles, stamp)
-        table = scorer.score(positions, k).to_pandas()
+        table = lists_frame(scorer.score(positions, k))
         return table.sort_values(["user_id", "rank"], kind="stable").reset_index(drop=True)
 
     def similar(self, items: Ids, k: int = 10) -> pd.DataFrame:
@@ -99,30 +106,36 @@ class Recommender:
             DataError: an id is not in the items table, is missing, or neither text nor an integer.
         """
         _, dataset, snapshot = self._fitted()
-        k, frames = _length(k), []
+        k, frames = _length(k), [pd.DataFrame({"item_id": [], "similar_item_id": [], "score": []})]
         for item in _ids(items, "item"):
             pos = self._item(dataset, item)
             scores = snapshot.text_vectors @ snapshot.text_vectors[pos]
             order = np.argsort(-scores, kind="stable")
             may = snapshot.is_eligible & snapshot.has_text & snapshot.has_text[pos]
             best = order[(order != pos) & may[order]][:k]
-            columns = {"item_id": item, "similar_item_id": dataset.items.values(best), "score": scores[best]}
+            columns = {
+                "item_id": dataset.items.ids[pos],
+                "similar_item_id": dataset.items.values(best),
+                "score": scores[best],
+            }
             frames.append(pd.DataFrame(columns))
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return pd.concat(frames[1:] or frames, ignore_index=True)
 
     def explain(self, user: object, item: object) -> pd.DataFrame:
-        """The row of an item in a user's list, with source and reason; the list is taken long enough to hold it.
+        """The row of an item in a user's list, with source and reason; the list is taken as long as it gets.
 
         Raises:
-            DataError: the item is no candidate of the user.
+            DataError: no list of the user holds the item.
         """
-        _, dataset, snapshot = self._fitted()
+        dataset = self._fitted()[1]
         pos = self._item(dataset, item)
-        some = snapshot.histories.of_users(_with_strangers(dataset.users, _ids([user], "user"))[0])
-        table = self.recommend([user], k=max(1, len(gather(snapshot, some).item_pos)))
+        table = self.recommend([user], k=len(dataset.items))
         row = table[table["item_id"] == dataset.items.ids[pos]]  # which may be the number that a text was asked by
         if row.empty:
-            raise DataError(f"item {shown(item)} is no candidate of user {shown(user)}: no source puts it forward")
+            raise DataError(
+                f"item {shown(item)} is in no list of user {shown(user)}, however long: it may not be recommended, was taken "
+                "before, or never sold and is like nothing they took"
+            )
         return row.reset_index(drop=True)
 
     def _fitted(self) -> tuple[Model, Dataset, Snapshot]:
@@ -144,6 +157,10 @@ def _ids(given: object, name: str) -> list[object]:
     >>> _ids("100001", "user"), _ids([7, "x"], "user")
     (['100001'], ['7', 'x'])
     """
+    if isinstance(given, pd.DataFrame):
+        raise DataError(f"{name} ids: a frame is no list of ids; give its column, such as frame['{name}_id']")
+    if isinstance(given, np.ndarray):
+        given = given.ravel()  # one id in an array of no dimension is iterable by name only
     ids = list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [given]
     for place, one in enumerate(ids):
         if isinstance(one, bool) or not isinstance(one, str | Integral):
@@ -167,5 +184,13 @@ def _with_strangers(known: IdMap, users: list[object]) -> tuple[IntArray, pd.Ind
     positions = known.positions(asked)
     is_stranger = positions < 0
     positions[is_stranger] = len(known) + np.arange(is_stranger.sum())  # a position of no history
-    ids = known.ids.append(asked[is_stranger])
-    return np.sort(positions), ids.astype("str") if ids.dtype == object else ids  # a stranger's text among numbers
+    return np.sort(positions), _appended(known.ids, asked[is_stranger])
+
+
+def _appended(known: pd.Index, strangers: pd.Index) -> pd.Index:
+    """Both, in the type of the known ones; as text where a stranger does not fit it."""
+    if not len(strangers):
+        return known
+    if is_integer_dtype(known.dtype) and is_integer_dtype(strangers.dtype) and fits(strangers, known).all():
+        return known.append(strangers.astype(known.dtype))
+    return known.astype("str").append(strangers.astype("str"))

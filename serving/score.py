@@ -84,6 +84,7 @@ class Scorer:
             k: items per user.
         """
         keep_memory()
+        k = min(k, len(self.items))  # nothing is as long as a list that nobody can fill
         size = chunk_size(len(self.items), self.snapshot.config.serving.chunk_users)
         histories = self.snapshot.histories.of_users(users)  # read once; the chunks below share it
         parts = []

@@ -21,6 +21,7 @@ from recsys.errors import ConfigError, DataError, plain, shown
 from recsys.ids import IdMap
 from recsys.progress import Reporter
 from recsys.registry import Registry
+from recsys.schema import lists_frame
 from recsys.types import FloatArray
 from serving.publish import ReleaseStore
 from serving.releases import read_parts
@@ -138,7 +139,7 @@ def show_user(config: Config, user: str, n: int, console: Console, as_json: bool
     """
     release = _current(config)
     store = ReleaseStore(Path(config.serving.output))
-    mine = store.read(release, where=pc.field("user_id").cast(pa.string()) == user).to_pandas()
+    mine = lists_frame(store.read(release, where=pc.field("user_id").cast(pa.string()) == user))
     if not len(mine):
         others = store.read(release, ["user_id"], pc.field("rank") == 1)["user_id"][:3].to_pylist()
         raise DataError(

@@ -139,7 +139,19 @@ def test_users_of_the_report_window_alone_and_its_events_are_gone(config: Config
     assert known.users.values(known.user_pos).tolist() == before.tolist()
 
 
+def test_recency_is_learned_as_training_would_learn_it(config: Config, tmp_path: Path) -> None:
+    dataset = data_of(config)
+    bench = bench_of(config, dataset, tmp_path)
+    other = with_settings(config, {"cf.ease_text_share": 0.0})
+    windows = cut(dataset, config)
+    space = encoded(dataset, windows, config, quiet().stage, tmp_path)
+    for settings in (config, other, config):
+        assert bench._as_trained(settings) == recency(dataset, windows, space, settings)
+    assert bench.made["recency"] == 2
+
+
 def test_only_what_a_setting_changes_is_made_again(config: Config, tmp_path: Path) -> None:
+    config = with_settings(config, {"cf.learn_recency": False})
     bench = bench_of(config, data_of(config), tmp_path)
     first = bench.judge(config)
     once = {"text": 1, "confidence": 1, "als": 1, "item-item": 1, "ease": 1, "pairs": 1}

@@ -197,12 +197,12 @@ def refuse_silence(dataset: Dataset, windows: Windows, config: Config) -> None:
     histories, targets = known_before(dataset, windows, 2), targets_of(dataset, windows, 2)
     if config.rules.exclude_seen:
         targets = histories.new_only(targets)
-    if not targets[:, ItemFacts.build(histories, dataset.catalogue).exists].nnz:
+    if not targets[:, ItemFacts.build(histories, dataset.catalogue).exists & dataset.available].nnz:
         start, end = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (windows.starts[1], windows.end))
         raise DataError(
-            f"data.events: from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC nobody took an item that was new to them and there "
-            "before, so nothing can judge a model; set rules.exclude_seen = false where people buy the same again, or a "
-            "larger data.window_share"
+            f"data.events: from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC nobody took an item that was new to them, there "
+            "before and not withdrawn since, so nothing can judge a model; set rules.exclude_seen = false where people buy the "
+            "same again, or a larger data.window_share"
         )
 
 

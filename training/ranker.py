@@ -58,7 +58,7 @@ def fit_ranker(
     guard = {name: float(np.mean(values)) for name, values in tried.ndcg.items()}
     trees, _ = fit_trees(_informative(group), None, pairs.NAMES, fusion, config.ranker, config.seed, tried.n_trees)
     calibration = None
-    if config.ranker.calibrate:
+    if config.ranker.calibrate and not is_stranger.all():
         regular = ~is_stranger  # p is said of nobody else
         scores, gains, indptr = _of_users((tried.scores[tried.chosen], group[1], group[2]), regular)
         calibration = fit_calibration(snapshot, users[regular], targets, indptr, gains, scores)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from features.histories import Histories, ranges
+from features.histories import Histories, ranges, strength
 from recsys.config import TextConfig
 from recsys.losses import sampled_softmax
 from recsys.text_tower import Progress, TextTower
@@ -95,7 +95,9 @@ class BatchSampler:
         if not len(target):
             return None
         history = self._history(rows, target, column, len(texts))
-        uniform = UNIFORM_SHARE * n_texts / len(self.texts)
+        # what the drawn users left free was filled from the rest of the catalogue
+        n_chosen = len(np.unique(self.h.item_pos[rows]))
+        uniform = (n_texts - n_chosen) / max(1, len(self.texts) - n_chosen)
         inclusion = 1 - (1 - np.minimum(self.rate[texts], 1 - 1e-9)) ** n_users * (1 - min(uniform, 1 - 1e-9))
         log_inclusion = np.log(np.maximum(inclusion, 1e-9)) if len(texts) < len(self.texts) else np.zeros(len(texts))
         target_rows = rows[target]
@@ -161,7 +163,7 @@ class BatchSampler:
         query, row = query[before], row[before]
         newest = np.zeros(len(target), dtype=np.int64)
         newest[query] = step[row]  # rows are old to new, so the newest is written last
-        weight = np.power(self.decay, step[row] - newest[query])
+        weight = np.power(self.decay, step[row] - newest[query]) * strength(self.h.weight[rows[row]])
         weight /= np.bincount(query, weight, len(target))[query]
         indptr = np.searchsorted(query, np.arange(len(target) + 1))
         return sp.csr_matrix((weight.astype(np.float32), col[row], indptr), shape=(len(target), n_texts))

@@ -63,13 +63,12 @@ class Workbench:
     """
 
     def __init__(self, dataset: Dataset, windows: Windows, space: TextSpace, config: Config) -> None:
-        self._dataset = dataset
+        self._dataset, self._windows, self._texts = dataset, windows, space
         self._histories = known_before(dataset, windows, 1)
         self._targets = targets_of(dataset, windows, 1)
         self._facts = ItemFacts.build(self._histories, dataset.catalogue)
         self._space = space.at(self._facts.exists, config.seed)
         self._views = self._space.views
-        self._recency = recency(dataset, windows, space, config).cf.model_dump(include=set(RECENCY))
         self._kept: dict[str, OrderedDict[Hashable, object]] = {}
         self.made: dict[str, int] = {}
 
@@ -79,12 +78,25 @@ class Workbench:
         Raises:
             DataError: too few users took one of their candidates to judge anything.
         """
-        if config.cf.learn_recency:
-            config = config.model_copy(update={"cf": config.cf.model_copy(update=self._recency)})
+        config = self._as_trained(config)
         group, fold, n_relevant, is_stranger = self._pairs(config)
         columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
         tried = cross_validate(group, fold, n_relevant, config, columns).among(~is_stranger)
         return Judged(tried.ndcg[tried.chosen], tried.chosen, tried.n_trees)
+
+    def _as_trained(self, config: Config) -> Config:
+        """The settings with the recency that training would learn beside them, where it is to be learned."""
+        cf = config.cf
+        if not cf.learn_recency:
+            return config
+        key = (cf.neighbours, cf.ease_items, cf.ease_regularization, cf.ease_text_share)
+        chosen = self._once(
+            "recency",
+            key,
+            64,
+            lambda: recency(self._dataset, self._windows, self._texts, config).cf.model_dump(include=set(RECENCY)),
+        )
+        return config.model_copy(update={"cf": cf.model_copy(update=chosen)})
 
     def _pairs(self, config: Config) -> tuple[Group, IntArray, IntArray, BoolArray]:
         """Candidates with features, the fold of each user, how much each user took, and who has no history."""

@@ -25,9 +25,15 @@ def test_decay_multiplies_per_step_and_repeats_add_up() -> None:
     assert build().decayed(0.5).toarray().tolist() == [[0, 0.5, 0.5, 1.25], [1, 0, 0, 0], [0, 0, 0, 0]]
 
 
+def test_no_bulk_order_drowns_the_rest_of_a_history() -> None:
+    h = build()
+    bulk = replace(h, weight=np.where(h.item_pos == 1, 1023, h.weight).astype(np.float32))
+    assert bulk.decayed(0.5).toarray().tolist() == [[0, 5, 0.5, 1.25], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
 def test_weights_that_are_shares_of_a_whole_count_like_others() -> None:
     h, small = build(), replace(build(), weight=np.full(len(EVENTS), 1e-9, dtype=np.float32))
-    np.testing.assert_allclose(small.decayed(0.5).toarray(), 1e-9 * h.decayed(0.5).toarray(), rtol=1e-5)
+    np.testing.assert_allclose(small.decayed(0.5).toarray(), 1e-9 / np.log(2) * h.decayed(0.5).toarray(), rtol=1e-5)
     np.testing.assert_allclose(small.confidence(2.0).toarray(), 1e-9 * h.confidence(2.0).toarray(), rtol=1e-5)
     assert h.confidence(0.01).toarray()[0, 3] > h.confidence(0.01).toarray()[1, 0] > 0  # however long ago
 

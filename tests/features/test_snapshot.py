@@ -49,6 +49,8 @@ def test_a_catalogue_without_times_holds_only_items_that_exist() -> None:
 def test_what_is_created_later_is_no_label_and_what_was_taken_only_where_repeats_count() -> None:
     targets = sp.csr_matrix(np.array([[1, 1, 1, 1], [6, 1, 1, 1]], dtype=np.float32))
     assert snapshot(np.ones(4, bool)).countable(targets).toarray().tolist() == [[1, 0, 0, 0], [6, 0, 0, 1]]
+    withdrawn = snapshot(np.array([True, True, True, False])).countable(targets)  # no list could have held item 3
+    assert withdrawn.toarray().tolist() == [[1, 0, 0, 0], [6, 0, 0, 0]]
     repeats = snapshot(np.ones(4, bool), exclude_seen=False).countable(targets)
     assert repeats.toarray().tolist() == [[1, 0, 0, 1], [6, 0, 0, 1]]
     assert repeats.nnz == 4

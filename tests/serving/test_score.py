@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from features.candidates import gather
 from features.dataset import Dataset
 from features.histories import Histories
 from features.pairs import NAMES
@@ -23,6 +22,7 @@ from serving.batch import read_users
 from serving.recommender import Recommender
 from serving.score import Scorer, Stamp, users_to_score
 from serving.soundness import _other_settings, check_apart
+from training.model import Model
 
 N_ITEMS = 8
 
@@ -134,10 +134,73 @@ def test_ids_may_come_as_text_and_strangers_under_any_name(numbered: Recommender
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["int64", "uint64", "int32", "UInt64", "int64[pyarrow]"])
+def test_whole_numbers_of_any_width_are_the_same_ids(numbered: Recommender, kind: str) -> None:
+    asked = numbered.recommend(pd.Series([7, 12, 1000], dtype=kind), 4)
+    assert asked["user_id"].dtype == np.int64
+    pd.testing.assert_frame_equal(asked, numbered.recommend([7, 12, 1000], 4))
+    beyond = numbered.recommend(np.array([7, 2**63 + 1, 2**63 + 2], dtype="uint64"), 2)
+    assert beyond["user_id"].tolist() == ["7"] * 2 + [str(2**63 + 1)] * 2 + [str(2**63 + 2)] * 2
+
+
+@pytest.mark.slow
+def test_an_item_that_a_reason_points_to_keeps_its_number(numbered: Recommender) -> None:
+    listed = numbered.recommend(range(60), 8)
+    assert str(listed["reason_item_id"].dtype) == "Int64"
+    assert listed["reason_item_id"].notna().any()
+
+
+@pytest.mark.slow
+def test_whatever_a_list_holds_can_be_explained(numbered: Recommender) -> None:
+    whole = numbered.recommend(7, 10**9)
+    assert sorted(whole["item_id"]) == list(range(30))
+    assert "popular" in whole["source"].tolist()  # what fills a list up is no candidate
+    for item in whole["item_id"]:
+        row = numbered.explain(7, item)
+        pd.testing.assert_frame_equal(row, whole[whole["item_id"] == item].reset_index(drop=True))
+
+
+@pytest.mark.parametrize("kind", ["category", "object", "int64[pyarrow]"])
+def test_whole_numbers_stay_whole_in_any_column(kind: str) -> None:
+    ids = pd.Series([2**60 + 1, 2**60 + 2])
+    events = pd.DataFrame(
+        {"user_id": ids, "item_id": ids, "event_type": 1, "timestamp": pd.Timestamp("2024-01-01", tz="UTC")}
+    )
+    items = pd.DataFrame({"item_id": ids, "title": ["a", "b"]})
+    made = Dataset.from_frames(
+        events.astype({"user_id": kind, "item_id": kind}),
+        items.astype({"item_id": kind}),
+        event_weights={1: 2.0},  # type: ignore[dict-item]
+    )
+    assert made.items.ids.tolist() == ids.tolist()
+    assert made.users.ids.dtype == np.int64
+
+
+def test_a_split_that_settings_name_is_asked_for() -> None:
+    events = pd.DataFrame({
+        "user_id": ["u"] * 3, "item_id": ["a", "b", "a"], "event_type": "buy", "part": ["train", "valid", "test"],
+        "timestamp": pd.date_range("2024-01-01", periods=3, tz="UTC"),
+    })  # fmt: skip
+    items = pd.DataFrame({"item_id": ["a", "b"], "title": ["a", "b"]})
+    data = {"events": "e", "items": "i", "event_weights": {"buy": 1}, "split_column": "part"}
+    with pytest.raises(ConfigError, match=r"the data set has no split; give from_frames\(..., split_column='part'\)"):
+        Recommender(parse_config({"data": data})).fit(Dataset.from_frames(events, items))
+    split = Dataset.from_frames(events, items, split_column="part").split
+    assert split is not None
+    assert split.tolist() == [0, 1, 2]
+
+
+@pytest.mark.slow
 def test_one_id_alone_is_one_id(numbered: Recommender) -> None:
     assert numbered.recommend("12", 4)["user_id"].tolist() == [12] * 4
     pd.testing.assert_frame_equal(numbered.recommend(12, 4), numbered.recommend([12], 4))
-    assert numbered.similar("13", 2)["item_id"].tolist() == ["13"] * 2
+    assert numbered.similar("13", 2)["item_id"].tolist() == [13] * 2
+    assert numbered.similar([], 2).columns.tolist() == ["item_id", "similar_item_id", "score"]
+    assert numbered.recommend(np.array(12), 4)["user_id"].tolist() == [12] * 4
+    with pytest.raises(
+        DataError, match=r"user ids: a frame is no list of ids; give its column, such as frame\['user_id'\]"
+    ):
+        numbered.recommend(pd.DataFrame({"user_id": [7]}), 4)
     assert (
         numbered.similar(np.int64(13), 2)["similar_item_id"].tolist()
         == numbered.similar([13], 2)["similar_item_id"].tolist()
@@ -170,18 +233,6 @@ def test_a_list_of_less_than_one_is_refused(numbered: Recommender, k: int) -> No
     for ask in (numbered.recommend, numbered.similar):
         with pytest.raises(ConfigError, match=f"k: '{k}' is no length of a list; ask for 1 item or more"):
             ask([7], k)
-
-
-@pytest.mark.slow
-def test_every_candidate_is_explained_and_no_other(numbered: Recommender) -> None:
-    snapshot = numbered._fitted()[2]
-    candidates = gather(snapshot, snapshot.histories.of_users(np.array([7])))
-    assert 3 < len(candidates.item_pos) < 30
-    for item in candidates.item_pos:
-        assert len(numbered.explain(7, int(item))) == 1
-    other = np.setdiff1d(np.arange(30), candidates.item_pos)[0]
-    with pytest.raises(DataError, match="no source puts it forward"):
-        numbered.explain(7, int(other))
 
 
 @pytest.mark.slow
@@ -218,6 +269,26 @@ def test_items_without_text_are_like_none() -> None:
     assert (pointed % 3 > 0).all()
     assert listed["item_id"].isin([28, 29]).any()
     assert 27 not in listed["item_id"].to_numpy()  # nothing at all is known of it
+    with pytest.raises(DataError, match="item '27' is in no list of user '7', however long"):
+        model.explain(7, 27)
+
+
+@pytest.mark.slow
+def test_a_shop_of_sessions_trains_a_model_that_opens(tmp_path: Path) -> None:
+    session = np.repeat(np.arange(400), 3)  # nobody in the ranker's window was there before
+    events = pd.DataFrame({
+        "user_id": session, "item_id": np.random.default_rng(0).integers(0, 30, 1200), "event_type": "buy",
+        "timestamp": pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(session * 360 + np.tile([0, 1, 2], 400), "min"),
+    })  # fmt: skip
+    items = pd.DataFrame({"item_id": range(30), "title": [f"thing {i % 7} of {i % 5}" for i in range(30)]})
+    settings = {
+        "data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}, "cf": {"factors": 4}, "ranker": {"trees": 5},
+        "text": {"epochs": 0, "head_steps": 5},
+    }  # fmt: skip
+    model = Recommender(parse_config(settings)).fit(Dataset.from_frames(events, items))
+    model.model.save(tmp_path)
+    assert Model.load(tmp_path).ranker.calibration is None
+    assert model.recommend([3], 4)["p"].isna().all()
 
 
 def test_users_are_read_by_ones_own_name_of_the_column(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Batches of the text tower: what counts as history, target and mask, counted by hand or by a slow loop."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,24 @@ def rows_of(batch: Batch) -> dict[int, list[float]]:
     return found
 
 
+def test_a_history_weighs_what_scoring_weighs() -> None:
+    h = replace(one_user([0, 1, 2], [1, 2, 3]), weight=np.array([1, 7, 1], np.float32))
+    batch = BatchSampler(h, decay=0.5).draw(3, np.random.default_rng(0))
+    assert batch is not None
+    before = h.before(3 * DAY_US).decayed(0.5).toarray()[0]  # 1/2 of item 0, all of item 1, which counts log2(8)
+    np.testing.assert_allclose(rows_of(batch)[2], before / before.sum(), atol=1e-6)
+    np.testing.assert_allclose(before, [0.5, 3, 0])
+
+
+def test_texts_that_fill_a_batch_up_are_said_to_be_as_likely_as_they_are() -> None:
+    item, user, day = np.array([0, 1] * 30), np.repeat(np.arange(30), 2), np.array([1, 2] * 30)
+    h = Histories.build(user, item, day * DAY_US, np.ones(60, np.float32), n_users=30, n_items=100, as_of=99 * DAY_US)
+    batch = BatchSampler(h, 0.7).draw(50, np.random.default_rng(0))
+    assert batch is not None
+    assert batch.texts[:2].tolist() == [0, 1]
+    np.testing.assert_allclose(np.exp(batch.log_inclusion[2:]), 48 / 98, atol=1e-6)  # 48 of the 98 that nobody took
+
+
 def test_one_user_with_three_moments_by_hand() -> None:
     batch = BatchSampler(one_user([0, 1, 2, 3], [1, 2, 2, 3]), decay=0.5).draw(4, np.random.default_rng(0))
     assert batch is not None
@@ -61,7 +80,8 @@ def test_all_events_of_everybody_are_what_a_slow_loop_makes_of_them(monkeypatch:
             continue
         weights, masked = np.zeros(60), np.zeros(60, dtype=bool)
         before = mine[(h.step[mine] > h.step[row]) & (h.item_pos[mine] != h.item_pos[row])]
-        np.add.at(weights, h.item_pos[before], 0.7 ** (h.step[before] - h.step[before].min(initial=99)))
+        decayed = 0.7 ** (h.step[before] - h.step[before].min(initial=99))
+        np.add.at(weights, h.item_pos[before], decayed * np.log2(1 + h.weight[before]))
         masked[h.item_pos[mine]] = True
         masked[h.item_pos[row]] = False
         expected.append((h.item_pos[row], h.weight[row], weights / max(weights.sum(), 1e-12), masked))
