@@ -97,8 +97,8 @@ class Dataset:
         config = DataConfig(
             events="frame", items="frame", event_weights=weights, timezone=timezone, split_column=split_column
         )
-        events, items = _with_plain_ids(events), _with_plain_ids(_joined(items))
-        tables = clean_tables(events, items, config, moment, None if users is None else _with_plain_ids(_joined(users)))
+        events, items = _plain(events, with_objects=False), _plain(items)  # objects of millions of events take minutes
+        tables = clean_tables(events, items, config, moment, None if users is None else _plain(users))
         newest = pd.Timestamp(tables.log.newest, unit="us", tz="UTC")
         return cls.from_tables(tables, moment or newest + pd.Timedelta("1us"))
 
@@ -258,17 +258,15 @@ def _all_count_1(types: list[str]) -> str:
     )
 
 
-def _with_plain_ids(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(**{c: unwrapped(frame[c]) for c in ("user_id", "item_id") if c in frame})
-
-
-def _joined(frame: pd.DataFrame) -> pd.DataFrame:
-    """Lists of words as one text each, joined as `features.read` joins them: the same table gives the same texts."""
-    kinds = {c: kind for c, kind in frame.dtypes.items() if isinstance(c, str)}
-    nested = [c for c, kind in kinds.items() if is_object_dtype(kind) or str(kind).startswith(_LISTS)]
+def _plain(frame: pd.DataFrame, with_objects: bool = True) -> pd.DataFrame:
+    """Names as text, whole numbers as whole ids, lists of words as one text each, as `features.read` joins them."""
+    frame = frame.rename(columns=str)
+    kinds = frame.dtypes.items()
+    nested = [str(c) for c, kind in kinds if str(kind).startswith(_LISTS) or (with_objects and is_object_dtype(kind))]
     texts = {c: [_as_text(value) for value in frame[c]] for c in nested}
     # as objects still: text with a lone surrogate is mended later, and would not fit a column of text
-    return frame.assign(**{c: pd.Series(values, frame.index, dtype=object) for c, values in texts.items()})
+    frame = frame.assign(**{c: pd.Series(values, frame.index, dtype=object) for c, values in texts.items()})
+    return frame.assign(**{c: unwrapped(frame[c]) for c in ("user_id", "item_id") if c in frame})
 
 
 def _as_text(value: object) -> object:

@@ -167,6 +167,7 @@ def test_whole_numbers_stay_whole_in_any_column(kind: str) -> None:
         {"user_id": ids, "item_id": ids, "event_type": 1, "timestamp": pd.Timestamp("2024-01-01", tz="UTC")}
     )
     items = pd.DataFrame({"item_id": ids, "title": ["a", "b"]})
+    events[0] = pd.Series([["x"], ["y"]], dtype=pd.ArrowDtype(pa.list_(pa.string())))  # a column more, of whatever name
     made = Dataset.from_frames(
         events.astype({"user_id": kind, "item_id": kind}),
         items.astype({"item_id": kind}),
