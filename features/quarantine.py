@@ -1,6 +1,7 @@
 """Rows that cannot be trusted: which, why, and when there are too many of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,10 +80,15 @@ class Refused:
             "file": self.frame["_file"].iloc[at].astype("str").to_numpy(),
             "row": self.frame["_row"].to_numpy(dtype=np.int64)[at],
             "column": self.column[at].astype(str),
-            "value": [shown(self.frame[c].iloc[i]) for c, i in zip(self.column[at], at, strict=True)],
+            "value": [_told(self.frame[c].iloc[i]) for c, i in zip(self.column[at], at, strict=True)],
             "reason": self.reason[at].astype(str),
         }
         return pd.DataFrame(columns)
+
+
+def _told(value: Any) -> str:
+    """A value as it may stand in a message; what is missing is no text 'nan'."""
+    return "null" if pd.api.types.is_scalar(value) and pd.isna(value) else shown(value)
 
 
 def with_places(frame: pd.DataFrame) -> pd.DataFrame:

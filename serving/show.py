@@ -163,7 +163,7 @@ def _print_user(
     had = set(history["item_id"])
     table = Table(title=Text(f"user {plain(user)}: {len(history):,} events"), title_justify="left")
     for heading in ("", "item", "title", "new", "p", "source", "reason"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold" if heading == "item" else "ellipsis")  # half an id is none
     last = history.drop_duplicates("item_id").head(5)
     for item, when in zip(last["item_id"], last["timestamp"], strict=True):
         table.add_row("had", _cell(item), _cell(titles.get(item, "")), "", "", "", f"{when:%Y-%m-%d}", style="dim")

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from recsys.errors import DataError
-from recsys.schema import EVENTS, ITEMS, TableSchema, nearest, recommendation_schema, require_columns
+from recsys.schema import EVENTS, ITEMS, TableSchema, lists_frame, nearest, recommendation_schema, require_columns
 
 
 def test_required_columns_suffice_and_extra_ones_are_carried() -> None:
@@ -54,3 +54,11 @@ def test_recommendations_keep_the_type_of_ids(kind: pa.DataType) -> None:
     assert schema.field("item_id").type == schema.field("reason_item_id").type == kind
     assert schema.field("user_id").type == pa.string()
     assert schema.names[:5] == ["user_id", "item_id", "rank", "score", "p"]
+
+
+def test_an_id_that_some_rows_lack_never_goes_through_float() -> None:
+    ids = [2**60 + 1, None]
+    frame = lists_frame(pa.table({"item_id": [2**60 + 1, 7], "reason_item_id": pa.array(ids, pa.int64())}))
+    assert frame["item_id"].dtype == "int64"
+    assert frame["reason_item_id"].iloc[0] == 2**60 + 1
+    assert frame["reason_item_id"].isna().tolist() == [False, True]

@@ -18,3 +18,15 @@ def test_an_id_that_looks_like_markup_is_shown_as_it_is() -> None:
     _print_user("[/x]", mine, history, items, Console(file=out, width=120), 5)
     assert "user [/x]: 1 events" in out.getvalue()
     assert "[red]tea[/b]" in out.getvalue()
+
+
+def test_a_long_id_is_shown_whole_on_a_narrow_terminal() -> None:
+    out, item = io.StringIO(), 2**60 + 1
+    history = pd.DataFrame({"item_id": [item], "timestamp": pd.to_datetime(["2024-01-01"], utc=True)})
+    mine = pd.DataFrame({
+        "item_id": [item], "rank": [1], "score": [1.0], "p": [0.5], "source": ["text"], "reason": ["like what was bought"],
+    })  # fmt: skip
+    items = pd.DataFrame({"item_id": [item], "title": ["a title of many words"]})
+    _print_user("u", mine, history, items, Console(file=out, width=60), 5)
+    cells = [line.split("│")[2].strip() for line in out.getvalue().splitlines() if line.startswith("│")]
+    assert "".join(cells) == str(item) * 2
