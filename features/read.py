@@ -273,7 +273,25 @@ def _csv(opened: Callable[[], pa.NativeFile], name: str, rows: int) -> Iterator[
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
     )
     with pacsv.open_csv(opened(), read, parse, convert) as reader:
-        yield from _cut(reader.schema, reader, rows)
+        n_rows, last = 0, pa.scalar(None)
+        for table in _cut(reader.schema, reader, rows):
+            n_rows, last = n_rows + len(table), table.columns[-1][-1] if len(table) else last
+            yield table
+    if "\n" in (text := str(last)) and not _is_closed(opened):
+        raise DataError(
+            f"{name}: row {n_rows - 1}, column {shown(names[-1])}: a quote is opened and never closed, so that all rows "
+            f"from there on are read as one text, {shown(text)}; close it, or double each quote that belongs to a text"
+        )
+
+
+def _is_closed(opened: Callable[[], pa.NativeFile]) -> bool:
+    """Whether a CSV ends behind a closing quote; inside a text quotes are doubled, so that an open one ends in none or two."""
+    tail = b""
+    with opened() as source:
+        while block := source.read(2**20):
+            tail = (tail + block)[-(2**16) :]
+    tail = tail.rstrip(b"\r\n")
+    return (len(tail) - len(tail.rstrip(b'"'))) % 2 == 1
 
 
 def _refuse_other_separators(start: bytes, name: str) -> None:

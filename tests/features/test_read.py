@@ -178,3 +178,23 @@ def test_a_mapping_that_lacks_a_blank_is_told_where(tmp_path: Path) -> None:
     path = write(tmp_path / "items.parquet", **{"Kunde ": ["1"]}, title=["Tea"])
     with pytest.raises(DataError, match=r'did you mean "Kunde " \(with the blank at its end\)'):
         read_table(str(path), ITEMS, config({"items": {"item_id": "Kunde"}}))
+
+
+OPEN = 'item_id,price,title\n1,2,Tea\n2,3,"Screen, 15"" wide\n3,4,Oil\n4,5,Salt{end}\n\n'
+
+
+@pytest.mark.parametrize("end", ["", ' 7""'])
+@pytest.mark.parametrize("name", ["items.csv", "items.csv.gz"])
+def test_a_quote_that_is_never_closed_is_named_with_its_row(tmp_path: Path, name: str, end: str) -> None:
+    content = OPEN.format(end=end).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(
+        DataError, match=rf"{name}: row 1, column 'title': .*never closed.*Screen, 15.*double each quote"
+    ):
+        read_table(str(tmp_path), ITEMS, config())
+
+
+@pytest.mark.parametrize("end", ['"', '"""', '"\r\n', '"\n\n'])
+def test_a_last_text_of_several_lines_that_is_closed_is_read(tmp_path: Path, end: str) -> None:
+    (tmp_path / "items.csv").write_text(f'item_id,title\n1,Tea\n2,"green\nor black{end}')
+    assert read_table(str(tmp_path), ITEMS, config())["item_id"].tolist() == ["1", "2"]
