@@ -19,6 +19,7 @@ _HAS_ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 _FLAGS = {"true": True, "t": True, "yes": True, "y": True, "1": True, "1.0": True} | {
     "false": False, "f": False, "no": False, "n": False, "0": False, "0.0": False,
 }  # fmt: skip
+_NO_ID = (bool, np.bool_, bytes, dict, list, tuple, np.ndarray)
 _NOTHING = ("", "nan", "<na>", "na", "n/a", "null", "none", "\\n")
 
 
@@ -26,11 +27,18 @@ def clean_ids(values: pd.Series, place: str) -> pd.Series:
     """Integers stay integers (Int64 or UInt64), everything else becomes text; never via float.
 
     Raises:
-        DataError: the column holds floating-point numbers, be it as text.
+        DataError: the column holds floating-point numbers, be it as text, or what is no id: bytes, flags, lists, structs.
     """
     if pd.api.types.is_float_dtype(values.dtype) and values.notna().any():
         raise DataError(
             f"{place}: {values.name} holds floating-point numbers, such as {_first(values)}, which lose digits; "
+            "export ids as integers or text"
+        )
+    is_plain = not (values.dtype == object or pd.api.types.is_bool_dtype(values.dtype))
+    wrong = None if is_plain else next((value for value in values if isinstance(value, _NO_ID)), None)
+    if wrong is not None:
+        raise DataError(
+            f"{place}: {values.name} holds values of type {type(wrong).__name__}, such as {shown(wrong)}; "
             "export ids as integers or text"
         )
     if pd.api.types.is_integer_dtype(values.dtype):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import UUID
 
 import fsspec
 import numpy as np
@@ -312,8 +313,12 @@ def _cut(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Ite
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dictionaries decoded, bytes and whole decimals as text, lists of words joined by commas."""
+    """Dictionaries decoded, UUIDs, bytes and whole decimals as text, lists of words joined by commas."""
     kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
+    if pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16:
+        return _uuids(column)
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type))
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
@@ -324,6 +329,13 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if is_list and (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):
         return pc.binary_join(column, ", ")
     return column
+
+
+def _uuids(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """UUIDs, 16 bytes each, as people write them; each is written once, as a user has many events."""
+    encoded = column.combine_chunks().dictionary_encode()
+    texts = pa.array([str(UUID(bytes=value)) for value in encoded.dictionary.to_pylist()], pa.string())
+    return pa.chunked_array([texts.take(encoded.indices)])
 
 
 def _frame(table: pa.Table, file: str, schema: TableSchema, config: DataConfig) -> pd.DataFrame:

@@ -31,6 +31,18 @@ def test_integers_that_a_gap_made_floating_are_refused_as_text_too() -> None:
         clean_ids(pd.Series(["100059.0", None, "7.0"], dtype="str", name="user_id"), "f.csv")
 
 
+@pytest.mark.parametrize("value", [b"\x00\xff", {"id": 1}, ["a"], np.array([1]), True])
+def test_ids_that_are_no_text_are_refused_with_their_type(value: object) -> None:
+    given = pd.Series([None, value], dtype=object, name="user_id")
+    with pytest.raises(DataError, match=rf"f: user_id holds values of type {type(value).__name__}, .*integers or text"):
+        clean_ids(given, "f")
+
+
+def test_flags_are_no_ids() -> None:
+    with pytest.raises(DataError, match="user_id holds values of type bool"):
+        clean_ids(pd.Series([True, None], dtype="boolean", name="user_id"), "f")
+
+
 def test_a_few_ids_that_look_like_floating_numbers_are_text() -> None:
     given = pd.Series(["1.0", "2.5", "v3.0", "x"], dtype="str", name="item_id")
     assert clean_ids(given, "f.csv").tolist() == given.tolist()

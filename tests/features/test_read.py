@@ -2,6 +2,7 @@ import gzip
 import os
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pandas as pd
 import pyarrow as pa
@@ -80,6 +81,15 @@ def test_bytes_dictionaries_and_lists_become_text(tmp_path: Path) -> None:
     )  # fmt: skip
     row = read_table(str(path), ITEMS, config()).iloc[0]
     assert (row["item_id"], row["title"], row["tags"]) == ("a", "Tea", "hot, green")
+
+
+@pytest.mark.parametrize("kind", [pa.uuid(), pa.binary(16), pa.dictionary(pa.int8(), pa.binary(16))])
+def test_uuids_are_read_as_people_write_them(tmp_path: Path, kind: pa.DataType) -> None:
+    ids = pa.array([UUID(int=1).bytes, None, UUID(int=1).bytes], pa.binary(16))
+    ids = ids.dictionary_encode() if pa.types.is_dictionary(kind) else ids.cast(kind)
+    path = write(tmp_path / "items.parquet", item_id=ids, title=["Tea"] * 3)
+    found = read_table(str(path), ITEMS, config())["item_id"]
+    assert found.fillna("").tolist() == [str(UUID(int=1)), "", str(UUID(int=1))]
 
 
 def test_bytes_that_are_no_utf8_are_refused_with_the_file(tmp_path: Path) -> None:
