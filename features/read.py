@@ -30,6 +30,11 @@ NOT_READ = (
 )  # fmt: skip
 """Endings of files that may hold rows: beside tables they are refused, as nobody would miss these rows."""
 
+_LISTS = (
+    pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view, pa.types.is_large_list_view,
+)  # fmt: skip
+_WORDS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+
 
 def read_table(place: str, schema: TableSchema, config: DataConfig) -> pd.DataFrame:
     """A table from a Parquet or CSV file, a folder, a glob or a URL; see `read_chunks`."""
@@ -325,10 +330,22 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.large_string())
     if pa.types.is_decimal(kind) and kind.scale == 0:
         return column.cast(pa.string())
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if is_list and (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):
-        return pc.binary_join(column, ", ")
+    if any(is_list(kind) for is_list in _LISTS):
+        value = kind.value_type.value_type if pa.types.is_dictionary(kind.value_type) else kind.value_type
+        if any(is_word(value) for is_word in _WORDS):
+            return pa.chunked_array([_joined(lists) for lists in column.chunks], pa.string())
     return column
+
+
+def _joined(lists: pa.Array) -> pa.Array:
+    """Each list of words as one text; null words are left out, a null list stays null."""
+    words, rows = pc.list_flatten(lists), pc.list_parent_indices(lists)
+    is_there = words.is_valid()
+    n_words = np.bincount(rows.filter(is_there), minlength=len(lists))
+    bounds = pa.array(np.concatenate([[0], np.cumsum(n_words)]), pa.int32())
+    # the lists are made anew as there is no join for long texts, nor one that leaves nulls out
+    texts = pc.binary_join(pa.ListArray.from_arrays(bounds, words.filter(is_there).cast(pa.string())), ", ")
+    return pc.if_else(lists.is_valid(), texts, None)
 
 
 def _uuids(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -92,6 +92,26 @@ def test_uuids_are_read_as_people_write_them(tmp_path: Path, kind: pa.DataType) 
     assert found.fillna("").tolist() == [str(UUID(int=1)), "", str(UUID(int=1))]
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.string()), pa.list_(pa.large_string()), pa.large_list(pa.large_string()), pa.list_(pa.string(), 2),
+        pa.list_(pa.dictionary(pa.int32(), pa.string())),
+    ],
+)  # fmt: skip
+def test_lists_of_words_become_text_without_their_gaps(tmp_path: Path, kind: pa.DataType) -> None:
+    lists = [["tea", None], ["hot", "green"], [None, None]]
+    path = write(tmp_path / "items.parquet", item_id=list("abc"), title=["Tea"] * 3, tags=pa.array(lists, kind))
+    assert read_table(str(path), ITEMS, config())["tags"].tolist() == ["tea", "hot, green", ""]
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.string()])
+def test_a_list_without_words_is_empty_text_and_no_list_is_null(tmp_path: Path, kind: pa.DataType) -> None:
+    tags = pa.array([[], None], pa.list_(kind))
+    path = write(tmp_path / "items.parquet", item_id=["a", "b"], title=["Tea", "Oil"], tags=tags)
+    assert read_table(str(path), ITEMS, config())["tags"].fillna("(null)").tolist() == ["", "(null)"]
+
+
 def test_bytes_that_are_no_utf8_are_refused_with_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "items.parquet", item_id=pa.array([b"\xff"]), title=["Tea"])
     with pytest.raises(DataError, match=r"items\.parquet"):
