@@ -37,6 +37,7 @@ __all__ = ["DataReport", "Tables", "clean_tables", "load_tables"]
 
 TEXTS = ("title", "description", "brand", "category", "tags", "language")
 NUMBERS = ("quantity", "price", "rating")
+MOST_WEIGHT = 1_000_000  # weights are added up as float32, where a much larger one drowns the others, or is infinite
 
 
 @dataclass(frozen=True)
@@ -221,8 +222,8 @@ def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: p
     refused.add("item_id", ~is_known, "item is not in the items table")
     if "weight" in raw:
         clean["weight"] = clean_numbers(raw["weight"])
-        is_weight = np.isfinite(clean["weight"]) & (clean["weight"] >= 0)
-        refused.add("weight", ~is_weight.to_numpy(), "weight is no number from 0 up")
+        is_weight = clean["weight"].between(0, MOST_WEIGHT)
+        refused.add("weight", ~is_weight.to_numpy(), f"weight is no number from 0 to {MOST_WEIGHT:,}")
     for column in (c for c in NUMBERS if c in raw):
         clean[column] = clean_numbers(raw[column])
         refused.add(column, is_no_number(raw[column], clean[column]), NO_NUMBER)
