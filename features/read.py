@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from recsys.config import DataConfig
 from recsys.errors import DataError, RecsysError, ResourceError, plain, public, shown
-from recsys.schema import TableSchema, nearest, quoted, require_columns, table_of, told_apart
+from recsys.schema import TableSchema, columns_of, nearest, quoted, require_columns, table_of, told_apart
 
 CHUNK = 500_000  # rows
 CSV_BLOCK = 16 * 2**20  # bytes parsed at a time; a row must fit
@@ -356,11 +356,10 @@ def _uuids(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _frame(table: pa.Table, file: str, schema: TableSchema, config: DataConfig) -> pd.DataFrame:
-    names = _our_names(table.column_names, file, schema.name, config)
-    require_columns(schema, names, file)
-    table = table.rename_columns(names)
-    table = table.select([c for c in names if not c.startswith("__index_level_")])  # pandas left it there
-    frame = table.to_pandas(types_mapper=_nullable, ignore_metadata=True)
+    named = _our_names(table.column_names, file, schema.name, config)
+    require_columns(schema, [ours for _, ours in named], file)
+    kept = {ours: table.column(at) for at, ours in named if not ours.startswith("__index_level_")}  # left by pandas
+    frame = pa.table(kept).to_pandas(types_mapper=_nullable, ignore_metadata=True)
     for column in frame.columns[[isinstance(kind, pd.DatetimeTZDtype) for kind in frame.dtypes]]:
         frame[column] = frame[column].dt.tz_convert("UTC")
     return frame
@@ -375,13 +374,18 @@ def _nullable(kind: pa.DataType) -> Any:
     return pd.UInt64Dtype() if pa.types.is_uint64(kind) else pd.Int64Dtype()
 
 
-def _our_names(present: list[str], file: str, table: str, config: DataConfig) -> list[str]:
-    """The file's columns under our names; a mapped column pushes aside one that has our name already.
+def _our_names(present: list[str], file: str, table: str, config: DataConfig) -> list[tuple[int, str]]:
+    """The file's columns, by position, under our names; one that is mapped to several of ours is each of them.
+
+    A mapped column pushes aside one that has our name already. Of the mappings for every table those count whose column
+    this table knows, or no table does; users may have any.
 
     Raises:
         DataError: a mapping for this table, or one that no other table could want, names a column that is not there.
     """
-    common = {ours: theirs for ours, theirs in config.columns.items() if isinstance(theirs, str)}
+    elsewhere = set() if table == "users" else set(columns_of()) - set(columns_of(table))
+    shared = {ours: theirs for ours, theirs in config.columns.items() if isinstance(theirs, str)}
+    common = {ours: theirs for ours, theirs in shared.items() if ours not in elsewhere}
     own = config.columns.get(table, {})
     own = own if isinstance(own, dict) else {}
     wanted = {ours: theirs for ours, theirs in common.items() if table_of(ours) == table and ours not in present}
@@ -391,9 +395,12 @@ def _our_names(present: list[str], file: str, table: str, config: DataConfig) ->
             hint = f"did you mean {told_apart(near)}?" if near else f"found {', '.join(map(shown, present[:20]))}"
             where = f"data.columns.{table}" if ours in own else "data.columns"
             raise DataError(f"{file}: no column {quoted(theirs)}, which [{where}] names for {ours}; {hint}")
-    ours_of = {theirs: ours for ours, theirs in (common | own).items() if theirs in present}
-    pushed = {ours for theirs, ours in ours_of.items() if theirs != ours}
-    return [ours_of.get(c, f"{c} (not mapped)" if c in pushed else c) for c in present]
+    theirs_of = {ours: theirs for ours, theirs in (common | own).items() if theirs in present}
+    named = []
+    for at, column in enumerate(present):
+        ours_of = [ours for ours, theirs in theirs_of.items() if theirs == column]
+        named += [(at, ours) for ours in ours_of or [f"{column} (not mapped)" if column in theirs_of else column]]
+    return named
 
 
 def _check_same_kinds(frame: pd.DataFrame, file: str, schema: TableSchema, kinds: dict[str, tuple[str, str]]) -> None:

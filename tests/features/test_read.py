@@ -228,3 +228,18 @@ def test_a_quote_that_is_never_closed_is_named_with_its_row(tmp_path: Path, name
 def test_a_last_text_of_several_lines_that_is_closed_is_read(tmp_path: Path, end: str) -> None:
     (tmp_path / "items.csv").write_text(f'item_id,title\n1,Tea\n2,"green\nor black{end}')
     assert read_table(str(tmp_path), ITEMS, config())["item_id"].tolist() == ["1", "2"]
+
+
+def test_a_column_mapped_to_two_of_ours_is_both(tmp_path: Path) -> None:
+    path = write(tmp_path / "items.parquet", item_id=["1"], title=["Tea"], vendor=["Kusmi"])
+    row = read_table(str(path), ITEMS, config({"items": {"brand": "vendor", "tags": "vendor"}})).iloc[0]
+    assert (row["brand"], row["tags"]) == ("Kusmi", "Kusmi")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_each_table_takes_its_own_of_two_mappings_to_one_name(tmp_path: Path, order: int) -> None:
+    columns = dict([("timestamp", "ts"), ("created_at", "ts")][::order])
+    events = write(tmp_path / "e.parquet", user_id=["u"], item_id=["1"], event_type=["buy"], ts=["2024-01-01"])
+    items = write(tmp_path / "i.parquet", item_id=["1"], title=["Tea"], ts=["2023-01-01"])
+    assert list(read_table(str(events), EVENTS, config(columns)))[3:4] == ["timestamp"]
+    assert list(read_table(str(items), ITEMS, config(columns)))[2:3] == ["created_at"]
