@@ -123,10 +123,14 @@ def files_of(place: str, name: str) -> tuple[Any, list[str]]:
 
 
 def _found(filesystem: Any, path: str) -> tuple[str, list[str]]:
-    """The folder that a path stands for, and the files in it that may be tables; nothing where nothing is."""
+    """What somebody named of a path, and the files there that may be tables; nothing where nothing is.
+
+    Of a pattern that is all before its first wildcard. A local path that is there is no pattern, whatever it holds.
+    """
     wild = "*[" if "://" in path else "*?["  # in a URL a question mark is what signatures stand behind
-    if any(c in path for c in wild):
-        return "", filesystem.glob(path)
+    is_there = isinstance(filesystem, LocalFileSystem) and filesystem.exists(path)
+    if not is_there and (wildcards := [path.index(c) for c in wild if c in path]):
+        return path[: min(wildcards)], filesystem.glob(path)
     if filesystem.isdir(path):
         return path, [f for f in filesystem.find(path) if _ends(f, ".parquet", *CSV, *NOT_READ)]
     return posixpath.dirname(path), [path] if _exists(filesystem, path) else []

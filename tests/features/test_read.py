@@ -43,6 +43,20 @@ def test_a_glob_and_a_url_find_the_same_file(tmp_path: Path) -> None:
         assert read_table(place, ITEMS, config())["item_id"].tolist() == [1]
 
 
+@pytest.mark.parametrize("folder", ["_exports", ".data/in"])
+def test_a_glob_may_name_what_a_search_would_pass_over(tmp_path: Path, folder: str) -> None:
+    write(tmp_path / folder / "items-1.parquet", item_id=[1], title=["Tea"])
+    write(tmp_path / folder / "_items-2.parquet", item_id=[2], title=["Oil"])
+    assert read_table(f"{tmp_path}/{folder}/*.parquet", ITEMS, config())["item_id"].tolist() == [1]
+
+
+@pytest.mark.parametrize("name", ["shop[1]", "what?", "a*b"])
+def test_a_local_path_that_is_there_is_no_pattern(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name / "items.parquet", item_id=[1], title=["Tea"])
+    for place in (tmp_path / name, tmp_path / name / "items.parquet"):
+        assert read_table(str(place), ITEMS, config())["item_id"].tolist() == [1]
+
+
 @pytest.mark.parametrize("place", ["/nowhere/items.parquet", "nosuchprotocol://x/items.parquet"])
 def test_nothing_there_is_a_data_error_that_names_the_setting(place: str) -> None:
     with pytest.raises(DataError, match=rf"{place}.*data\.items"):
