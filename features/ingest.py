@@ -166,16 +166,21 @@ class _Events:
 
 
 def _clean_once(raw: pd.DataFrame, table: str, key: str, refused: Refused | None = None) -> Checked:
-    """Rows with a good id, each id once; a row that repeats another in full is no error."""
+    """Rows with a good id, each id once; a row that repeats another in full is no error.
+
+    Of good rows with one id that of the least hash stays, in whatever order they come.
+    """
     refused = refused or Refused(table, raw)
     ids = clean_ids(raw[key], place_of(raw, table))
     frame = raw.drop(columns=PLACES).assign(**{key: ids})
     refused.add(key, is_bad_id(ids), "null, blank or overlong id")
     refused.add(key, has_control(ids), "control character in the id")
-    same = pd.DataFrame({"id": ids, "hash": _row_hashes(frame)}).duplicated().to_numpy() & ~refused.mask
-    good = pd.Series(~refused.mask & ~same)
-    refused.add(key, ids[good].duplicated().reindex(ids.index, fill_value=False).to_numpy(), "id is there already")
-    kept = frame[~refused.mask & ~same]
+    good = pd.DataFrame({"id": ids, "hash": _row_hashes(frame[sorted(frame.columns)])})[~refused.mask]
+    same = good.duplicated()
+    once = good[~same].sort_values("hash")
+    again = once["id"].duplicated()
+    refused.add(key, ids.index.isin(once.index[again]), "id is there already")
+    kept = frame.loc[once.index[~again]]
     kept = kept.assign(**{key: settled_ids(kept[key])}).sort_values(key, kind="stable", ignore_index=True)
     return Checked(table, kept, refused.rows(), len(raw), int(same.sum()))
 

@@ -317,3 +317,19 @@ def test_a_label_that_never_occurs_is_told_with_the_type_it_may_mean(tmp_path: P
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "labels that never occur" in printed
     assert "'veiw' (did you mean 'view'?), 'rent\\x1b'" in printed
+
+
+def test_which_of_two_rows_with_one_id_stays_is_no_matter_of_order(tmp_path: Path) -> None:
+    items = pd.concat([ITEMS, ITEMS.assign(title="other")], ignore_index=True)
+    one, two = (load_tables(config(tmp_path, events(), table, max_bad_share=0.5)) for table in (items, items[::-1]))
+    pd.testing.assert_frame_equal(one.items, two.items)
+    assert one.sha256 == two.sha256
+    assert len(one.quarantine) == len(two.quarantine) == 3
+
+
+@pytest.mark.parametrize("prices", [["dear", None], [None, "dear"]])
+def test_a_good_row_is_no_repeat_of_a_refused_one(tmp_path: Path, prices: list[Any]) -> None:
+    items = pd.concat([ITEMS, ITEMS[:1]], ignore_index=True).assign(price=[prices[0], "1", "1", prices[1]])
+    tables = load_tables(config(tmp_path, events(), items, max_bad_share=0.5))
+    assert tables.items["item_id"].tolist() == ["a", "b", "c"]
+    assert tables.quarantine["reason"].tolist() == ["unreadable number"]
