@@ -2,10 +2,12 @@
 
 import errno
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 from uuid import UUID
 
 import fsspec
@@ -24,6 +26,7 @@ from recsys.schema import TableSchema, columns_of, nearest, quoted, require_colu
 CHUNK = 500_000  # rows
 CSV_BLOCK = 16 * 2**20  # bytes parsed at a time; a row must fit
 CSV = (".csv", ".csv.gz")
+NULL_PART = "__HIVE_DEFAULT_PARTITION__"  # Spark and Hive write it for null in the name of a folder
 NOT_READ = (
     ".json", ".jsonl", ".ndjson", ".txt", ".tsv", ".xls", ".xlsx", ".ods", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar",
     ".orc", ".feather", ".arrow", ".avro",
@@ -90,7 +93,7 @@ def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -
     for file, name in zip(files, names, strict=True):
         n_read = 0
         for table in _arrow_tables(filesystem, file, name, rows):
-            frame = _frame(table, name, schema, config)
+            frame = _frame(_with_parts(table, file), name, schema, config)
             _check_same_kinds(frame, name, schema, kinds)
             frame["_file"] = pd.Categorical.from_codes(
                 np.zeros(len(frame), np.int8), categories=pd.Index([posixpath.relpath(name, root)])
@@ -98,6 +101,15 @@ def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -
             frame["_row"] = np.arange(n_read, n_read + len(frame))
             n_read += len(frame)
             yield frame
+
+
+def _with_parts(table: pa.Table, file: str) -> pa.Table:
+    """A table with what its folders say, as text: of `available=false/a.parquet` the file itself may not hold the column."""
+    for column, value in re.findall(r"(?<![^/])([^/=]+)=([^/]*)(?=/)", public(file)):
+        text = None if value == NULL_PART else unquote(value)
+        if (name := unquote(column)) not in table.column_names:
+            table = table.append_column(name, pa.repeat(pa.scalar(text, pa.string()), len(table)))
+    return table
 
 
 def files_of(place: str, name: str) -> tuple[Any, list[str]]:

@@ -37,6 +37,15 @@ def test_a_folder_reads_as_one_table_without_hidden_and_temporary_files(tmp_path
     assert frame["_row"].tolist() == [0, 0]
 
 
+def test_folders_that_name_a_value_make_a_column(tmp_path: Path) -> None:
+    for number, brand in enumerate(["M%26M=s", "__HIVE_DEFAULT_PARTITION__"]):
+        path = tmp_path / f"brand={brand}" / "available=false" / "p.parquet"
+        write(path, item_id=[number], title=["Tea"], available=pa.array([True]))
+    frame = read_table(str(tmp_path), ITEMS, config())
+    assert frame["brand"].fillna("(null)").tolist() == ["M&M=s", "(null)"]
+    assert frame["available"].tolist() == [True, True]  # what a file says itself counts
+
+
 def test_a_glob_and_a_url_find_the_same_file(tmp_path: Path) -> None:
     write(tmp_path / "items-1.parquet", item_id=[1], title=["Tea"])
     for place in (f"{tmp_path}/items-*.parquet", f"file://{tmp_path}/items-1.parquet"):
