@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 
 from features.clean import (
+    EARLIEST,
+    LATEST,
     clean_flags,
     clean_ids,
     clean_numbers,
@@ -20,6 +22,7 @@ from recsys.ids import IdMap
 from recsys.schema import IMPRESSIONS, require_columns
 
 _IDS = ("impression_id", "user_id", "item_id")
+_KEY = ["timestamp", "impression_id", "position", "user_id", "item_id"]  # rows that share it are one item shown once
 
 
 def load_impressions(
@@ -31,7 +34,7 @@ def load_impressions(
         users, items: clean ids, whose types the impressions take; an item must be one of these.
 
     Returns:
-        One row per item shown, by time, impression and position: `position` int64 from 1, `clicked` bool,
+        One row per item shown, by time, impression and position, repeated rows left out: `position` int64 from 1, `clicked` bool,
         `propensity` float64 where there is such a column. A propensity that is missing or no probability
         stays as it is: the off-policy estimates refuse it with the reason.
 
@@ -67,7 +70,9 @@ def clean_impressions(
     if items is not None:
         is_unknown = IdMap.from_values(items).positions(clean["item_id"]) < 0
         refused.add("item_id", is_unknown, "item is not in the items table")
-    refused.add("timestamp", clean["timestamp"].isna().to_numpy(), "unreadable time")
+    times = clean["timestamp"]
+    refused.add("timestamp", times.isna().to_numpy(), "unreadable time")
+    refused.add("timestamp", ((times < EARLIEST) | (times >= LATEST)).to_numpy(), "time out of range")
     clean["position"] = clean_numbers(raw["position"])
     is_place = (clean["position"] >= 1) & (clean["position"] % 1 == 0) & np.isfinite(clean["position"])
     refused.add("position", ~is_place.to_numpy(), "position is no whole number from 1")
@@ -78,8 +83,10 @@ def clean_impressions(
         clean["propensity"] = clean_numbers(raw["propensity"])
     if "policy" in raw:
         clean["policy"] = clean_texts(raw["policy"])
-    is_later = np.zeros(len(raw), dtype=bool) if as_of is None else (clean["timestamp"] >= as_of).to_numpy()
+    is_later = np.zeros(len(raw), dtype=bool) if as_of is None else (times >= as_of).to_numpy() & ~refused.mask
     kept = clean[~refused.mask & ~is_later].drop(columns=PLACES).astype({"position": "int64"})
     kept = kept.assign(**{column: settled_ids(kept[column]) for column in _IDS})
-    kept = kept.sort_values(["timestamp", "impression_id", "position"], kind="stable", ignore_index=True)
-    return Checked("impressions", kept, refused.rows(), len(raw), n_later=int(is_later.sum()))
+    kept = kept.sort_values([*_KEY, "clicked"], kind="stable")
+    is_repeat = kept.duplicated(_KEY, keep="last").to_numpy()  # a click stays, as of events a label does
+    kept = kept[~is_repeat].reset_index(drop=True)
+    return Checked("impressions", kept, refused.rows(), len(raw), int(is_repeat.sum()), int(is_later.sum()))

@@ -65,6 +65,8 @@ def test_a_csv_says_the_same_as_parquet(tmp_path: Path) -> None:
         ({"position": [1, 1.5, 1, 2]}, "whole number from 1"),
         ({"clicked": ["yes", "perhaps", "no", "yes"]}, "neither true nor false"),
         ({"clicked": [True, None, False, True]}, "neither true nor false"),
+        ({"timestamp": ["2024-03-01", "1970-01-01", "2024-03-01", "2024-03-01"]}, "time out of range"),
+        ({"timestamp": ["2024-03-01", "9999-01-01", "2024-03-01", "2024-03-01"]}, "time out of range"),
         ({"timestamp": ["2024-03-01", "never", "2024-03-01", "2024-03-01"]}, "unreadable time"),
     ],
 )
@@ -76,6 +78,12 @@ def test_a_bad_row_is_quarantined_with_its_reason(changes: dict[str, object], re
     assert reason in checked.quarantine["reason"].iloc[0]
     with pytest.raises(DataError, match=r"1 of 4 impressions rows"):
         checked.refuse_too_many(0.001)
+
+
+def test_a_repeated_row_counts_once_and_a_click_stays() -> None:
+    checked = clean_impressions(pd.concat([log(), log(clicked=[True, True, False, False])]), config())
+    assert checked.n_duplicates == 4
+    assert checked.kept["clicked"].tolist() == [True, True, False, True]
 
 
 def test_nothing_at_or_after_as_of_is_kept() -> None:
