@@ -437,7 +437,7 @@ def _check_same_kinds(frame: pd.DataFrame, file: str, schema: TableSchema, kinds
 
 def _kind(values: pd.Series) -> str:
     if pd.api.types.is_integer_dtype(values.dtype):
-        return "integers"
+        return "integers without a sign (uint64)" if values.dtype == pd.UInt64Dtype() else "integers"
     if pd.api.types.is_float_dtype(values.dtype):
         return "floating-point numbers"
     if isinstance(values.dtype, pd.DatetimeTZDtype):

@@ -148,6 +148,13 @@ def test_files_that_disagree_on_a_type_are_named(tmp_path: Path) -> None:
         read_table(str(tmp_path), ITEMS, config())
 
 
+def test_integers_with_and_without_a_sign_are_not_joined_as_floats(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", item_id=pa.array([1], pa.int64()), title=["Tea"])
+    write(tmp_path / "b.parquet", item_id=pa.array([2], pa.uint64()), title=["Oil"])
+    with pytest.raises(DataError, match=r"b\.parquet: item_id holds integers without a sign .*, but integers in .*a\."):
+        read_table(str(tmp_path), ITEMS, config())
+
+
 def test_zones_and_units_of_times_may_differ_between_files(tmp_path: Path) -> None:
     for name, kind in (("a", pa.timestamp("ms", "UTC")), ("b", pa.timestamp("ns", "Europe/Madrid"))):
         one = pa.array([1_700_000_000_000], pa.timestamp("ms", "UTC")).cast(kind)
