@@ -86,11 +86,13 @@ def _told(error: TooManyBadError, path: Path | None) -> DataError:
 
 
 def _keep_refused(rows: pd.DataFrame, config: Config, as_of: pd.Timestamp) -> Path | None:
-    """Writes refused rows, by the day of the run; None where there are none."""
-    if not len(rows):
-        return None
+    """Writes refused rows, by the day of the run; None where there are none, and then no file of that day says otherwise."""
     path = Path(config.serving.output) / "quarantine" / f"{as_of:%Y-%m-%d}.parquet"
     with releases.named(path):
+        if not len(rows):
+            for outlived in path.parent.glob(path.name):  # where nothing is, nothing need be writable either
+                outlived.unlink(missing_ok=True)
+            return None
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as unfinished:
             rows.to_parquet(unfinished, index=False)
