@@ -177,8 +177,13 @@ def clean_texts(values: pd.Series) -> pd.Series:
 
 
 def clean_numbers(values: pd.Series) -> pd.Series:
-    """Numbers as float64; NaN where there is none."""
-    return pd.to_numeric(values, errors="coerce").astype("float64")
+    """Numbers as float64; NaN where there is none, or an infinite one.
+
+    >>> clean_numbers(pd.Series(["1.5", "inf", "one"])).tolist()
+    [1.5, nan, nan]
+    """
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    return numbers.where(np.isfinite(numbers))
 
 
 def is_no_number(values: pd.Series, numbers: pd.Series) -> BoolArray:
