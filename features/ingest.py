@@ -228,7 +228,7 @@ def _clean_events(events: pd.DataFrame, known: IdMap, config: DataConfig, now: p
     if "weight" in raw:
         clean["weight"] = clean_numbers(raw["weight"])
         is_weight = clean["weight"].between(0, MOST_WEIGHT)
-        refused.add("weight", ~is_weight.to_numpy(), f"weight is no number from 0 to {MOST_WEIGHT:,}")
+        refused.add("weight", ~is_weight.to_numpy(), f"weight is no number from 0 up to {MOST_WEIGHT:,}")
     for column in (c for c in NUMBERS if c in raw):
         clean[column] = clean_numbers(raw[column])
         refused.add(column, is_no_number(raw[column], clean[column]), NO_NUMBER)

@@ -79,7 +79,7 @@ def test_twice_the_same_rows_and_any_order_give_the_same_tables(tmp_path: Path) 
         ("event_type", ["click", " ", "buy", "view", "buy"], "' '"),
         ("weight", [1.0, float("nan"), 1.0, 1.0, 1.0], "nan"),
         ("weight", [1.0, float("inf"), 1.0, 1.0, 1.0], "inf"),
-        ("weight", [1e6, 1e39, 1.0, 1.0, 0.0], "'1e+39': weight is no number from 0 to 1,000,000"),
+        ("weight", [1e6, 1e39, 1.0, 1.0, 0.0], "'1e+39': weight is no number from 0 up to 1,000,000"),
         ("price", [1.0, float("inf"), 1.0, 1.0, None], "'inf': unreadable number"),
         ("quantity", [1.0, float("-inf"), 1.0, 1.0, None], "'-inf': unreadable number"),
         ("timestamp", pd.to_datetime(["2024-01-01", "1970-01-01", *["2024-01-02"] * 3], utc=True), "1970"),
