@@ -21,7 +21,8 @@ from serving.report.overlap import overlap
 from serving.report.segments import Segment, segments
 from serving.report.stability import Run, Stability
 from serving.report.statistics import lorenz, online_users
-from serving.report.world import Arm, World, plain_ids, positive, ranks
+from serving.report.tables import plain_items, plain_table
+from serving.report.world import Arm, World, positive, ranks
 
 MAX_SLOTS = 50
 _PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "implicit", "lightgbm", "torch", "transformers", "mlflow")
@@ -86,11 +87,11 @@ def compare(
     """
     if k < 1:
         raise ValueError(f"k is {k}; lists need at least one item")
-    a, b = (replace(arm, table=plain_ids(arm.table)) for arm in (a, b))
-    champion = champion and replace(champion, table=plain_ids(champion.table))
-    events, items = plain_ids(events), plain_ids(items)
+    a, b = (replace(arm, table=plain_table(arm.table)) for arm in (a, b))
+    champion = champion and replace(champion, table=plain_table(champion.table))
+    events, items = plain_table(events), plain_items(items)
     users, history, impressions = (
-        None if table is None else plain_ids(table) for table in (users, history, impressions)
+        None if table is None else plain_table(table) for table in (users, history, impressions)
     )
     # One stream per use, so that a change in one draw leaves the others as they were.
     for_world, for_checks, for_flips, for_samples = np.random.default_rng(rng_seed).spawn(4)

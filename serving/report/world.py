@@ -117,7 +117,7 @@ class World:
         kept = np.sort(rng.permutation(len(all_users))[:max_users])
         users = IdMap(all_users.ids[kept])
         item_ids = [items["item_id"], labels["item_id"], *(arm.table["item_id"] for arm in arms)]
-        known = IdMap.from_values(pd.concat([pd.Series(ids.unique()) for ids in item_ids]).dropna())
+        known = IdMap.from_values(pd.concat([pd.Series(ids.unique()) for ids in item_ids]).dropna().infer_objects())
         catalogue = items.dropna(subset=["item_id"]).drop_duplicates("item_id")
         position = known.positions(catalogue["item_id"])
         is_listed = np.zeros(len(known), dtype=bool)
@@ -181,12 +181,6 @@ class World:
         return np.pad(ranked, ((0, 0), (0, n_slots - ranked.shape[1])), constant_values=-1)
 
 
-def plain_ids(table: pd.DataFrame) -> pd.DataFrame:
-    """With ids that are integers in a column of objects as integers."""
-    columns = [column for column in ("user_id", "item_id") if column in table and table[column].dtype == object]
-    return table.assign(**{column: table[column].infer_objects() for column in columns})
-
-
 def positive(events: pd.DataFrame) -> pd.DataFrame:
     """Without rows whose weight is 0 or less, which are no labels."""
     return events[events["weight"] > 0] if "weight" in events else events
@@ -246,4 +240,7 @@ def _check_columns(tables: dict[str, pd.DataFrame], items: pd.DataFrame) -> None
 
 
 def _kind(ids: pd.Series) -> str:
-    return "integers" if pd.api.types.is_integer_dtype(ids.dtype) else "text"
+    if pd.api.types.is_integer_dtype(ids.dtype):
+        return "integers"
+    kinds = {"integer": "integers", "floating": "floating-point numbers"}
+    return kinds.get(pd.api.types.infer_dtype(ids), "text")

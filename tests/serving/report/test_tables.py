@@ -1,0 +1,89 @@
+"""`compare` on tables as notebooks hold them: the same report, whatever the types."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys.config import ReportConfig
+from recsys.errors import DataError
+from serving.report.compare import compare
+from serving.report.document import Report
+from serving.report.world import Arm
+
+N = 40
+START, END = pd.Timestamp("2024-03-01", tz="UTC"), pd.Timestamp("2024-03-08", tz="UTC")
+
+
+def tables() -> dict[str, Any]:
+    """Each user takes the item of their own number; arm b lists it first for two of three, arm a for none."""
+    users = np.arange(N)
+    ranked = (users[:, None] + np.where(users % 3 == 0, 2, 0)[:, None] + np.arange(5)) % N
+    lists = [
+        pd.DataFrame({"user_id": np.repeat(users, 5), "item_id": items.ravel(), "rank": np.tile(range(1, 6), N)})
+        for items in ((ranked + 1) % N, ranked)
+    ]
+    items = pd.DataFrame({"item_id": users, "title": [f"Thing {n}" for n in users], "category": users % 3})
+    return {
+        "a": Arm("a", lists[0]),
+        "b": Arm("b", lists[1]),
+        "events": pd.DataFrame({"user_id": users, "item_id": users, "timestamp": START + pd.Timedelta(days=1)}),
+        "items": items.assign(created_at=START - pd.Timedelta(days=9)),
+        "history": pd.DataFrame({"user_id": users, "item_id": users[::-1], "timestamp": START - pd.Timedelta(days=3)}),
+        "users": pd.DataFrame({"user_id": users, "plan": users % 2}),
+        "config": ReportConfig(min_segment_users=2),
+        "test_start": START,
+        "test_end": END,
+        "now": END,
+        "k": 5,
+    }
+
+
+def told(report: Report) -> str:
+    """What a report found; nan is not nan, so as text."""
+    checks = [(check.name, check.status) for check in report.checks]
+    return repr((report.verdict, checks, report.relevance, report.guardrails, report.segments))
+
+
+def with_ids(given: dict[str, Any], change: Callable[[pd.DataFrame], pd.DataFrame]) -> dict[str, Any]:
+    frames = {name: change(table) for name, table in given.items() if isinstance(table, pd.DataFrame)}
+    arms = {name: Arm(name, change(given[name].table)) for name in ("a", "b")}
+    return given | frames | arms
+
+
+def as_kind(kind: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda table: table.astype({c: kind for c in ("user_id", "item_id") if c in table})
+
+
+@pytest.mark.parametrize("kind", ["category", object])
+def test_integers_in_categories_or_objects_are_integers(kind: object) -> None:
+    given = tables()
+    change = as_kind(kind)
+    assert told(compare(**with_ids(given, change))) == told(compare(**given))
+    assert told(compare(**given | {"a": Arm("a", change(given["a"].table))})) == told(compare(**given))
+
+
+def test_floats_are_called_what_they_are() -> None:
+    given = tables()
+    with pytest.raises(DataError, match=r"user_id: .*arm 'a' holds floating-point numbers, arm 'b' holds integers"):
+        compare(**given | {"a": Arm("a", as_kind("float64")(given["a"].table))})
+
+
+def test_categories_of_texts_may_have_gaps_and_miss_an_item() -> None:
+    given = tables()
+    items = given["items"].astype({"category": "str"})[1:]
+    items = items.assign(
+        title=items["title"].mask(items["item_id"] == 2), category=items["category"].mask(items["item_id"] == 3)
+    )
+    kinds = {"title": "category", "category": "category"}
+    assert told(compare(**given | {"items": items.astype(kinds)})) == told(compare(**given | {"items": items}))
+
+
+def test_columns_named_by_numbers_are_carried() -> None:
+    given = tables()
+    named = {name: given[name].assign(**{"0": 1.0}).rename(columns={"0": 0}) for name in ("events", "items", "history")}
+    users = given["users"].rename(columns={"plan": 0})
+    report = compare(**given | named | {"users": users})
+    assert "0" in {segment.kind for segment in report.segments}
