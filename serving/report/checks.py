@@ -81,7 +81,7 @@ def _window(events: pd.DataFrame, history: pd.DataFrame | None, start: pd.Timest
     name = "Labels lie in the test window, the history before it"
     if "timestamp" not in events:
         return Check(name, "unknown", "the labels carry no timestamp")
-    outside = int(((events["timestamp"] < start) | (events["timestamp"] >= end)).sum())
+    outside = int((~events["timestamp"].between(start, end, inclusive="left")).sum())  # also one without a moment
     late = int((history["timestamp"] >= start).sum()) if history is not None and "timestamp" in history else 0
     bad = f"{outside:,} labels outside the window, {late:,} events of the history not before it; cut both at {start}"
     return _check(name, outside + late == 0, f"{len(events):,} labels checked", bad)

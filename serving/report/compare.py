@@ -3,6 +3,7 @@
 import hashlib
 import platform
 from dataclasses import replace
+from datetime import date
 from importlib.metadata import version
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from recsys.config import ReportConfig
+from recsys.moments import moment_of
 from recsys.types import FloatArray
 from serving.report import checks, measures, samples, stability
 from serving.report.counterfactual import counterfactual
@@ -21,7 +23,7 @@ from serving.report.overlap import overlap
 from serving.report.segments import Segment, segments
 from serving.report.stability import Run, Stability
 from serving.report.statistics import lorenz, online_users
-from serving.report.tables import plain_items, plain_table
+from serving.report.tables import plain_events, plain_items, plain_table
 from serving.report.world import Arm, World, positive, ranks
 
 MAX_SLOTS = 50
@@ -39,9 +41,9 @@ def compare(
     items: pd.DataFrame,
     config: ReportConfig,
     *,
-    test_start: pd.Timestamp,
-    test_end: pd.Timestamp,
-    now: pd.Timestamp,
+    test_start: date | str,
+    test_end: date | str,
+    now: date | str,
     k: int = 10,
     users: pd.DataFrame | None = None,
     history: pd.DataFrame | None = None,
@@ -66,8 +68,9 @@ def compare(
             recommend, such as items already taken where those are excluded.
         items: the catalogue: item_id, title, optionally created_at.
         config: thresholds, fixed before.
-        test_start, test_end: the window, UTC, end excluded.
-        now: the date on the page.
+        test_start, test_end: the window, end excluded: dates or moments, as text, too; here and in the tables UTC where they
+            name no zone.
+        now: the date on the page, likewise.
         k: length of the lists that counts.
         users: optional attributes by user_id; columns of 2 to 12 values, and numbers by quarters, become segments.
         history: events before `test_start`: novelty, cold items, segments and the popularity baseline need it.
@@ -82,22 +85,24 @@ def compare(
         rng_seed: seed of the samples, checks and sign flips.
 
     Raises:
-        DataError: a column is missing, or ids are integers in one table and text in another.
+        DataError: a column is missing, ids are integers in one table and text in another, or times are numbers.
+        ConfigError: `test_start`, `test_end` or `now` is no moment.
         ValueError: k is below 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}; lists need at least one item")
+    start, end = moment_of(test_start, "test_start"), moment_of(test_end, "test_end")
     a, b = (replace(arm, table=plain_table(arm.table)) for arm in (a, b))
     champion = champion and replace(champion, table=plain_table(champion.table))
-    events, items = plain_table(events), plain_items(items)
-    users, history, impressions = (
-        None if table is None else plain_table(table) for table in (users, history, impressions)
-    )
+    events, items = plain_events(events, "events"), plain_items(items)
+    users = None if users is None else plain_table(users)
+    history = None if history is None else plain_events(history, "history")
+    impressions = None if impressions is None else plain_events(impressions, "impressions")
     # One stream per use, so that a change in one draw leaves the others as they were.
     for_world, for_checks, for_flips, for_samples = np.random.default_rng(rng_seed).spawn(4)
-    arms, window = (a, b), (test_start, test_end)
+    arms, window = (a, b), (start, end)
     all_arms = arms if champion is None else (*arms, champion)
-    world = World.of(all_arms, events, items, history, config.max_users, for_world, test_start)
+    world = World.of(all_arms, events, items, history, config.max_users, for_world, start)
     headers = [_arm_header(arm) for arm in arms]
     # A deeper cut than an arm's lists would blame it for what it was not asked.
     n_slots = max(k, min(MAX_SLOTS, *(header.deepest_rank for header in headers)))
@@ -129,7 +134,7 @@ def compare(
     popular = beside.get("Popularity")
     return Report(
         schema=SCHEMA,
-        made_at=now.isoformat(),
+        made_at=moment_of(now, "now").isoformat(),
         verdict=decision.verdict,
         rule=decision.rule,
         reason=decision.reason,
@@ -145,8 +150,8 @@ def compare(
             filters=filters or (_repeats(world),),
             seed=rng_seed,
             k=k,
-            test_start=test_start.isoformat(),
-            test_end=test_end.isoformat(),
+            test_start=start.isoformat(),
+            test_end=end.isoformat(),
             labels=len(positive(events)),
             data_sha256={
                 "labels": _fingerprint(_known(events, "user_id", "item_id", "timestamp", "weight")),

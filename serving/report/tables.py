@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from features.clean import utc_times
+
 IDS = ("user_id", "item_id")
 
 
@@ -11,9 +13,24 @@ def plain_table(table: pd.DataFrame) -> pd.DataFrame:
     return named.assign(**{column: _plain_ids(named[column]) for column in IDS if column in named})
 
 
+def plain_events(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """As `plain_table`, with moments in UTC, those without a zone, too; one that cannot be read is missing.
+
+    Raises:
+        DataError: they are numbers, which do not say their unit.
+    """
+    return _in_utc(plain_table(table), "timestamp", name)
+
+
 def plain_items(items: pd.DataFrame) -> pd.DataFrame:
-    """As `plain_table`, with all categories as their values: no category of its own stands for a text that is missing."""
-    return plain_table(items.astype(dict.fromkeys(items.select_dtypes("category").columns, object)))
+    """As `plain_events`, with all categories as their values: no category of its own stands for a text that is missing."""
+    plain = plain_table(items)
+    texts = dict.fromkeys(plain.select_dtypes("category").columns, object)
+    return _in_utc(plain.astype(texts), "created_at", "items")
+
+
+def _in_utc(table: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
+    return table.assign(**{column: utc_times(table[column], "UTC", name)}) if column in table else table
 
 
 def _plain_ids(ids: pd.Series) -> pd.Series:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from recsys.config import ReportConfig
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from serving.report.compare import compare
 from serving.report.document import Report
 from serving.report.world import Arm
@@ -53,12 +53,12 @@ def with_ids(given: dict[str, Any], change: Callable[[pd.DataFrame], pd.DataFram
     return given | frames | arms
 
 
-def as_kind(kind: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+def as_kind(kind: str | type[object]) -> Callable[[pd.DataFrame], pd.DataFrame]:
     return lambda table: table.astype({c: kind for c in ("user_id", "item_id") if c in table})
 
 
 @pytest.mark.parametrize("kind", ["category", object])
-def test_integers_in_categories_or_objects_are_integers(kind: object) -> None:
+def test_integers_in_categories_or_objects_are_integers(kind: str | type[object]) -> None:
     given = tables()
     change = as_kind(kind)
     assert told(compare(**with_ids(given, change))) == told(compare(**given))
@@ -87,3 +87,37 @@ def test_columns_named_by_numbers_are_carried() -> None:
     users = given["users"].rename(columns={"plan": 0})
     report = compare(**given | named | {"users": users})
     assert "0" in {segment.kind for segment in report.segments}
+
+
+def without_zone(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(**{c: table[c].dt.tz_localize(None) for c in ("timestamp", "created_at") if c in table})
+
+
+def test_moments_may_have_no_zone_or_be_texts_or_dates() -> None:
+    given = tables()
+    naive = {name: without_zone(given[name]) for name in ("events", "items", "history")}
+    dated = {"a": Arm("a", given["a"].table, info={"trained_until": "2024-03-01"})}
+    expected = told(compare(**given | dated))
+    texts = {"events": given["events"].astype({"timestamp": str}), "items": naive["items"].astype({"created_at": str})}
+    windows: list[dict[str, Any]] = [
+        {},
+        {"test_start": START.tz_localize(None), "test_end": END.tz_localize(None)},
+        {"test_start": "2024-03-01", "test_end": END.date(), "now": "2024-03-08"},
+    ]
+    for window in windows:
+        for changed in ({}, naive, texts, {"history": naive["history"]}):
+            report = compare(**given | dated | changed | window)
+            assert told(report) == expected
+            assert report.header.test_start == "2024-03-01T00:00:00+00:00"
+
+
+def test_what_is_no_moment_is_refused_or_outside_the_window() -> None:
+    given = tables()
+    with pytest.raises(ConfigError, match="test_end: '8 March' is no date or moment"):
+        compare(**given | {"test_end": "8 March"})
+    with pytest.raises(DataError, match="history: timestamp holds numbers"):
+        compare(**given | {"history": given["history"].assign(timestamp=1.5)})
+    events = given["events"].astype({"timestamp": str})
+    events.loc[0, "timestamp"] = "yesterday"
+    failed = [check.detail for check in compare(**given | {"events": events}).checks if check.status == "fail"]
+    assert failed[0].startswith("1 labels outside the window")
