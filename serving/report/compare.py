@@ -65,7 +65,8 @@ def compare(
         a, b: the present arm and the one that wants its place.
         events: positive events of the test window: user_id, item_id, optionally weight (rows at or below
             0 do not count) and timestamp. Every one counts as a label, so leave out what no arm may
-            recommend, such as items already taken where those are excluded.
+            recommend, such as items already taken where those are excluded. Those without a user or an item
+            are left out, and counted on the page.
         items: the catalogue: item_id, title, optionally created_at.
         config: thresholds, fixed before.
         test_start, test_end: the window, end excluded: dates or moments, as text, too; here and in the tables UTC where they
@@ -94,7 +95,9 @@ def compare(
     start, end = moment_of(test_start, "test_start"), moment_of(test_end, "test_end")
     a, b = (replace(arm, table=plain_table(arm.table)) for arm in (a, b))
     champion = champion and replace(champion, table=plain_table(champion.table))
-    events, items = plain_events(events, "events"), plain_items(items)
+    n_given, events, items = len(events), plain_events(events, "events"), plain_items(items)
+    if n_nameless := n_given - len(events):
+        notes = (*notes, f"{n_nameless:,} labels without a user_id or item_id were left out.")
     users = None if users is None else plain_table(users)
     history = None if history is None else plain_events(history, "history")
     impressions = None if impressions is None else plain_events(impressions, "impressions")

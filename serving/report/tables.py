@@ -14,12 +14,14 @@ def plain_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def plain_events(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """As `plain_table`, with moments in UTC, those without a zone, too; one that cannot be read is missing.
+    """As `plain_table`, without rows that lack a user or an item; moments in UTC, also those without a zone; one that
+    cannot be read is missing.
 
     Raises:
         DataError: they are numbers, which do not say their unit.
     """
-    return _in_utc(plain_table(table), "timestamp", name)
+    named = table.rename(columns=str)
+    return _in_utc(plain_table(named.dropna(subset=named.columns.intersection(IDS))), "timestamp", name)
 
 
 def plain_items(items: pd.DataFrame) -> pd.DataFrame:

@@ -121,3 +121,14 @@ def test_what_is_no_moment_is_refused_or_outside_the_window() -> None:
     events.loc[0, "timestamp"] = "yesterday"
     failed = [check.detail for check in compare(**given | {"events": events}).checks if check.status == "fail"]
     assert failed[0].startswith("1 labels outside the window")
+
+
+@pytest.mark.parametrize("kind", ["Int64", "object", "category"])
+def test_labels_without_an_id_are_left_out_and_counted(kind: str) -> None:
+    given = tables()
+    nobody = pd.DataFrame({"user_id": [1, None], "item_id": [None, 2], "timestamp": START}, dtype=object)
+    events = pd.concat([given["events"].astype(object), nobody], ignore_index=True)
+    events = as_kind(kind)(events.astype({"timestamp": "datetime64[us, UTC]"}))
+    report, plain = compare(**given | {"events": events}), compare(**given)
+    assert told(report) == told(plain)
+    assert set(report.limits) - set(plain.limits) == {"2 labels without a user_id or item_id were left out."}
