@@ -2,7 +2,6 @@
 
 import hashlib
 import platform
-from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +22,7 @@ from serving.report.overlap import overlap
 from serving.report.segments import Segment, segments
 from serving.report.stability import Run, Stability
 from serving.report.statistics import lorenz, online_users
-from serving.report.tables import plain_events, plain_items, plain_table
+from serving.report.tables import Recommends, arm_of, plain_events, plain_items, plain_table
 from serving.report.world import Arm, World, positive, ranks
 
 MAX_SLOTS = 50
@@ -35,8 +34,8 @@ _STILL_OUT = (
 
 
 def compare(
-    a: Arm,
-    b: Arm,
+    a: Arm | Recommends | pd.DataFrame,
+    b: Arm | Recommends | pd.DataFrame,
     events: pd.DataFrame,
     items: pd.DataFrame,
     config: ReportConfig,
@@ -62,7 +61,8 @@ def compare(
     """Decides whether B should follow A.
 
     Args:
-        a, b: the present arm and the one that wants its place.
+        a, b: the present arm and the one that wants its place: an `Arm`; its table alone; or a model, fitted on events
+            before `test_start`, that is asked for lists by `recommend(users, k)`. Without an `Arm`, they are "a" and "b".
         events: positive events of the test window: user_id, item_id, optionally weight (rows at or below
             0 do not count) and timestamp. Every one counts as a label, so leave out what no arm may
             recommend, such as items already taken where those are excluded. Those without a user or an item
@@ -87,14 +87,12 @@ def compare(
 
     Raises:
         DataError: a column is missing, ids are integers in one table and text in another, or times are numbers.
-        ConfigError: `test_start`, `test_end` or `now` is no moment.
+        ConfigError: an arm is none, or `test_start`, `test_end` or `now` no moment.
         ValueError: k is below 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}; lists need at least one item")
     start, end = moment_of(test_start, "test_start"), moment_of(test_end, "test_end")
-    a, b = (replace(arm, table=plain_table(arm.table)) for arm in (a, b))
-    champion = champion and replace(champion, table=plain_table(champion.table))
     n_given, events, items = len(events), plain_events(events, "events"), plain_items(items)
     if n_nameless := n_given - len(events):
         notes = (*notes, f"{n_nameless:,} labels without a user_id or item_id were left out.")
@@ -103,7 +101,9 @@ def compare(
     impressions = None if impressions is None else plain_events(impressions, "impressions")
     # One stream per use, so that a change in one draw leaves the others as they were.
     for_world, for_checks, for_flips, for_samples = np.random.default_rng(rng_seed).spawn(4)
-    arms, window = (a, b), (start, end)
+    deepest = max(k, MAX_SLOTS)
+    arms, window = (arm_of(a, "a", events, deepest), arm_of(b, "b", events, deepest)), (start, end)
+    champion = champion and arm_of(champion, "champion", events, deepest)
     all_arms = arms if champion is None else (*arms, champion)
     world = World.of(all_arms, events, items, history, config.max_users, for_world, start)
     headers = [_arm_header(arm) for arm in arms]

@@ -1,10 +1,40 @@
-"""Tables as notebooks hold them, made what the report reads."""
+"""Arms and tables as notebooks hold them, made what the report reads."""
+
+from dataclasses import replace
+from typing import Protocol
 
 import pandas as pd
 
 from features.clean import utc_times
+from recsys.errors import ConfigError
+from serving.report.world import Arm, positive
 
-IDS = ("user_id", "item_id")
+IDS = ["user_id", "item_id"]
+
+
+class Recommends(Protocol):
+    """A model of any library."""
+
+    def recommend(self, users: list[object], k: int, /) -> pd.DataFrame:
+        """Rows of user_id, item_id and rank from 1, at most k a user."""
+
+
+def arm_of(given: Arm | Recommends | pd.DataFrame, name: str, labels: pd.DataFrame, k: int) -> Arm:
+    """An arm as it is; under this name, a table of recommendations, or what a model recommends to the users of labels.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if isinstance(given, Arm):
+        return replace(given, table=plain_table(given.table))
+    recommend = getattr(given, "recommend", None)
+    table = recommend(positive(labels)["user_id"].unique().tolist(), k) if callable(recommend) else given
+    if not isinstance(table, pd.DataFrame):
+        raise ConfigError(
+            f"{name}: a {type(given).__name__} is no arm; give Arm(name, table), a table of user_id, item_id and rank, "
+            "or an object whose recommend(users, k) returns one"
+        )
+    return Arm(name, plain_table(table))
 
 
 def plain_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -132,3 +132,30 @@ def test_labels_without_an_id_are_left_out_and_counted(kind: str) -> None:
     report, plain = compare(**given | {"events": events}), compare(**given)
     assert told(report) == told(plain)
     assert set(report.limits) - set(plain.limits) == {"2 labels without a user_id or item_id were left out."}
+
+
+class Model:
+    """Recommends what a table holds."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table
+        self.asked: list[tuple[list[object], int]] = []
+
+    def recommend(self, users: list[object], k: int = 10) -> pd.DataFrame:
+        self.asked.append((users, k))
+        return self.table
+
+
+def test_a_table_or_what_recommends_one_is_an_arm() -> None:
+    given = tables()
+    model = Model(given["b"].table)
+    report = compare(**given | {"a": given["a"].table, "b": model})
+    assert told(report) == told(compare(**given))
+    assert (report.header.a.name, report.header.b.name) == ("a", "b")
+    assert model.asked == [(list(range(N)), 50)]
+
+
+def test_what_is_no_arm_is_refused_with_the_way_to_make_one() -> None:
+    given = tables()
+    with pytest.raises(ConfigError, match=r"b: a list is no arm; give Arm\(name, table\)"):
+        compare(**given | {"b": [1, 2]})
