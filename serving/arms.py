@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from features.clean import clean_ids, ids_like, settled_ids
-from features.read import read_csv
+from features.read import CSV, read_csv
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, ModelError, shown
 from recsys.progress import Reporter
@@ -62,7 +62,7 @@ def sides(
     """
     is_table = [Path(name).exists() for name in (a, b)]
     for name in (a, b):
-        if not Path(name).exists() and (os.sep in name or Path(name).suffix in _TABLES):
+        if not Path(name).exists() and (os.sep in name or name.lower().endswith(_TABLES)):
             raise ConfigError(f"{shown(name)}: no such file or folder; give a table, a release's folder, or a version")
     if is_table[0] != is_table[1]:
         raise ConfigError(f"{shown(a)} and {shown(b)}: one is a table, the other a model; give two of a kind")
@@ -111,7 +111,7 @@ def table_arm(path: Path) -> Arm:
             info["data_sha256"] = facts["data"].get("sha256", "")
             cost = _release_cost(facts)
             table = ReleaseStore(path.parent.parent).read(path).to_pandas()
-        elif path.suffix == ".csv":
+        elif path.name.lower().endswith(CSV):
             table = read_csv(path)
         else:
             table = pd.read_parquet(path)

@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,13 @@ def test_ids_of_a_csv_stay_what_they_are(tmp_path: Path) -> None:
     assert table["user_id"].tolist() == ["NA", "null"]
     assert table["item_id"].tolist() == ["007", "nan"]
     assert table["score"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("name", ["lists.csv.gz", "LISTS.CSV", "Lists.CSV.GZ"])
+def test_a_csv_may_be_packed_and_named_in_capitals(tmp_path: Path, name: str) -> None:
+    rows = b"user_id,item_id,rank\nu,007,1\n"
+    (tmp_path / name).write_bytes(gzip.compress(rows) if name.lower().endswith(".gz") else rows)
+    assert table_arm(tmp_path / name).table["item_id"].tolist() == ["007"]
 
 
 def test_what_may_be_a_label_is_counted_and_said(folder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]) -> None:
