@@ -5,6 +5,7 @@ import json
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.dataset import Dataset
-from features.read import read_csv
+from features.quarantine import PLACES
+from features.read import read_table
 from recsys.config import Config, DataConfig
 from recsys.errors import DataError, ResourceError, shown
 from recsys.machine import peak_memory_mib
 from recsys.registry import Fetched
+from recsys.schema import TableSchema
 from recsys.types import BoolArray, IntArray
 from serving.audit import COLUMNS, AuditContext, LastRelease, audit
 from serving.columns import columns_known, refuse_lost_columns
@@ -143,24 +146,26 @@ def publish_lists(
 
 
 def read_users(path: str, config: DataConfig) -> pd.Series:
-    """The `user_id` column of a Parquet or CSV file, or the one that `data.columns` calls so.
+    """The `user_id` column of a file like those of the tables, or the one that `data.columns` calls so.
 
     Raises:
-        DataError: it cannot be read, or has no such column or no row.
+        DataError: it cannot be read, names a column twice, or has no such column or no row.
     """
-    try:
-        frame = read_csv(path) if path.endswith(".csv") else pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; give Parquet or CSV with a user_id column") from error
-    theirs = config.columns.get("user_id")
-    names = ["user_id", theirs] if isinstance(theirs, str) and theirs != "user_id" else ["user_id"]
-    column = next((name for name in names if name in frame), None)
+    is_url = "://" in path
+    if not is_url and not Path(path).exists():
+        raise DataError(f"{path}: no such file; give Parquet or CSV with a user_id column to --users")
+    # with nothing required and nothing mapped: any of some names will do
+    any_columns, unmapped = TableSchema("users", {}, {}), config.model_copy(update={"columns": {}})
+    given = read_table(path if is_url else escape(path), any_columns, unmapped).drop(columns=PLACES)
+    own = (config.columns.get(table) for table in ("users", "events"))
+    theirs = [config.columns.get("user_id"), *(names.get("user_id") for names in own if isinstance(names, dict))]
+    names = list(dict.fromkeys(["user_id", *(name for name in theirs if isinstance(name, str))]))
+    column = next((name for name in names if name in given), None)
     if column is None:
-        found = ", ".join(shown(name) for name in frame.columns)
-        raise DataError(f"{path}: no column {' or '.join(names)}; found {found}; add it")
-    if frame.empty:
+        raise DataError(f"{path}: no column {' or '.join(names)}; found {', '.join(map(shown, given))}; add it")
+    if given.empty:
         raise DataError(f"{path}: it has no rows; name at least one user, or leave --users out for all")
-    return frame[column]
+    return given[column]
 
 
 def model_cache(config: Config) -> Path:

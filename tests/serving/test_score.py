@@ -1,7 +1,9 @@
 """Lists that run short, ids of every width, and the same job for notebooks."""
 
+import gzip
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -303,6 +305,29 @@ def test_users_are_read_by_ones_own_name_of_the_column(tmp_path: Path) -> None:
     (tmp_path / "some.csv").write_text("customer\n")
     with pytest.raises(DataError, match="it has no rows"):
         read_users(str(tmp_path / "some.csv"), data)
+
+
+@pytest.mark.parametrize("columns", [{"user_id": "customer"}, {"events": {"user_id": "customer"}}])
+def test_a_file_of_users_may_be_any_that_a_table_may_be(tmp_path: Path, columns: Any) -> None:
+    data = DataConfig(events="e", items="i", event_weights={"buy": 1}, columns=columns)
+    for name in ("some.csv.gz", "SOME.CSV", "some [1].csv"):
+        rows = b"customer,note\n007,x\n,\n"
+        (tmp_path / name).write_bytes(gzip.compress(rows) if name.endswith(".gz") else rows)
+        assert read_users(str(tmp_path / name), data).dropna().tolist() == ["007"]
+    users = pd.DataFrame({"customer": pd.array([2**53 + 1, None], dtype="Int64")})
+    users.to_parquet(tmp_path / "some.parquet")
+    read = read_users(str(tmp_path / "some.parquet"), data)
+    assert read.dropna().tolist() == [2**53 + 1]
+    assert IdMap.from_values(pd.Series([7, 2**53 + 1])).positions(read).tolist() == [1, -1]
+
+
+def test_a_file_of_users_with_a_name_twice_or_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    data = DataConfig(events="e", items="i", event_weights={"buy": 1})
+    (tmp_path / "twice.csv").write_text("user_id,user_id\nu1,u2\n")
+    with pytest.raises(DataError, match="has column 'user_id' more than once"):
+        read_users(str(tmp_path / "twice.csv"), data)
+    with pytest.raises(DataError, match="no such file; give Parquet or CSV"):
+        read_users(str(tmp_path / "gone.csv"), data)
 
 
 def test_frames_are_no_data_set() -> None:
