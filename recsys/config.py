@@ -6,18 +6,23 @@ import json
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys.errors import ConfigError, shown
 from recsys.schema import TABLES, columns_of
 
+LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6  # of an event type; beyond lie slips only
+
 
 class Section(BaseModel):
-    """Base of all tables: unknown keys are refused, values never change after loading."""
+    """Base of all tables: unknown keys and values of another type are refused, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
+
+
+Words = Annotated[tuple[str, ...], Field(strict=False)]  # TOML and JSON write a list
 
 
 class DataConfig(Section):
@@ -62,8 +67,10 @@ class DataConfig(Section):
     @field_validator("event_weights")
     @classmethod
     def _positive(cls, weights: dict[str, float]) -> dict[str, float]:
-        if not weights or any(w <= 0 for w in weights.values()):
-            raise ValueError("name at least one event type, each with a weight above 0")
+        if not weights or not all(LEAST_WEIGHT <= w <= MOST_WEIGHT for w in weights.values()):
+            raise ValueError(
+                f"name at least one event type, each with a weight from {LEAST_WEIGHT:f} to {MOST_WEIGHT:,.0f}"
+            )
         return weights
 
 
@@ -71,7 +78,7 @@ class TextConfig(Section):
     """The text tower: a BERT encoder fine-tuned on the labels."""
 
     encoder: str = Field("all-MiniLM-L6-v2", description="The packaged encoder, a folder, or a hub name 'org/model'.")
-    fields: tuple[str, ...] = Field(
+    fields: Words = Field(
         ("title", "brand", "category", "tags", "description"),
         description="Item columns that make the text, in order; [] is a shop without words.",
     )
@@ -165,7 +172,7 @@ class AuditConfig(Section):
     model_max_days: float = Field(30, gt=0, description="An older model is refused.")
     data_warn_hours: float = Field(36, gt=0, description="An older newest event warns.")
     data_max_hours: float = Field(72, gt=0, description="An older newest event is refused.")
-    may_lack: tuple[str, ...] = Field(
+    may_lack: Words = Field(
         (), description="Columns that tables may lack although the served release was made with them."
     )
 
@@ -302,7 +309,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors may write a mark of the encoding
     except IsADirectoryError:
         raise ConfigError(f"{path}: a folder; name the file in it, such as {path / 'recsys.toml'}") from None
     except FileNotFoundError:
@@ -312,6 +319,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     for override in overrides:
         _apply_override(raw, override)
     config = parse_config(raw, str(path))
+    _refuse_blank_paths(config, str(path))
     return _resolve(config, path.resolve().parent)
 
 
@@ -374,17 +382,24 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
     return list(model.model_fields)
 
 
+def _refuse_blank_paths(config: Config, where: str) -> None:
+    """A blank path would stand for the folder of the file; the config of a stored model has them, as it names no tables."""
+    given = {f"{name}.{key}": getattr(getattr(config, name), key) for name, keys in _PATHS.items() for key in keys}
+    if blank := [name for name, value in given.items() if value is not None and not value.strip()]:
+        raise ConfigError(f"{where}: {', '.join(blank)}: blank; name a place, or leave out what has a default")
+
+
 def _resolve(config: Config, folder: Path) -> Config:
     changes: dict[str, Any] = {}
     for name, keys in _PATHS.items():
         section = getattr(config, name)
         absolute = {key: _absolute(getattr(section, key), folder) for key in keys}
         changes[name] = section.model_copy(update=absolute)
-    if config.text.encoder.startswith((".", "/")):
+    if config.text.encoder.startswith((".", "/", "~/")):
         changes["text"] = changes["text"].model_copy(update={"encoder": _absolute(config.text.encoder, folder)})
     uri = config.mlflow.tracking_uri or "sqlite:///mlflow.db"
     if uri.startswith("sqlite:///") and uri != "sqlite:///:memory:":
-        uri = f"sqlite:///{folder / uri.removeprefix('sqlite:///')}"
+        uri = f"sqlite:///{_absolute(uri.removeprefix('sqlite:///'), folder)}"
     changes["mlflow"] = config.mlflow.model_copy(update={"tracking_uri": uri})
     return config.model_copy(update=changes)
 
@@ -392,7 +407,7 @@ def _resolve(config: Config, folder: Path) -> Config:
 def _absolute(value: str | None, folder: Path) -> str | None:
     if value is None or "://" in value:
         return value
-    return str(folder / value)
+    return str(folder / (Path(value).expanduser() if value.startswith("~/") else value))
 
 
 Verdict = Literal["PROMOTE", "HOLD", "REJECT", "INVALID"]

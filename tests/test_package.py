@@ -1,5 +1,6 @@
 """What a user installs: four packages, one program, and clear words on a wrong call."""
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -99,6 +100,44 @@ def test_set_overrides_and_paths_are_relative_to_the_file(tmp_path: Path) -> Non
     assert config.data.events == str(tmp_path / "events.parquet")
     with pytest.raises(ConfigError, match="expected table"):
         load_config(tmp_path / "recsys.toml", ["nonsense"])
+
+
+@pytest.mark.parametrize(
+    ("slip", "told"),
+    [
+        ("serving.k=true", "valid integer; got 'True'"),
+        ('serving.k="7"', "valid integer; got '7'"),
+        ("text.epochs=true", "valid number; got 'True'"),
+        ("data.event_weights={click=true}", "event_weights.click: .*valid number"),
+        ("data.event_weights={click=1e7}", "a weight from 0.000001 to 1,000,000"),
+        ('rules.exclude_seen="no"', "valid boolean; got 'no'"),
+        ("rules.blocked=[true]", "blocked.0.int: .*valid integer"),
+        ('data.events=""', "recsys.toml: data.events: blank; name a place"),
+    ],
+)
+def test_a_value_of_another_type_or_none_is_refused(tmp_path: Path, slip: str, told: str) -> None:
+    (tmp_path / "recsys.toml").write_text(render_config())
+    with pytest.raises(ConfigError, match=told):
+        load_config(tmp_path / "recsys.toml", [slip])
+
+
+def test_integers_for_numbers_and_lists_are_taken_and_read_back_from_json() -> None:
+    settings = {"data": DATA, "text": {"epochs": 2, "fields": ["title"]}, "rules": {"blocked": ["a", 7]}}
+    config = parse_config(settings)
+    assert (config.text.epochs, config.text.fields, config.rules.blocked) == (2.0, ("title",), ["a", 7])
+    blank = config.model_copy(update={"data": config.data.model_copy(update={"events": "", "items": ""})})
+    assert parse_config(json.loads(json.dumps(blank.model_dump(mode="json")))) == blank
+
+
+def test_a_mark_of_the_encoding_and_the_home_folder_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "recsys.toml").write_text(render_config(), encoding="utf-8-sig")
+    places = ['data.events="~/e.csv"', 'data.items="~i.csv"', 'mlflow.tracking_uri="sqlite:///~/m.db"']
+    config = load_config(tmp_path / "recsys.toml", places)
+    assert (config.data.events, config.data.items) == ("/home/me/e.csv", f"{tmp_path}/~i.csv")
+    assert config.mlflow.tracking_uri == "sqlite:////home/me/m.db"
 
 
 def test_where_data_lie_does_not_change_the_fingerprint_and_a_setting_does() -> None:

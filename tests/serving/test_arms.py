@@ -233,7 +233,8 @@ def test_what_is_blocked_is_no_label_and_the_page_says_so_only_then(folder: Path
 def test_rows_of_blocked_items_leave_lists_without_gaps_whatever_the_type_of_their_ids() -> None:
     table = pd.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [7, 8, 9, 8], "rank": [3, 1, 2, 1]})
     config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}})
-    for blocked in ([8, 5], ["8"], [8, "x"]):
+    kinds: list[list[str | int]] = [[8, 5], ["8"], [8, "x"]]
+    for blocked in kinds:
         rules = RulesConfig(blocked=blocked)
         arm = _unblocked(Arm("A", table), config.model_copy(update={"rules": rules}))
         assert arm.table.to_numpy().tolist() == [[1, 7, 2], [1, 9, 1]]
