@@ -1,13 +1,13 @@
 """Arms and tables as notebooks hold them, made what the report reads."""
 
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import pandas as pd
 
 from features.clean import utc_times
-from recsys.errors import ConfigError
-from serving.report.world import Arm, positive
+from recsys.errors import ConfigError, shown
+from serving.report.world import Arm, positive, refuse_missing
 
 IDS = ["user_id", "item_id"]
 
@@ -24,17 +24,24 @@ def arm_of(given: Arm | Recommends | pd.DataFrame, name: str, labels: pd.DataFra
 
     Raises:
         ConfigError: it is none of these.
+        DataError: the labels name no users.
     """
     if isinstance(given, Arm):
-        return replace(given, table=plain_table(given.table))
-    recommend = getattr(given, "recommend", None)
-    table = recommend(positive(labels)["user_id"].unique().tolist(), k) if callable(recommend) else given
+        told = {key: str(value) for key, value in given.info.items()}  # a moment is no JSON
+        return replace(given, table=plain_table(given.table), info=told)
+    is_model = callable(getattr(given, "recommend", None)) and not isinstance(given, type)
+    table = _recommended(cast(Recommends, given), labels, k) if is_model else given
     if not isinstance(table, pd.DataFrame):
         raise ConfigError(
-            f"{name}: a {type(given).__name__} is no arm; give Arm(name, table), a table of user_id, item_id and rank, "
+            f"{name}: {shown(given)} is no arm; give Arm(name, table), a table of user_id, item_id and rank, "
             "or an object whose recommend(users, k) returns one"
         )
     return Arm(name, plain_table(table))
+
+
+def _recommended(model: Recommends, labels: pd.DataFrame, k: int) -> object:
+    refuse_missing(labels, "events", ["user_id"])
+    return model.recommend(list(positive(labels)["user_id"].unique()), k)
 
 
 def plain_table(table: pd.DataFrame) -> pd.DataFrame:

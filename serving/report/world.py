@@ -229,14 +229,23 @@ def _tenure(history: pd.DataFrame, users: IdMap, start: pd.Timestamp) -> FloatAr
 def _check_columns(tables: dict[str, pd.DataFrame], items: pd.DataFrame) -> None:
     needed = {name: ["user_id", "item_id"] + ["rank"] * name.startswith("arm") for name in tables}
     for name, table in {**tables, "items": items}.items():
-        missing = [column for column in needed.get(name, ["item_id", "title"]) if column not in table]
-        if missing:
-            raise DataError(f"{name}: column {missing[0]!r} is missing; name yours in [data.columns]")
+        refuse_missing(table, name, needed.get(name, ["item_id", "title"]))
     for column, group in (("user_id", tables), ("item_id", {**tables, "items": items})):
         kinds = {name: _kind(table[column]) for name, table in group.items() if len(table)}
         if len(set(kinds.values())) > 1:
             listed = ", ".join(f"{name} holds {kind}" for name, kind in kinds.items())
             raise DataError(f"{column}: {listed}; read both arms and the tables with one type of id")
+
+
+def refuse_missing(table: pd.DataFrame, name: str, needed: list[str]) -> None:
+    """Refuses a table without a column it needs.
+
+    Raises:
+        DataError: naming the table and the first such column.
+    """
+    missing = [column for column in needed if column not in table]
+    if missing:
+        raise DataError(f"{name}: column {missing[0]!r} is missing; name yours in [data.columns]")
 
 
 def _kind(ids: pd.Series) -> str:

@@ -1,6 +1,8 @@
 """`compare` on tables as notebooks hold them: the same report, whatever the types."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,5 +159,14 @@ def test_a_table_or_what_recommends_one_is_an_arm() -> None:
 
 def test_what_is_no_arm_is_refused_with_the_way_to_make_one() -> None:
     given = tables()
-    with pytest.raises(ConfigError, match=r"b: a list is no arm; give Arm\(name, table\)"):
-        compare(**given | {"b": [1, 2]})
+    for none in ([1, 2], Model, Model(None)):  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"b: .* is no arm; give Arm\(name, table\)"):
+            compare(**given | {"b": none})
+    with pytest.raises(DataError, match="events: column 'user_id' is missing"):
+        compare(**given | {"b": Model(given["b"].table), "events": given["events"].drop(columns="user_id")})
+
+
+def test_moments_that_an_arm_tells_are_written(tmp_path: Path) -> None:
+    given = tables()
+    compare(**given | {"a": Arm("a", given["a"].table, info={"trained_until": START})}).write(tmp_path)  # type: ignore[dict-item]
+    assert json.loads((tmp_path / "report.json").read_text())["header"]["a"]["info"]["trained_until"] == str(START)
