@@ -93,7 +93,7 @@ def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -
     for file, name in zip(files, names, strict=True):
         n_read = 0
         for table in _arrow_tables(filesystem, file, name, rows):
-            frame = _frame(_with_parts(table, file), name, schema, config)
+            frame = _frame(_with_parts(table, file, _read_of(schema, config)), name, schema, config)
             _check_same_kinds(frame, name, schema, kinds)
             frame["_file"] = pd.Categorical.from_codes(
                 np.zeros(len(frame), np.int8), categories=pd.Index([posixpath.relpath(name, root)])
@@ -103,11 +103,21 @@ def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -
             yield frame
 
 
-def _with_parts(table: pa.Table, file: str) -> pa.Table:
-    """A table with what its folders say, as text: of `available=false/a.parquet` the file itself may not hold the column."""
+def _read_of(schema: TableSchema, config: DataConfig) -> set[str]:
+    """Names in files of the columns that anything reads of a table."""
+    common, own = config.columns, config.columns.get(schema.name, {})
+    mapped = [*common.values(), *(own.values() if isinstance(own, dict) else ())]
+    return {*columns_of(schema.name), *(name for name in mapped if isinstance(name, str)), config.split_column or ""}
+
+
+def _with_parts(table: pa.Table, file: str, wanted: set[str]) -> pa.Table:
+    """A table with what its folders say, as text: of `available=false/a.parquet` the file itself may not hold the column.
+
+    Only what is read: in `day=01` and `day=02` the same row of two exports is still the same.
+    """
     for column, value in re.findall(r"(?<![^/])([^/=]+)=([^/]*)(?=/)", public(file)):
         text = None if value == NULL_PART else unquote(value)
-        if (name := unquote(column)) not in table.column_names:
+        if (name := unquote(column)) in wanted and name not in table.column_names:
             table = table.append_column(name, pa.repeat(pa.scalar(text, pa.string()), len(table)))
     return table
 

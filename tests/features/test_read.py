@@ -39,7 +39,7 @@ def test_a_folder_reads_as_one_table_without_hidden_and_temporary_files(tmp_path
 
 def test_folders_that_name_a_value_make_a_column(tmp_path: Path) -> None:
     for number, brand in enumerate(["M%26M=s", "__HIVE_DEFAULT_PARTITION__"]):
-        path = tmp_path / f"brand={brand}" / "available=false" / "p.parquet"
+        path = tmp_path / f"day={number}" / f"brand={brand}" / "available=false" / "p.parquet"
         write(path, item_id=[number], title=["Tea"], available=pa.array([True]))
     frame = read_table(str(tmp_path), ITEMS, config())
     assert frame["brand"].fillna("(null)").tolist() == ["M&M=s", "(null)"]
