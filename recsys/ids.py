@@ -71,9 +71,9 @@ class IdMap:
 
 
 def fits(numbers: pd.Index, kind: pd.Index) -> BoolArray:
-    """Where integers are within the width and sign of others, (n,)."""
-    limits = np.iinfo(str(kind.dtype))
-    return np.asarray((numbers >= limits.min) & (numbers <= limits.max), dtype=bool)
+    """Where integers are within the width and sign of others, (n,); what is missing is not."""
+    limits = np.iinfo(str(kind.dtype).lower())
+    return pd.Series(numbers).between(limits.min, limits.max).fillna(False).to_numpy(dtype=bool)
 
 
 def unwrapped(ids: pd.Series) -> pd.Series:
