@@ -22,12 +22,8 @@ from recsys.moments import moment_of
 from recsys.schema import EVENTS, nearest, require_columns
 from recsys.types import BoolArray, FloatArray, IntArray
 
-_LISTS = (
-    "list<",
-    "large_list<",
-    "fixed_size_list<",
-    "dictionary<values=list",
-)  # of arrow, as pandas writes their types
+# kinds of arrow, as pandas writes them
+_LISTS = ("list<", "large_list<", "fixed_size_list<", "dictionary<values=list")
 
 
 @dataclass(frozen=True)

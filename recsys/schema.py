@@ -33,7 +33,7 @@ EVENTS = TableSchema(
         "timestamp": "when, UTC; without a zone data.timezone is needed",
     },
     {
-        "weight": "multiplies the weight of the event type; a number from 0 up",
+        "weight": "multiplies the weight of the event type; a number from 0 to 1,000,000",
         "basket_id": "what was bought together",
         "session_id": "what was seen together",
         "quantity": "how many",

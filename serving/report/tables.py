@@ -7,6 +7,7 @@ import pandas as pd
 
 from features.clean import utc_times
 from recsys.errors import ConfigError, shown
+from recsys.ids import unwrapped
 from serving.report.world import Arm, positive, refuse_missing
 
 IDS = ["user_id", "item_id"]
@@ -47,7 +48,7 @@ def _recommended(model: Recommends, labels: pd.DataFrame, k: int) -> object:
 def plain_table(table: pd.DataFrame) -> pd.DataFrame:
     """Column names as text; categories of ids as their values; integers in a column of objects as integers."""
     named = table.rename(columns=str)
-    return named.assign(**{column: _plain_ids(named[column]) for column in IDS if column in named})
+    return named.assign(**{column: unwrapped(named[column]) for column in IDS if column in named})
 
 
 def plain_events(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -70,8 +71,3 @@ def plain_items(items: pd.DataFrame) -> pd.DataFrame:
 
 def _in_utc(table: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
     return table.assign(**{column: utc_times(table[column], "UTC", name)}) if column in table else table
-
-
-def _plain_ids(ids: pd.Series) -> pd.Series:
-    values = ids.astype(object) if isinstance(ids.dtype, pd.CategoricalDtype) else ids
-    return values.infer_objects() if values.notna().all() else values  # beside a null, integers would become floats
