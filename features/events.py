@@ -120,7 +120,7 @@ class EventWriter:
     """Collects checked rows, chunk by chunk, for an `EventLog`.
 
     Args:
-        items: ids of the catalogue, which all rows name.
+        items: ids of all items, each of which rows may name.
         event_weights: label weights by type; other types are kept and are no labels.
         split_column: of the rows, where one says which window a row belongs to.
         most_at_once: records sorted at a time.
@@ -138,6 +138,7 @@ class EventWriter:
         self._users, self._types = _Codes(), _Codes()
         self._raw = Spool(_RAW)
         self._is_labelled: BoolArray = np.zeros(0, dtype=bool)
+        self._has_events: BoolArray = np.zeros(len(items), dtype=bool)
         self._columns: set[str] = set()
         self._has_weight: set[bool] = set()
         self._wrong_split: list[str] = []
@@ -168,6 +169,7 @@ class EventWriter:
         out["price"] = rows.get("price", np.nan)
         out["split"] = self._split(rows, out["weight"] > 0) if self.split_column else -1
         out["place"] = _places(rows)
+        self._has_events[out["item"]] = True
         self._columns |= set(map(str, rows.columns))
         grown = np.zeros(len(self._users), dtype=bool)
         grown[: len(self._is_labelled)] = self._is_labelled
@@ -175,8 +177,11 @@ class EventWriter:
         self._is_labelled = grown
         self._raw.add(out)
 
-    def finish(self) -> EventLog:
+    def finish(self, is_there: BoolArray | None = None) -> EventLog:
         """Brings all rows into order and drops those that repeat another: a label stays, and of several the one with the least hash.
+
+        Args:
+            is_there: items to keep though they have no events, (n_items,); all by default.
 
         Raises:
             DataError: the split column holds something else than train, valid and test.
@@ -192,13 +197,16 @@ class EventWriter:
         n_labelled = int(self._is_labelled.sum())
         types = self._types.ids()
         type_rank = _inverse(types.argsort())
-        made = _Ordered(len(ids), len(self.items), len(types))
+        is_kept = np.ones(len(self.items), dtype=bool) if is_there is None else is_there | self._has_events
+        item_position = np.cumsum(is_kept) - 1
+        made = _Ordered(len(ids), int(is_kept.sum()), len(types))
         made.digest.update(repr(sorted(self._columns)).encode())  # a column by another name is another column
         for part in self._ranges(position):
             part["user"], part["type"] = position[part["user"]], type_rank[part["type"]]
+            part["item"] = item_position[part["item"]]
             made.add(part)
         return EventLog(
-            IdMap(ids[order[:n_labelled]]), ids[order[n_labelled:]], self.items,
+            IdMap(ids[order[:n_labelled]]), ids[order[n_labelled:]], IdMap(self.items.ids[is_kept]),
             tuple(map(str, types.sort_values())), made.records, np.concatenate([[0], np.cumsum(made.per_user)]),
             made.per_item, made.per_type, made.first, made.newest, frozenset(self._columns & {"weight", "price"}), made.n_repeats,
             made.digest.hexdigest(),

@@ -31,7 +31,7 @@ from recsys.config import DataConfig
 from recsys.errors import DataError, shown
 from recsys.ids import IdMap
 from recsys.schema import EVENTS, ITEMS, USERS, TableSchema, nearest, require_columns
-from recsys.types import IntArray
+from recsys.types import BoolArray, IntArray
 
 __all__ = ["DataReport", "Tables", "clean_tables", "load_tables"]
 
@@ -107,13 +107,13 @@ def _checked(
         _require_rows(len(frame), schema)
     items_seen = _clean_items(items, config)
     users_seen = None if users is None else _clean_once(with_places(users), "users", "user_id")
-    events_seen = _Events.read(chunks, items_seen.kept, config, now)
+    events_seen = _Events.read(chunks, IdMap.from_values(items_seen.kept["item_id"]), config, now)
     seen = [items_seen, *([] if users_seen is None else [users_seen])]
     quarantine = pd.concat([s.quarantine for s in (*seen, events_seen.checked)], ignore_index=True)
     for checked in (*seen, events_seen.checked):
         checked.refuse_too_many(config.max_bad_share, quarantine)
-    log = events_seen.writer.finish()
-    catalogue = events_seen.catalogue
+    log = events_seen.writer.finish(_is_created(items_seen.kept, now))
+    catalogue = items_seen.kept[log.items.positions(items_seen.kept["item_id"]) >= 0].reset_index(drop=True)
     report = _report(log, catalogue, config, now, quarantine, events_seen, items_seen)
     known_users = None if users_seen is None else users_seen.kept
     sha256 = _fingerprint(log.sha256, catalogue, *([] if known_users is None else [known_users]))
@@ -129,40 +129,40 @@ def _require_rows(n_rows: int, schema: TableSchema) -> None:
 class _Events:
     """The events while they are read, chunk by chunk.
 
-    catalogue: items that had entered it before as-of; n_nulls: of the good rows, by column; n_good: these rows.
+    n_nulls: of the good rows, by column; n_good: these rows.
     """
 
-    catalogue: pd.DataFrame
     writer: EventWriter
     checked: Checked
     n_nulls: Counter[str]
     n_good: int
 
     @classmethod
-    def read(
-        cls, chunks: Iterable[pd.DataFrame], items: pd.DataFrame, config: DataConfig, now: pd.Timestamp
-    ) -> "_Events":
-        """All chunks, checked against all items; what names an item of later is later too."""
-        is_there = ~(items["created_at"] >= now) if "created_at" in items else np.ones(len(items), dtype=bool)
-        catalogue = items[is_there].reset_index(drop=True)
-        known = IdMap.from_values(items["item_id"])
+    def read(cls, chunks: Iterable[pd.DataFrame], items: IdMap, config: DataConfig, now: pd.Timestamp) -> "_Events":
+        """All chunks, checked against the ids of all items, those of later too."""
         least = min(config.event_weights.values())  # only their ratios say something: ALS minds the unit of a weight
         weights = {name: weight / least for name, weight in config.event_weights.items()}
-        writer = EventWriter(IdMap.from_values(catalogue["item_id"]), weights, config.split_column)
+        writer = EventWriter(items, weights, config.split_column)
         refused, n_rows, n_later, n_good = [], 0, 0, 0
         n_nulls: Counter[str] = Counter()
         for chunk in chunks:
             require_columns(EVENTS, map(str, chunk.columns), place_of(chunk, "events"))
-            seen = _clean_events(chunk, known, config, now)
-            kept = seen.kept[writer.items.positions(seen.kept["item_id"]) >= 0]
-            writer.add(kept, _row_hashes(kept[sorted(kept.columns)]))
+            seen = _clean_events(chunk, items, config, now)
+            writer.add(seen.kept, _row_hashes(seen.kept[sorted(seen.kept.columns)]))
             refused.append(seen.quarantine)
-            n_rows, n_good = n_rows + seen.n_rows, n_good + len(kept)
-            n_later += seen.n_later + len(seen.kept) - len(kept)
-            n_nulls.update({str(c): int(n) for c, n in kept.isna().sum().items()})
+            n_rows, n_good, n_later = n_rows + seen.n_rows, n_good + len(seen.kept), n_later + seen.n_later
+            n_nulls.update({str(c): int(n) for c, n in seen.kept.isna().sum().items()})
         _require_rows(n_rows, EVENTS)
-        checked = Checked("events", kept[:0], pd.concat(refused, ignore_index=True), n_rows, n_later=n_later)
-        return cls(catalogue, writer, checked, n_nulls, n_good)
+        checked = Checked("events", seen.kept[:0], pd.concat(refused, ignore_index=True), n_rows, n_later=n_later)
+        return cls(writer, checked, n_nulls, n_good)
+
+
+def _is_created(items: pd.DataFrame, now: pd.Timestamp) -> BoolArray | None:
+    """Items that were there by their `created_at`, (n_items,); None where no column says so.
+
+    Those with events before `now` were there too, whatever an import wrote later: windows are cut alike (`ItemFacts`).
+    """
+    return ~(items["created_at"] >= now).to_numpy(dtype=bool) if "created_at" in items else None
 
 
 def _clean_once(raw: pd.DataFrame, table: str, key: str, refused: Refused | None = None) -> Checked:

@@ -179,14 +179,16 @@ def test_frames_are_not_changed() -> None:
     pd.testing.assert_frame_equal(before, events())
 
 
-def test_a_backfill_is_not_stopped_by_items_of_the_future(tmp_path: Path) -> None:
-    created = pd.to_datetime(pd.Series(["2023-01-01", "2024-01-03", None]), utc=True)
+def test_a_backfill_knows_what_was_created_or_had_sold_by_then(tmp_path: Path) -> None:
+    items = pd.DataFrame({"item_id": ["a", "a0", "b", "c"], "title": ["a", "later", "b", "always"]})
+    created = pd.to_datetime(pd.Series(["2023-01-01", "2024-01-04", "2024-01-09", None]), utc=True)
     tables = load_tables(
-        config(tmp_path, events(), ITEMS.assign(created_at=created)), pd.Timestamp("2024-01-03", tz="UTC")
+        config(tmp_path, events(), items.assign(created_at=created)), pd.Timestamp("2024-01-03", tz="UTC")
     )
-    assert tables.items["item_id"].tolist() == ["a", "c"]
-    assert tables.events["item_id"].tolist() == ["a"]
-    assert tables.report.n_after_as_of == 4
+    assert tables.items["item_id"].tolist() == tables.log.items.ids.tolist() == ["a", "b", "c"]
+    assert tables.events["item_id"].tolist() == ["a", "b"]  # b sold on 2 January; an import wrote its day of entry anew
+    assert tables.log.per_item.tolist() == [1, 1, 0]
+    assert tables.report.n_after_as_of == 3
     assert tables.report.quarantined == {}
 
 
