@@ -38,8 +38,7 @@ class Dataset:
         records: events by user, time and item, of `features.events.EVENT`; those that are no labels or not before
             `as_of` do not count.
         bounds: where the records of each user start, (n_users + 1,).
-        has_split, has_price: whether the events had such a column.
-        event_columns: optional columns of the events that are read, of those that they had.
+        has_split, has_weight: whether the events had such a column.
         available: True where the item may be recommended, (n_items,); see `without`.
         as_of: the moment of knowledge.
         sha256: of the tables it came from.
@@ -51,11 +50,10 @@ class Dataset:
     records: Spool
     bounds: IntArray
     has_split: bool
-    has_price: bool
+    has_weight: bool
     available: BoolArray
     as_of: pd.Timestamp
     sha256: str
-    event_columns: frozenset[str] = frozenset()
 
     @classmethod
     def from_frames(
@@ -105,7 +103,7 @@ class Dataset:
         available = items["available"].to_numpy(dtype=bool) if "available" in items else np.ones(len(items), bool)
         return cls(
             log.users, log.items, items, log.records, log.bounds[: len(log.users) + 1],
-            bool(tables.split_column), "price" in log.optional, available, as_of, tables.sha256, log.optional,
+            bool(tables.split_column), log.has_weight, available, as_of, tables.sha256,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -144,11 +142,6 @@ class Dataset:
     def split(self) -> IntArray | None:
         """(n_events,) int8 0 train, 1 valid, 2 test; None where no column says so."""
         return self._columns["split"] if self.has_split else None
-
-    @property
-    def price(self) -> FloatArray | None:
-        """(n_events,) float64 price of one as paid, nan where not given; None without such a column."""
-        return self._columns["price"] if self.has_price else None
 
     def blocks(self) -> Iterator[Records]:
         """The events that count, some at a time."""
@@ -200,7 +193,7 @@ class Dataset:
 
     @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
-        names = ["user", "item", "timestamp", "weight", *["split"] * self.has_split, *["price"] * self.has_price]
+        names = ["user", "item", "timestamp", "weight", *["split"] * self.has_split]
         parts: dict[str, list[np.ndarray]] = {name: [np.empty(0, EVENT[name])] for name in names}
         for block in self.blocks():
             for name in names:

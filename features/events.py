@@ -23,8 +23,7 @@ MOST_FILES = 200  # open at a time; then more records are sorted at once
 
 EVENT = np.dtype(
     [
-        ("user", "i4"), ("item", "i4"), ("timestamp", "i8"), ("type", "i4"), ("split", "i1"),
-        ("weight", "f4"), ("price", "f8"), ("own_weight", "f8"),
+        ("user", "i4"), ("item", "i4"), ("timestamp", "i8"), ("type", "i4"), ("split", "i1"), ("weight", "f4"),
     ]
 )  # fmt: skip
 _RAW = np.dtype([*EVENT.descr, ("place", "u8"), ("hash", "u8")])
@@ -41,12 +40,12 @@ class EventLog:
         items: ids of the catalogue.
         types: names of the codes in `type`, sorted.
         records: of `EVENT`: positions, microseconds UTC, code of the split (-1 where no column says so), label weight
-            (0 where the event is no label), price as paid (nan where not given), the row's own weight.
+            times the row's own (0 where the event is no label).
         bounds: where each user's records start, (n_users + n_others + 1,).
         per_item: events of each item, (n_items,).
         per_type: events of each type.
         first, newest: moments of the first and last event, microseconds UTC.
-        optional: which of weight and price the events had.
+        has_weight: whether the rows had weights of their own.
         n_repeats: rows left out because they repeat another.
         sha256: of the names of the columns and of all rows.
     """
@@ -61,7 +60,7 @@ class EventLog:
     per_type: IntArray
     first: int
     newest: int
-    optional: frozenset[str]
+    has_weight: bool
     n_repeats: int
     sha256: str
 
@@ -76,7 +75,7 @@ class EventLog:
     def frame(self, users: list[object] | None = None, split_column: str | None = None) -> pd.DataFrame:
         """Events of some users, or of all, with outside ids, by time, user, item and type.
 
-        Columns: user_id, item_id, event_type, timestamp, and weight, price and the split column where there are any.
+        Columns: user_id, item_id, event_type, timestamp, weight as in `records`, and the split column where there is one.
         """
         ids = self.users.ids.append(self.others)
         if users is None:
@@ -91,11 +90,8 @@ class EventLog:
             "item_id": self.items.values(records["item"]),
             "event_type": pd.Index(self.types, dtype="str")[records["type"]],
             "timestamp": pd.to_datetime(records["timestamp"], unit="us", utc=True).as_unit("us"),
+            "weight": records["weight"],
         }
-        if "weight" in self.optional:
-            columns["weight"] = records["own_weight"]
-        if "price" in self.optional:
-            columns["price"] = records["price"]
         if split_column:
             columns[split_column] = pd.Index(["", *SPLITS], dtype="str")[records["split"] + 1]
         return pd.DataFrame(columns)
@@ -164,9 +160,7 @@ class EventWriter:
         out["timestamp"], out["hash"] = rows["timestamp"].astype("int64"), hashes
         out["type"] = self._types.of(rows["event_type"])
         label_weight = rows["event_type"].map(self.event_weights).to_numpy(dtype=np.float32, na_value=0)
-        out["own_weight"] = rows.get("weight", 1)
-        out["weight"] = label_weight * out["own_weight"].astype(np.float32)
-        out["price"] = rows.get("price", np.nan)
+        out["weight"] = label_weight * np.asarray(rows.get("weight", 1), dtype=np.float32)
         out["split"] = self._split(rows, out["weight"] > 0) if self.split_column else -1
         out["place"] = _places(rows)
         self._has_events[out["item"]] = True
@@ -208,7 +202,7 @@ class EventWriter:
         return EventLog(
             IdMap(ids[order[:n_labelled]]), ids[order[n_labelled:]], IdMap(self.items.ids[is_kept]),
             tuple(map(str, types.sort_values())), made.records, np.concatenate([[0], np.cumsum(made.per_user)]),
-            made.per_item, made.per_type, made.first, made.newest, frozenset(self._columns & {"weight", "price"}), made.n_repeats,
+            made.per_item, made.per_type, made.first, made.newest, "weight" in self._columns, made.n_repeats,
             made.digest.hexdigest(),
         )  # fmt: skip
 

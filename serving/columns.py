@@ -15,11 +15,13 @@ from serving.publish import ReleaseStore
 
 def columns_known(dataset: Dataset, config: Config) -> dict[str, list[str]]:
     """Optional columns of events and items that are there and that something reads, by table."""
-    read = {*columns_of("items"), *config.text.fields}
-    return {
-        "events": sorted(dataset.event_columns),
-        "items": sorted(read & set(map(str, dataset.catalogue.columns))),
-    }
+    there = {"events": {"weight"} if dataset.has_weight else set(), "items": set(map(str, dataset.catalogue.columns))}
+    return {table: sorted(names & there[table]) for table, names in _read(config).items()}
+
+
+def _read(config: Config) -> dict[str, set[str]]:
+    """Optional columns that something reads, by table."""
+    return {"events": {"weight"}, "items": {*columns_of("items"), *config.text.fields}}
 
 
 def refuse_lost_columns(dataset: Dataset, store: ReleaseStore, config: Config) -> None:
@@ -34,12 +36,12 @@ def refuse_lost_columns(dataset: Dataset, store: ReleaseStore, config: Config) -
     before: dict[str, list[str]] = {}
     with suppress(ResourceError):  # a damaged release tells nothing
         before = store.manifest(served).get("columns", {})
-    now = columns_known(dataset, config)
+    now, read = columns_known(dataset, config), _read(config)
     lost = [
         (table, name)
         for table, names in before.items()
         for name in names
-        if name not in now[table] and name not in config.serving.audit.may_lack
+        if name in read[table] and name not in now[table] and name not in config.serving.audit.may_lack
     ]
     if lost:
         others = set(map(str, dataset.catalogue.columns)) - set(now["items"])

@@ -37,9 +37,6 @@ def test_labels_stand_by_user_then_time_then_item_with_type_weight_times_row_wei
     assert data.user_pos.tolist() == [0, 0, 1]
     assert data.item_pos.tolist() == [0, 1, 0]
     assert data.weight.tolist() == [0.5, 12, 6]
-    assert data.price is not None
-    assert data.price[1:].tolist() == [2, 1]
-    assert np.isnan(data.price[0])
 
 
 def test_catalogue_rows_are_item_positions_and_availability_is_read_from_words() -> None:
@@ -51,7 +48,7 @@ def test_catalogue_rows_are_item_positions_and_availability_is_read_from_words()
 def test_shuffled_input_gives_the_same_arrays() -> None:
     one, other = dataset(), dataset(EVENTS.sample(frac=1, random_state=1))
     assert one.sha256 == other.sha256
-    for name in ("user_pos", "item_pos", "timestamp", "weight", "price"):
+    for name in ("user_pos", "item_pos", "timestamp", "weight"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 

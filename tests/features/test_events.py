@@ -236,10 +236,6 @@ def test_ids_of_two_types_are_not_mixed() -> None:
         log_of([rows(3), rows(3).assign(user_id=7)])
 
 
-def test_prices_come_out_as_they_came_in() -> None:
-    assert log_of([rows(1).assign(price=19.99)]).frame()["price"].tolist() == [19.99]
-
-
 def test_how_rows_fall_into_files_does_not_change_the_fingerprint(tmp_path: Path) -> None:
     items = pd.DataFrame({"item_id": ITEMS.ids, "title": "x"})
     items.to_parquet(tmp_path / "items.parquet")

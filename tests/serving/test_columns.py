@@ -70,10 +70,13 @@ def test_a_column_that_texts_were_made_of_counts_too(store: ReleaseStore) -> Non
         refuse_lost_columns(Dataset.from_frames(EVENTS, ITEMS.drop(columns="author")), store, config())
 
 
-def test_a_release_of_an_earlier_revision_asks_for_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("noted", [{}, {"columns": {"events": ["price"], "items": []}}])
+def test_a_release_of_an_earlier_revision_asks_for_nothing_that_is_not_read(
+    tmp_path: Path, noted: dict[str, object]
+) -> None:
     store = ReleaseStore(tmp_path)
     with store.lock():
         staging = store.begin("2024-01-02", "a")
         store.write_part(staging, 0, pa.table({"user_id": [1]}))
-        store.publish(store.finish(staging, {"key": {}, "run_date": "2024-01-02", "model": {"version": "1"}}))
+        store.publish(store.finish(staging, {"key": {}, "run_date": "2024-01-02", "model": {"version": "1"}} | noted))
     refuse_lost_columns(Dataset.from_frames(EVENTS, ITEMS[["item_id", "title"]]), store, config())
