@@ -15,7 +15,7 @@ from pandas.api.types import is_object_dtype
 from features.events import EVENT
 from features.ingest import Tables, clean_tables
 from features.spool import Records, Spool
-from recsys.config import DataConfig
+from recsys.config import parse_config
 from recsys.errors import ConfigError, DataError, shown
 from recsys.ids import IdMap, unwrapped
 from recsys.moments import moment_of
@@ -79,7 +79,7 @@ class Dataset:
             split_column: of events, holding train, valid or test, where windows are not to be cut by time.
 
         Raises:
-            ConfigError: `as_of` is no moment, or a weight is no number above 0.
+            ConfigError: `as_of` is no moment, a weight is no number above 0, or a setting is none that a config could hold.
             DataError: a column is missing, there are no events, a type that weighs never occurs, or too many rows are bad.
         """
         moment = None if as_of is None else moment_of(as_of, "as_of")
@@ -88,9 +88,8 @@ class Dataset:
         if not event_weights and len(types) > 1:
             warnings.warn(_all_count_1(types), stacklevel=2)
         weights = _weights(event_weights, types) if event_weights else dict.fromkeys(types, 1.0)
-        config = DataConfig(
-            events="frame", items="frame", event_weights=weights, timezone=timezone, split_column=split_column
-        )
+        settings = {"event_weights": weights, "timezone": timezone, "split_column": split_column}
+        config = parse_config({"data": {"events": "frame", "items": "frame"} | settings}, "from_frames").data
         events, items = _plain(events, with_objects=False), _plain(items)  # objects of millions of events take minutes
         tables = clean_tables(events, items, config, moment, None if users is None else _plain(users))
         newest = pd.Timestamp(tables.log.newest, unit="us", tz="UTC")

@@ -1,6 +1,7 @@
 import re
 from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,6 +127,15 @@ def test_a_type_that_weighs_and_never_occurs_is_named_with_the_nearest() -> None
         Dataset.from_frames(EVENTS, ITEMS, event_weights={"buy": 6, "veiw": 1})
     with pytest.raises(DataError, match=r"never holds 'loan'.*found 'buy', 'click', 'view'"):
         Dataset.from_frames(EVENTS, ITEMS, event_weights={"loan": 1})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"event_weights": {"buy": 2e6}}, "data.event_weights"), ({"split_column": 7}, "data.split_column")],
+)
+def test_what_no_config_could_hold_is_told_as_in_a_config(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=f"from_frames: .*\n  {told}"):
+        Dataset.from_frames(EVENTS, ITEMS, **{"event_weights": BOTH} | wrong)
 
 
 def test_lists_of_words_are_the_same_texts_from_frames_and_from_files(tmp_path: Path) -> None:
