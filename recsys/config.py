@@ -47,6 +47,12 @@ class DataConfig(Section):
     window_days: float | None = Field(None, gt=0, description="Length of both windows in days, instead of a share.")
     split_column: str | None = Field(None, description="Column holding train/valid/test, instead of cuts in time.")
 
+    def mappings(self, table: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Our names and theirs: in every table, and in one alone."""
+        every = {ours: theirs for ours, theirs in self.columns.items() if isinstance(theirs, str)}
+        own = self.columns.get(table, {})
+        return every, own if isinstance(own, dict) else {}
+
     @field_validator("columns", mode="before")
     @classmethod
     def _no_setting(cls, columns: Any) -> Any:

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from features.clean import clean_ids, ids_like, settled_ids
-from features.read import CSV, read_csv
+from features.files import CSV
+from features.read import read_csv
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, ModelError, shown
 from recsys.progress import Reporter

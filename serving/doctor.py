@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from features.read import files_of
+from features.files import files_of
 from recsys.config import Config
 from recsys.errors import RecsysError, public, shown
 from recsys.text_tower import PACKAGED_ENCODER, TextTower, has_bf16
