@@ -31,9 +31,11 @@ from features.ingest import load_tables
 from features.text import item_texts
 from recsys.cf_tower import CFTower
 from recsys.config import load_config
+from recsys.encoder import PACKAGED_ENCODER, packaged_folder
 from recsys.losses import sampled_softmax
+from recsys.machine import has_bf16
 from recsys.nearest import DIRECTIONS, DenseSearch
-from recsys.text_tower import PACKAGED_ENCODER, TextTower, _packaged_folder, has_bf16
+from recsys.text_tower import TextTower
 from recsys.types import FloatArray, IntArray
 from recsys.vectors import leading_directions, unit_rows
 from serving.releases import write_part
@@ -81,7 +83,7 @@ def training(size: Row) -> Row:
     texts = [" ".join([t] * 20) for t in item_texts(Shop(10, 2_000, 10).items().to_pandas(), ["title"])]
     texts = texts[: 2 * BATCH * size["steps"]]
     pairs = datasets.Dataset.from_dict({"anchor": texts[::2], "positive": texts[1::2]})
-    peer = SentenceTransformer(str(_packaged_folder()), device="cpu")
+    peer = SentenceTransformer(str(packaged_folder()), device="cpu")
     peer.max_seq_length = 64
     for layer in (peer[0].auto_model.embeddings, *peer[0].auto_model.encoder.layer[:FROZEN_LAYERS]):
         layer.requires_grad_(False)
@@ -116,7 +118,7 @@ def encoding(size: Row) -> Row:
 
     catalogue = Shop(10, size["texts"], 10).items().to_pandas()
     texts = item_texts(catalogue, ["title", "brand", "category", "description"])
-    peer = SentenceTransformer(str(_packaged_folder()), device="cpu")
+    peer = SentenceTransformer(str(packaged_folder()), device="cpu")
     peer.max_seq_length = 64
     tower = TextTower.from_encoder(PACKAGED_ENCODER, 64)
     row = alternated(lambda: tower.encode(texts), lambda: peer.encode(texts, show_progress_bar=False), size["repeats"])

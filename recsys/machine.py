@@ -1,4 +1,4 @@
-"""What the process asks of the machine: how many threads, and memory that is kept instead of given back."""
+"""What the machine has and what the process asks of it: threads, bfloat16, memory that is kept instead of given back."""
 
 import ctypes
 import os
@@ -7,9 +7,12 @@ import resource
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import ThreadpoolController
+
+if TYPE_CHECKING:
+    import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 2**30
@@ -47,6 +50,16 @@ def keep_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def has_bf16(device: "torch.device") -> bool:
+    """Whether bfloat16 is faster than float32 there, by what the processor reports."""
+    import torch  # seconds: not before a run knows that it may begin
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
 @cache

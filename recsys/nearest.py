@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from recsys.text_tower import has_bf16
+from recsys.machine import has_bf16
 from recsys.types import FloatArray, IntArray
 from recsys.vectors import products
 

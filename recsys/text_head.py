@@ -58,7 +58,7 @@ class TextHead(nn.Module):
         return nn.functional.normalize(x @ self.projection.T + bent, dim=1)
 
     @property
-    def width(self) -> int:
+    def n_inputs(self) -> int:
         """Length of an input."""
         return int(self.projection.shape[1])
 

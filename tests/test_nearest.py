@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from features.candidates import top_k
+from recsys.machine import has_bf16
 from recsys.nearest import DIRECTIONS, DenseSearch, score_values
-from recsys.text_tower import has_bf16
 from recsys.vectors import leading_directions, unit_rows
 
 RNG = np.random.default_rng(0)

@@ -88,7 +88,7 @@ class Model:
             )
         cf = self.cf.for_catalogue(known)
         inputs = self.text.inputs(texts, pooled)
-        cf = with_cold_items(cf, inputs[:, : self.text.width][row], readings)
+        cf = with_cold_items(cf, inputs[:, : self.text.hidden_size][row], readings)
         merged = self.config.model_copy(update={"rules": config.rules, "serving": config.serving})
         vectors = self.text.project(inputs)[row]
         return Snapshot.of(StoredHistories(dataset), vectors, cf, dataset.catalogue, dataset.available, merged)

@@ -110,8 +110,8 @@ class TextSpace:
     @property
     def views(self) -> list[FloatArray]:
         """Vectors of the items without the head, (n_items, dim) each: by the encoder and by words, where there are any."""
-        width = self.tower.width
-        parts = self.inputs[:, :width], WORDS_LENGTH * self.inputs[:, width:]
+        n = self.tower.hidden_size
+        parts = self.inputs[:, :n], WORDS_LENGTH * self.inputs[:, n:]
         return [part[self.row] for part in parts if part.shape[1]]
 
     @cached_property
