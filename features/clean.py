@@ -10,7 +10,7 @@ from recsys.errors import ConfigError, DataError, shown
 from recsys.types import BoolArray
 
 EARLIEST, LATEST = pd.Timestamp("1990-01-01", tz="UTC"), pd.Timestamp("2100-01-01", tz="UTC")
-MAX_TEXT = 20_000  # characters
+MAX_TEXT = 20_000  # characters; far beyond any encoder's cut, it bounds the work on a hostile description of 10 MB
 MAX_ID = 512  # characters
 MOST = 0.9  # share of a column's values that tells what the export did to all of them
 _CONTROL = {c: " " for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) == "Cc"} | {0: ""}

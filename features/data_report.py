@@ -19,7 +19,7 @@ class DataReport:
 
     Args:
         n_events_read, n_items_read: rows in the files.
-        n_after_as_of: events at or after as-of, or of items that entered the catalogue only then.
+        n_after_as_of: events at or after as-of.
         n_duplicates, n_duplicate_items: repeated rows, each counted once less.
         event_types: rows kept, by type that is a label.
         ignored_types: rows of types that are no labels.

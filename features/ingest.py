@@ -30,14 +30,13 @@ from features.read import read_chunks, read_table
 from recsys.config import DataConfig
 from recsys.errors import DataError, shown
 from recsys.ids import IdMap
-from recsys.schema import EVENTS, ITEMS, USERS, TableSchema, nearest, require_columns
+from recsys.schema import EVENTS, ITEMS, MOST_WEIGHT, USERS, TableSchema, nearest, require_columns
 from recsys.types import BoolArray, IntArray
 
 __all__ = ["DataReport", "Tables", "clean_tables", "load_tables"]
 
 TEXTS = ("title", "description", "brand", "category", "tags", "language")
 NUMBERS = ("quantity", "price", "rating")
-MOST_WEIGHT = 1_000_000  # weights are added up as float32, where a much larger one drowns the others, or is infinite
 
 
 @dataclass(frozen=True)

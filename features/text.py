@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
 
+from features.clean import MAX_TEXT
 from recsys.errors import ConfigError, shown
 from recsys.text_tower import Progress
 from recsys.types import FloatArray
 from recsys.whole import replacing
-
-MAX_CHARACTERS = 20_000  # far beyond any encoder's cut; bounds the work on a hostile 10 MB description
 
 
 def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
@@ -26,7 +25,7 @@ def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: none of the columns is there, so no item would have a text.
     """
-    columns = [catalogue[f].fillna("").astype(str).str.strip().str[:MAX_CHARACTERS] for f in fields if f in catalogue]
+    columns = [catalogue[f].fillna("").astype(str).str.strip().str[:MAX_TEXT] for f in fields if f in catalogue]
     if not fields:
         return [""] * len(catalogue)
     if not columns:

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys.errors import ConfigError, shown
-from recsys.schema import TABLES, columns_of
+from recsys.schema import MOST_WEIGHT, TABLES, columns_of
 
-LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6  # of an event type; beyond lie slips only
+LEAST_WEIGHT = 1e-6  # of an event type; below lie slips only
 
 
 class Section(BaseModel):
@@ -75,7 +75,7 @@ class DataConfig(Section):
     def _positive(cls, weights: dict[str, float]) -> dict[str, float]:
         if not weights or not all(LEAST_WEIGHT <= w <= MOST_WEIGHT for w in weights.values()):
             raise ValueError(
-                f"name at least one event type, each with a weight from {LEAST_WEIGHT:f} to {MOST_WEIGHT:,.0f}"
+                f"name at least one event type, each with a weight from {LEAST_WEIGHT:f} to {MOST_WEIGHT:,}"
             )
         return weights
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from recsys.errors import DataError, shown
 
+MOST_WEIGHT = 1_000_000  # weights are added up as float32, where a much larger one drowns the others, or is infinite
 NEAR = 0.6  # likeness of two names from which on one may be meant by the other
 
 
@@ -33,7 +34,7 @@ EVENTS = TableSchema(
         "timestamp": "when, UTC; without a zone data.timezone is needed",
     },
     {
-        "weight": "multiplies the weight of the event type; a number from 0 to 1,000,000",
+        "weight": f"multiplies the weight of the event type; a number from 0 to {MOST_WEIGHT:,}",
         "basket_id": "what was bought together",
         "session_id": "what was seen together",
         "quantity": "how many",
