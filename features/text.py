@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
 
-from features.clean import MAX_TEXT
+from features.clean import clean_texts
 from recsys.errors import ConfigError, shown
 from recsys.text_tower import Progress
 from recsys.types import FloatArray
@@ -25,7 +25,7 @@ def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: none of the columns is there, so no item would have a text.
     """
-    columns = [catalogue[f].fillna("").astype(str).str.strip().str[:MAX_TEXT] for f in fields if f in catalogue]
+    columns = [clean_texts(catalogue[f]).str.strip() for f in fields if f in catalogue]  # any column may be a field
     if not fields:
         return [""] * len(catalogue)
     if not columns:

@@ -41,3 +41,12 @@ def test_fields_that_no_column_has_are_an_error_and_not_a_shop_without_words() -
     with pytest.raises(ConfigError, match=r"text.fields: none of name, text is a column of the items table"):
         item_texts(pd.DataFrame({"item_id": [1], "title": ["Tea"]}), ["name", "text"])
     assert item_texts(pd.DataFrame({"item_id": [1], "title": ["Tea"]}), []) == [""]
+
+
+def test_any_column_may_be_a_field_whatever_it_holds() -> None:
+    catalogue = pd.DataFrame({"title": ["Tea", "Oil", "Salt"]})
+    for author, texts in (
+        (pd.Categorical(["Ann", "Bob", None]), ["Tea. Ann", "Oil. Bob", "Salt"]),
+        (pd.Series(["a\ud800", "b\x00c", None], dtype=object), ["Tea. a", "Oil. bc", "Salt"]),
+    ):
+        assert item_texts(catalogue.assign(author=author), ["title", "author"]) == texts
