@@ -21,11 +21,11 @@ EVENTS = pd.DataFrame(
 ITEMS = pd.DataFrame({"item_id": [1, 2], "title": "x", "available": [True, False], "author": "y", "shelf": 7})
 
 
-def config(**audit: object) -> Config:
+def config(*, fields: tuple[str, ...] = ("title", "author"), **audit: object) -> Config:
     return parse_config(
         {
             "data": {"events": "e", "items": "i", "event_weights": {"buy": 1}},
-            "text": {"fields": ["title", "author"]},
+            "text": {"fields": list(fields)},
             "serving": {"audit": audit},
         }
     )
@@ -68,6 +68,11 @@ def test_a_column_that_is_gone_is_named_with_what_it_may_be_called_now(store: Re
 def test_a_column_that_texts_were_made_of_counts_too(store: ReleaseStore) -> None:
     with pytest.raises(DataError, match="items lack 'author'"):
         refuse_lost_columns(Dataset.from_frames(EVENTS, ITEMS.drop(columns="author")), store, config())
+
+
+def test_a_column_that_texts_are_no_longer_made_of_is_not_lost(store: ReleaseStore) -> None:
+    """It said: items lack 'author' (did you mean 'author'?), mend the export."""
+    refuse_lost_columns(Dataset.from_frames(EVENTS, ITEMS), store, config(fields=("title",)))
 
 
 @pytest.mark.parametrize("noted", [{}, {"columns": {"events": ["price"], "items": []}}])
