@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
 import pandas as pd
-from rich.console import Console
 
 from recsys.config import Config, json_schema, load_config
 from recsys.errors import ConfigError, RecsysError, as_ours, public
 from recsys.moments import moment_of
-from recsys.progress import Log, Reporter
+from recsys.progress import Log, Page, Reporter
 from recsys.stop import stoppable
 from training.dials import GROUPS
 
@@ -34,9 +33,6 @@ def main() -> None:
         sys.exit(code if isinstance(code, int) else 0)
     except RecsysError as error:
         _fail(error)
-    except BrokenPipeError:  # whoever read us has seen enough; what is left in the buffer has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except (OSError, MemoryError) as error:
         _fail(as_ours(error))
     except click.ClickException as error:
@@ -49,11 +45,23 @@ def main() -> None:
 
 def _fail(error: BaseException) -> NoReturn:
     if not getattr(error, "is_told", False):
-        Console(stderr=True).print(f"recsys: {error}", markup=False, highlight=False, emoji=False, soft_wrap=True)
+        Reporter().say(f"recsys: {error}")
     sys.exit(getattr(error, "exit_code", 1))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Program(click.Group):
+    """Commands; a reader that went away ends them with 141, as by SIGPIPE: click's 1 would say that there is a defect."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # what is left in the buffer has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="recsys")
 def cli() -> None:
     """Text-aware recommendations: train, score every night, compare.
@@ -161,7 +169,7 @@ def validate(config: Config, as_of: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(report.to_dict())
     else:
-        report.render(Console())
+        report.render(Page())
 
 
 @cli.command()
@@ -188,7 +196,7 @@ def train(config: Config, as_of: str | None, deadline: float | None, log: Log, a
     else:
         from serving.show import print_evaluation
 
-        print_evaluation(done.trained.evaluation, Console())
+        print_evaluation(done.trained.evaluation, Page())
 
 
 @cli.command()
@@ -281,7 +289,7 @@ def nightly(
 
         outcome = run_nightly(run, when=when, move_current=move_current, promote=promote)
         with reported(outcome.release):
-            _print_json(outcome.to_dict()) if as_json else outcome.render(Console(), users_shown(show_users))
+            _print_json(outcome.to_dict()) if as_json else outcome.render(Page(), users_shown(show_users))
             sys.stdout.flush()
 
 
@@ -295,7 +303,7 @@ def report(config: Config, show_users: int | None, as_json: bool) -> None:
 
     outcome = report_of_served(config)
     with reported(outcome.release):
-        _print_json(outcome.to_dict()) if as_json else outcome.render(Console(), users_shown(show_users))
+        _print_json(outcome.to_dict()) if as_json else outcome.render(Page(), users_shown(show_users))
         sys.stdout.flush()
 
 
@@ -312,7 +320,7 @@ def evaluate(config: Config, as_of: str | None, log: Log, as_json: bool) -> None
     from serving.show import evaluation_of, print_stored_evaluation
 
     stored = evaluation_of(config, moment(as_of), Reporter(log=log))
-    _print_json(stored) if as_json else print_stored_evaluation(stored, Console())
+    _print_json(stored) if as_json else print_stored_evaluation(stored, Page())
 
 
 @cli.command()
@@ -514,7 +522,7 @@ def show(config: Config, user: str, n: int, as_json: bool) -> None:
     """A user's history and the recommendations now served, with titles and reasons."""
     from serving.show import show_user
 
-    show_user(config, user, n, Console(), as_json)
+    show_user(config, user, n, Page(), as_json)
 
 
 @cli.command()
@@ -526,7 +534,7 @@ def similar(config: Config, item: str, n: int, as_json: bool) -> None:
     """Items like ITEM, by the champion's text tower and by behaviour."""
     from serving.show import show_similar
 
-    show_similar(config, item, n, Console(), as_json)
+    show_similar(config, item, n, Page(), as_json)
 
 
 @cli.command()
@@ -537,7 +545,7 @@ def status(config: Config, as_json: bool) -> None:
     from serving.status import show_status
 
     path = click.get_current_context().params["path"]
-    show_status(config, Console(), as_json, path if path != "recsys.toml" else "")
+    show_status(config, Page(), as_json, path if path != "recsys.toml" else "")
 
 
 @cli.command()

@@ -1,11 +1,13 @@
 """What a run says while it works: a bar on a terminal, plain lines or JSON lines in a log."""
 
+import errno
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +16,14 @@ LINE_EVERY_S = 20.0
 
 Log = Literal["plain", "json"]
 Report = Callable[[int, int], None]
+
+
+class Page(Console):
+    """Standard output or error; a reader that went away is a BrokenPipeError, for which rich would end the program."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Called by rich."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 class Reporter:
@@ -30,7 +40,7 @@ class Reporter:
     """
 
     def __init__(self, console: Console | None = None, log: Log = "plain") -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or Page(stderr=True)
         self.log: Log = log
         self.run_id = ""
         self.seconds: dict[str, float] = {}
@@ -53,6 +63,12 @@ class Reporter:
         """One plain line."""
         self._write(text, message=text)
 
+    def show(self, render: Callable[[Console], None]) -> None:
+        """A table, in plain logs alone."""
+        if self.log == "plain":
+            with suppress(OSError):
+                render(self.console)
+
     def fail(self, text: str, exit_code: int) -> None:
         """The last line of a run that failed."""
         self._write(f"recsys: {text}", error=text, exit_code=exit_code)
@@ -61,7 +77,8 @@ class Reporter:
         if self.log == "json":
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             plain = json.dumps({"time": now, "run": self.run_id, "stage": self.stage_now} | fields)
-        self.console.print(plain, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        with suppress(OSError):  # a log that nobody reads any more, or whose disk is full, is no reason to lose a night
+            self.console.print(plain, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def _bar(self, name: str) -> Iterator[Report]:

@@ -122,8 +122,7 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
     """
     config, reporter = run.config, run.reporter
     dataset, data = load_dataset(config, run.as_of, reporter)
-    if reporter.log == "plain":
-        data.render(reporter.console)
+    reporter.show(data.render)
     run.facts |= {"events": data.n_events, "items": data.n_items, "quarantined": sum(data.quarantined.values())}
     is_due = when == "always" or (when == "due" and _is_due(run))
     run.facts["trained"] = False

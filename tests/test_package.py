@@ -185,6 +185,15 @@ def test_the_program_runs_as_a_module(module: str, tmp_path: Path) -> None:
     assert "no.toml: no such file" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_reader_that_has_gone_is_no_defect() -> None:
+    """It ended with 1, which means a defect."""
+    program = subprocess.Popen([sys.executable, "-m", "recsys", "schema"], stdout=subprocess.PIPE, cwd=ROOT)
+    assert program.stdout is not None
+    program.stdout.close()
+    assert program.wait() == 141
+
+
 def test_the_registry_of_a_config_lies_beside_it_from_wherever_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "recsys.toml"
     for written, expected in (

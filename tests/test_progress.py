@@ -1,11 +1,12 @@
 import io
 import json
+import os
 
 import pytest
 from rich.console import Console
 
 from recsys import progress
-from recsys.progress import Reporter
+from recsys.progress import Page, Reporter
 
 
 def written(reporter: Reporter) -> str:
@@ -41,3 +42,26 @@ def test_a_plain_log_says_the_same_and_takes_nothing_for_markup(monkeypatch: pyt
     log.say("[red]x[/red] :tea:")
     assert written(log).splitlines() == ["scoring: 3 of 10, 0 s", "scoring: 0.0 s", "[red]x[/red] :tea:"]
     assert list(log.seconds) == ["scoring"]
+
+
+def test_a_log_that_nobody_reads_or_that_fills_its_disk_costs_no_night() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    for log in (os.fdopen(writes, "w"), open("/dev/full", "w")):  # noqa: SIM115 - closing them fails, too
+        told = Reporter(Page(file=log))
+        with told.stage("scoring"):
+            told.say("a line")
+        told.show(lambda console: console.print("a table"))
+        assert list(told.seconds) == ["scoring"]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), log.fileno())
+        log.close()
+
+
+def test_a_page_whose_reader_has_gone_says_so() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    page = Page(file=os.fdopen(writes, "w"))
+    with pytest.raises(BrokenPipeError):
+        page.print("a table")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), writes)
+    page.file.close()
