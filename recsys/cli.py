@@ -80,7 +80,13 @@ def with_config(command: Callable[..., R]) -> Callable[..., R]:
     @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Overrides a setting.")
     @wraps(command)
     def wrapped(path: str, overrides: tuple[str, ...], **kwargs: Any) -> R:
-        return command(config=load_config(path, overrides), **kwargs)
+        try:
+            return command(config=load_config(path, overrides), **kwargs)
+        except RecsysError as error:
+            if kwargs.get("log") == "json" and not error.is_told:  # of before a run began: the config, the lock
+                Reporter(log="json").fail(str(error), error.exit_code)
+                error.is_told = True
+            raise
 
     return wrapped
 

@@ -186,6 +186,14 @@ def test_the_program_runs_as_a_module(module: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_refused_before_a_run_begins_is_a_line_of_a_json_log_too(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "recsys", "nightly", "-c", str(tmp_path / "no.toml"), "--log", "json"]
+    line = json.loads(subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False).stderr)
+    assert line["exit_code"] == 2
+    assert "no.toml: no such file" in line["error"]
+
+
+@pytest.mark.slow
 def test_a_reader_that_has_gone_is_no_defect() -> None:
     """It ended with 1, which means a defect."""
     program = subprocess.Popen([sys.executable, "-m", "recsys", "schema"], stdout=subprocess.PIPE, cwd=ROOT)
