@@ -295,7 +295,11 @@ class ReleaseStore:
         os.write(handle, f"pid {os.getpid()} since {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}".encode())
 
     def _probe(self) -> None:
-        """Renames an empty folder the way a release will go, so that what forbids it shows before hours of work."""
+        """Looks at the links, and renames an empty folder the way a release will go, so that what forbids either shows before
+        hours of work.
+        """
+        for name in ("current", "previous"):
+            self._pointed(name)
         probe = self.staging / ".probe"
         with named(self.releases):
             probe.mkdir(exist_ok=True)
@@ -321,6 +325,10 @@ class ReleaseStore:
 
     def _pointed(self, name: str) -> Path | None:
         link = self.output / name
+        if link.is_dir() and not link.is_symlink():
+            raise ResourceError(
+                f"{link}: a folder, no link to a release: whatever copied it followed links; remove it, then run: recsys nightly"
+            )
         return self.releases / link.readlink().name if link.is_symlink() else None
 
     def all(self) -> list[Path]:

@@ -146,7 +146,7 @@ def _still_served(store: ReleaseStore) -> str:
         if release is None:
             return "nothing is served yet; see: recsys status"
         return f"still served: {release.name}, {age(made_hours_ago(release))} old; see: recsys status"
-    except (OSError, ValueError):
+    except (ResourceError, OSError, ValueError):
         return "what is served cannot be read; see: recsys status"
 
 

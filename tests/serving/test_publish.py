@@ -191,6 +191,19 @@ def test_undoing_a_rollback_goes_on_where_it_died(tmp_path: Path, monkeypatch: p
     assert (store.previous(), store.is_pinned) == (first, False)
 
 
+def test_a_copy_that_followed_links_is_told_before_any_work_and_mended_as_told(tmp_path: Path) -> None:
+    """Its status was that nothing is published, and each night ended after its scoring with: Is a directory."""
+    release(tmp_path / "old", "2024-01-01", "a")
+    shutil.copytree(tmp_path / "old", tmp_path / "new", symlinks=False)
+    store = ReleaseStore(tmp_path / "new")
+    with pytest.raises(ResourceError, match=r"current: a folder, no link .*remove it"), store.lock():
+        pytest.fail("no work may begin")
+    shutil.rmtree(tmp_path / "new" / "current")
+    _, moved = release(tmp_path / "new", "2024-01-02", "b")
+    assert moved
+    assert_served_whole(tmp_path / "new")
+
+
 def test_a_backfill_does_not_move_current_unless_asked(tmp_path: Path) -> None:
     newest, _ = release(tmp_path, "2024-01-05", "a")
     past, moved = release(tmp_path, "2024-01-01", "b")
