@@ -94,7 +94,7 @@ class Standing:
         found = [("state", self.verdict), ("next", self.next), ("served", self._served())]
         if self.served and self.served.damage:
             found.append(("damage", self.served.damage))
-        pinned = "yes, by a rollback: nights publish, but current stays; undo with: recsys rollback --unpin"
+        pinned = "yes, by a rollback: nights publish, but current stays; let them move it: recsys rollback --unpin"
         found += [("pinned", pinned if self.pinned else "no"), ("before it", self.previous or "none")]
         found.append(("last run", _run_line(self.last_run) if self.last_run else "none"))
         if self.last_run and self.last_run.get("error"):
@@ -120,7 +120,8 @@ class Standing:
 def standing(config: Config) -> Standing:
     """The state of a config's output folder; asks the registry, and does without it."""
     store = ReleaseStore(Path(config.serving.output))
-    served, last = served_by(store), _last_run(store)
+    served = served_by(store)
+    last = _last_run(store, served)
     before = store.previous()
     verdict, todo = _judge(served, store.is_pinned, last)
     return Standing(
@@ -226,16 +227,22 @@ def _of_served(served: Served | None, is_pinned: bool, last: dict[str, Any] | No
     return "ok", "nothing to do"
 
 
-def _last_run(store: ReleaseStore) -> dict[str, Any] | None:
+def _last_run(store: ReleaseStore, served: Served | None) -> dict[str, Any] | None:
     """The newest record of a run that was to move what is served; "running" is "cut off" when nobody holds the lock.
 
-    A record that began in the future was written while the clock was wrong.
+    A backfill of an earlier date was not, nor lists of a day to come. A record that began in the future was written while
+    the clock was wrong.
     """
     records = (r for r in last_runs(store.output) if r["command"] in ("nightly", "score") and not r.get("is_part"))
-    last = next((r for r in records if _hours_since(r["began"]) > -CLOCK_H), None)
-    if last is not None and last["outcome"] == "running" and not _is_held(store.output / ".lock"):
-        last["outcome"] = "cut off"
-    return last
+    for record in (r for r in records if _hours_since(r["began"]) > -CLOCK_H):
+        if record["outcome"] == "running":
+            if _is_held(store.output / ".lock"):
+                return record
+            record["outcome"] = "cut off"
+        is_past = served is not None and record["as_of"][:10] < served.run_date
+        if not is_past and (record.get("moved", True) or record.get("is_pinned")):
+            return record
+    return None
 
 
 def _is_held(lock: Path) -> bool:

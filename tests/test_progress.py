@@ -48,7 +48,7 @@ def test_a_plain_log_says_the_same_and_takes_nothing_for_markup(monkeypatch: pyt
 def test_a_log_that_nobody_reads_or_that_fills_its_disk_costs_no_night() -> None:
     reads, writes = os.pipe()
     os.close(reads)
-    for log in (os.fdopen(writes, "w"), Path("/dev/full").open("w")):
+    for log in (os.fdopen(writes, "w"), Path("/dev/full").open("w")):  # noqa: SIM115 - closing them fails, too
         told = Reporter(Page(file=log))
         with told.stage("scoring"):
             told.say("a line")

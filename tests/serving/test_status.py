@@ -137,6 +137,20 @@ def test_lists_of_some_users_hide_no_night_that_failed(config: Config, tmp_path:
     assert standing(config).verdict.startswith("FAILED")
 
 
+@pytest.mark.parametrize("ended", [("done", 0), ("refused", 4), ("running", None)])
+def test_a_backfill_hides_no_night_that_failed_and_is_none(
+    config: Config, tmp_path: Path, ended: tuple[str, int]
+) -> None:
+    release(tmp_path, "2024-01-02", "a")
+    record(tmp_path, "done", hours=25)
+    record(tmp_path, *ended, hours=24, as_of="2023-12-01T00:00:00+00:00")
+    assert standing(config).verdict == "ok"
+    record(tmp_path, "failed", 3, "bad rows", hours=2, as_of="2024-01-03T00:00:00+00:00")
+    record(tmp_path, *ended, hours=1, as_of="2023-12-01T00:00:00+00:00")
+    record(tmp_path, "done", as_of="2024-02-01T00:00:00+00:00", moved=False, is_pinned=False)  # of a day to come
+    assert standing(config).verdict.startswith("FAILED")
+
+
 def test_a_run_that_hangs_is_late(config: Config, tmp_path: Path) -> None:
     done, _ = release(tmp_path, "2024-01-01", "a")
     age(done, 80)
