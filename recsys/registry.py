@@ -194,6 +194,7 @@ class Registry:
     def attach(self, version: str, folder: Path, path: str, tags: Mapping[str, str]) -> None:
         """Stores the files of a folder with the run that made a version, and tags on the version."""
         with self.calls() as client:
+            self._found_experiment(client)
             run_id = client.get_model_version(self._config.model_name, version).run_id
             client.log_artifacts(run_id, str(folder), path)
         self.tag(version, tags)
@@ -329,15 +330,36 @@ class Registry:
             client.set_terminated(run_id, status)
 
     def _experiment(self, client: Any) -> str:
-        found = client.get_experiment_by_name(self._config.experiment)
+        found = self._found_experiment(client)
         if found:
             return str(found.experiment_id)
-        location = None
-        if self._uri.startswith(_SQLITE):
-            # MLflow's default is ./mlruns of whatever folder the first command ran in.
-            database = Path(self._uri.removeprefix(_SQLITE)).resolve()
-            location = (database.parent / "mlartifacts" / _name(self._config.experiment)).as_uri()
-        return str(client.create_experiment(self._config.experiment, artifact_location=location))
+        return str(client.create_experiment(self._config.experiment, artifact_location=self._artifacts))
+
+    def _found_experiment(self, client: Any) -> Any:
+        """The experiment, or None before the first run.
+
+        Raises:
+            ModelError: the local store was moved or copied: MLflow notes whole paths, and would read and write models in the
+                folder of before.
+        """
+        found, place = client.get_experiment_by_name(self._config.experiment), self._artifacts
+        noted = str(found.artifact_location if found else place)
+        if (
+            place and noted != place and noted.endswith(f"/mlartifacts/{_name(self._config.experiment)}")
+        ):  # ours, of elsewhere
+            raise ModelError(
+                f"{self._where}: moved or copied here, and its models are noted to be in {noted}; note the folder they are in "
+                "now, as docs/deploy.md says under 'A shop that moves'"
+            )
+        return found
+
+    @property
+    def _artifacts(self) -> str | None:
+        """Where files of a local store lie; MLflow's default is ./mlruns of whatever folder the first command ran in."""
+        if not self._uri.startswith(_SQLITE):
+            return None
+        database = Path(self._uri.removeprefix(_SQLITE)).resolve()
+        return (database.parent / "mlartifacts" / _name(self._config.experiment)).as_uri()
 
     def _aliases(self, client: Any) -> dict[str, str] | None:
         """Alias -> version; None when the model has never been registered."""
@@ -375,7 +397,8 @@ class Registry:
             shutil.rmtree(target, ignore_errors=True)  # absent or damaged: the registry has the original
         cache_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".fetch-") as folder:
-            with self.calls():
+            with self.calls() as client:
+                self._found_experiment(client)
                 from mlflow.artifacts import download_artifacts
 
                 downloaded = Path(download_artifacts(version.source, dst_path=folder, tracking_uri=self._uri))

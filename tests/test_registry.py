@@ -245,6 +245,31 @@ def test_a_version_of_older_data_does_not_displace_the_challenger(registry: Regi
     assert registry.resolve("3").tags[OLDER_THAN] == "2"
 
 
+def test_a_store_that_was_copied_touches_no_model_of_the_one_before_until_its_paths_are_mended(
+    bundles: list[Path], tmp_path: Path
+) -> None:
+    """A copy of a shop wrote its models into the shop that it was copied from."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    register(Registry(MlflowConfig(tracking_uri=f"sqlite:///{old}/mlflow.db")), bundles[0])
+    shutil.copytree(old, new)
+    config = MlflowConfig(tracking_uri=f"sqlite:///{new}/mlflow.db")
+    for call in (
+        lambda: register(Registry(config), bundles[1]),
+        lambda: Registry(config).fetch("champion", tmp_path),
+        lambda: Registry(config).attach("1", bundles[0], "report", {}),
+    ):
+        with pytest.raises(ModelError, match=rf"moved or copied here, .*{old}/mlartifacts/recsys"):
+            call()
+    assert [v.version for v in Registry(config).versions()] == ["1"]
+    page = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text().partition("## A shop that moves")[2]
+    program = page.partition("END'")[2].partition("\n")[2].partition("END\n")[0]
+    subprocess.run([sys.executable, "-", str(old), str(new)], input=program, text=True, check=True)
+    shutil.rmtree(old)
+    assert register(Registry(config), bundles[1]) == "2"
+    assert Registry(config).fetch("champion", tmp_path).bundle.meta == {"value": 0}
+
+
 def test_whoever_dies_while_aliases_move_loses_no_sound_version(
     registry: Registry, bundles: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
