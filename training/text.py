@@ -275,7 +275,7 @@ def _fit_encoder(
     log: Log | None,
 ) -> None:
     """Trains encoder and head with gradient caching; early stop on the held-out batch."""
-    n_steps = int(np.ceil(config.epochs * len(texts) / config.batch_items))
+    n_steps = int(np.ceil(config.epochs * len(sampler.texts) / config.batch_items))  # texts to come ask for none
     tokens = tower.tokenize(texts)
     check = held_out.draw(CHECK_ITEMS, np.random.default_rng(2))
     encoder = tower.trainable(config.frozen_layers)

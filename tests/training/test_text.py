@@ -238,6 +238,21 @@ def test_users_who_come_later_do_not_change_how_often_a_text_is_drawn() -> None:
     assert not first_only.rate[np.setdiff1d(np.arange(h.n_items), h.item_pos[taken])].any()
 
 
+def test_texts_of_later_ask_for_no_steps(tiny_encoder: Path) -> None:
+    """One pass over the 32 texts that are there, 16 a step, is two steps, whatever else the catalogue will hold."""
+    tower = TextTower.from_encoder(str(tiny_encoder), 16)
+    texts = [f"green tea {number}" for number in range(64)]
+    h = histories()
+    h = h.renamed(np.arange(h.n_items) % 32, 64)
+    logged: dict[str, float] = {}
+    config = TextConfig(encoder=str(tiny_encoder), epochs=1, batch_items=16, head_steps=1)
+    fit_encoder(
+        tower, texts, tower.pooled(texts), h, config, np.random.default_rng(0), existing=np.arange(32),
+        log=lambda values, _: logged.update(values),
+    )  # fmt: skip
+    assert logged["text_steps_wanted"] == 2
+
+
 class KilledError(Exception):
     """What a test ends a training with."""
 
