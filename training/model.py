@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from features.cold_items import with_cold_items
 from features.dataset import Dataset
 from features.histories import Histories, StoredHistories
-from features.snapshot import Snapshot
+from features.snapshot import ItemFacts, Snapshot
 from features.text import VectorCache, item_texts
 from recsys.bundle import MANIFEST
 from recsys.cf_tower import CFTower
@@ -74,10 +74,15 @@ class Model:
     def snapshot(self, dataset: Dataset, config: Config, progress: Progress | None = None) -> Snapshot:
         """The world of a data set at its `as_of`, ready to score; items this model never saw are cold.
 
+        The data set may hold items of later, as one that was cut by `before` does: they are not there and say nothing.
+
         Args:
             config: of the run that scores: its cache folder and rules.
         """
-        texts, row = distinct_texts(item_texts(dataset.catalogue, self.config.text.fields))
+        histories = StoredHistories(dataset)
+        facts = ItemFacts.build(histories, dataset.catalogue)
+        said = item_texts(dataset.catalogue, self.config.text.fields)
+        texts, row = distinct_texts([text if there else "" for text, there in zip(said, facts.exists, strict=True)])
         pooled = pooled_vectors(self.text, texts, config, progress)
         readings = [[some[i] for i in row] for some in (texts, self.text.pieces(texts))]
         known = self.items.positions(dataset.items.ids)
@@ -91,7 +96,7 @@ class Model:
         cf = with_cold_items(cf, inputs[:, : self.text.hidden_size][row], readings)
         merged = self.config.model_copy(update={"rules": config.rules, "serving": config.serving})
         vectors = self.text.project(inputs)[row]
-        return Snapshot.of(StoredHistories(dataset), vectors, cf, dataset.catalogue, dataset.available, merged)
+        return Snapshot(histories, vectors, cf, facts, dataset.available & facts.exists, merged)
 
 
 def histories_of(dataset: Dataset, known: BoolArray | None = None, as_of: int | None = None) -> Histories:
