@@ -17,7 +17,7 @@ from serving.report.world import positive, sold
 
 @dataclass(frozen=True)
 class Window:
-    """Labels count from `start`, before `end`; or those a split column names. `users` are the ones judged, or all."""
+    """Labels count from `start`, before `end`; or those a split column names. `users` are those of versions' evaluations, or all."""
 
     start: pd.Timestamp
     end: pd.Timestamp
@@ -75,6 +75,11 @@ def judges(config: Config, window: Window) -> Judges:
         is_young = labels["item_id"].isin(young)
         labels = labels[~is_young]
         filters.append(f"an item made in the window is no label, as no arm may list it ({is_young.sum():,} left out)")
+    if window.users is not None and "available" in tables.items:
+        # as in evaluations, whose lists hold none; a table may have been made while it was there
+        is_gone = labels["item_id"].isin(tables.items["item_id"][~tables.items["available"]])
+        labels = labels[~is_gone]
+        filters.append(f"an item that is withdrawn by now is no label ({is_gone.sum():,} left out)")
     if config.rules.blocked:
         is_out = is_blocked(labels["item_id"], config)
         labels = labels[~is_out]

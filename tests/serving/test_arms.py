@@ -230,6 +230,20 @@ def test_what_is_blocked_is_no_label_and_the_page_says_so_only_then(folder: Path
     pd.testing.assert_frame_equal(out.history, free.history)  # it was bought all the same
 
 
+def test_what_is_withdrawn_is_no_label_of_versions_as_in_their_evaluations(
+    folder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    shop[1].assign(available=shop[1]["item_id"] != "i00").to_parquet(folder / "withdrawn.parquet")
+    start, end = pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC")
+    config = load_config(folder / "recsys.toml", (f"data.items={folder / 'withdrawn.parquet'}",))
+    tables = judges(config, Window(start, end))
+    is_gone = tables.labels["item_id"] == "i00"
+    assert is_gone.any()
+    versions = judges(config, Window(start, end, users=pd.Index(shop[0]["user_id"].unique())))
+    pd.testing.assert_frame_equal(versions.labels, tables.labels[~is_gone])
+    assert versions.filters[-1] == f"an item that is withdrawn by now is no label ({is_gone.sum()} left out)"
+
+
 def test_rows_of_blocked_items_leave_lists_without_gaps_whatever_the_type_of_their_ids() -> None:
     table = pd.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [7, 8, 9, 8], "rank": [3, 1, 2, 1]})
     config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}})
