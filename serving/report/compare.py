@@ -198,6 +198,16 @@ def compare(
     )
 
 
+def _undated(world: World) -> int:
+    """Labels of listed items that nobody took before the window, and of which no date says that they were there."""
+    if world.popularity is None:
+        return 0
+    is_told = world.is_listed & (world.popularity == 0)
+    if "created_at" in world.attributes:
+        is_told &= world.attributes["created_at"].isna().to_numpy()
+    return int(is_told[world.relevant.indices].sum())
+
+
 def _beside(world: World, champion: Arm | None, n_slots: int, k: int, cuts: tuple[int, ...]) -> dict[str, Lists]:
     """What stands beside the arms: the most popular items, and the champion where it is neither."""
     ranked = {"Popularity": world.popular_lists(n_slots)}
@@ -327,6 +337,11 @@ def _limits(
         limits.append(f"{len(world.users):,} of {world.n_candidates:,} users with labels were drawn by seed.")
     if history is None:
         limits.append("No history was given: no popularity baseline, novelty, cold items or segments by history.")
+    if undated := _undated(world):
+        limits.append(
+            f"{undated:,} of {world.relevant.nnz:,} labels are of items that nobody had taken before and that have no created_at: "
+            "that the items table lists them may be knowledge of the window."
+        )
     shortest = min(arm.deepest_rank for arm in arms)
     if shortest < min(MAX_SLOTS, 5 * k):
         limits.append(f"Lists of the shorter arm end at {shortest}: recall is not compared beyond that.")

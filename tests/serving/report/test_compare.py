@@ -215,6 +215,21 @@ def test_a_protected_group_too_small_to_judge_is_named(world: dict[str, Any]) ->
     assert told not in judged(a, b, world).limits
 
 
+def test_labels_of_items_that_the_table_alone_gives_away_are_counted(world: dict[str, Any]) -> None:
+    """Of items 0-2 the history has the first, a date of entry the second; each is what three users took, one label is no item's."""
+    events = pd.DataFrame({"user_id": range(10), "item_id": [0] * 3 + [1] * 3 + [2] * 3 + [9], "timestamp": START})
+    items = pd.DataFrame({"item_id": range(3), "title": "x", "created_at": [None, "2023-01-01", None]})
+    history = pd.DataFrame({"user_id": [0], "item_id": [0], "timestamp": START - pd.Timedelta(days=1)})
+    a = Arm("A", pd.DataFrame({"user_id": range(10), "item_id": 0, "rank": 1}))
+    tables = {"events": events, "items": items, "history": history}
+    told = [limit for limit in judged(a, a, tables).limits if "created_at" in limit]
+    assert [limit[:44] for limit in told] == ["3 of 10 labels are of items that nobody had "]
+    told = [limit for limit in judged(a, a, tables | {"items": items.drop(columns="created_at")}).limits]
+    assert any(limit.startswith("6 of 10 labels") for limit in told)
+    dated = items.assign(created_at="2023-01-01")
+    assert not any("created_at" in limit for limit in judged(a, a, tables | {"items": dated}).limits)
+
+
 def test_a_t_test_that_sign_flips_do_not_bear_out_is_named(world: dict[str, Any]) -> None:
     """Five wins, nearly equal: t is certain, but all signs are equal in 2 of 32 flips."""
     events = pd.DataFrame({"user_id": range(5), "item_id": 1})
