@@ -134,8 +134,12 @@ def _dataset(config: Config, as_of: pd.Timestamp) -> Dataset:
 
 
 def _key(dataset: Dataset, config: Config) -> str:
-    """Names what a training depends on; what is blocked too, which makes no other recipe but other lists."""
-    parts = [dataset.sha256[:12], config.recipe_sha256()[:12], str(config.report.max_users)]
+    """Names what a training depends on; what is blocked too, which makes no other recipe but other lists.
+
+    And the moment, where the window ends: days may pass without an event, and the data stay the same.
+    """
+    read = hashlib.sha256(f"{dataset.sha256} {dataset.as_of}".encode()).hexdigest()
+    parts = [read[:12], config.recipe_sha256()[:12], str(config.report.max_users)]
     if config.rules.blocked:
         blocked = json.dumps(sorted(map(str, config.rules.blocked)))
         parts.append(hashlib.sha256(blocked.encode()).hexdigest()[:12])

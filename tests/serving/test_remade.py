@@ -62,6 +62,13 @@ def test_lists_are_kept_by_what_is_blocked_whatever_its_order(config: Config) ->
     assert keys[2] == keys[3]
 
 
+def test_lists_of_the_same_events_to_another_moment_are_others(config: Config) -> None:
+    """Their window ends then, and so does that of the version they are held against."""
+    one, other = (_dataset(config, END + pd.Timedelta(days=days)) for days in (1, 2))
+    assert one.sha256 == other.sha256
+    assert _key(one, config) != _key(other, config)
+
+
 def cutting(config: Config, **settings: float) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update=settings)})
 
