@@ -149,6 +149,14 @@ class World:
         return np.flatnonzero(self.is_listed)
 
     @cached_property
+    def is_offered(self) -> BoolArray:
+        """Listed and not withdrawn, as far as the tables tell: what somebody took in the window was there, (n_items,)."""
+        if "available" not in self.attributes:
+            return self.is_listed
+        is_taken = np.bincount(self.relevant.indices, minlength=len(self.items)) > 0
+        return self.is_listed & (is_taken | ~self.attributes["available"].eq(False).to_numpy(dtype=bool))
+
+    @cached_property
     def leaves_out_seen(self) -> bool:
         """Whether no label repeats what its user took before: evidently such labels were left out."""
         return self.seen is not None and self.relevant.multiply(self.seen).nnz == 0
@@ -166,11 +174,11 @@ class World:
     def popular_lists(self, n_slots: int) -> IntArray | None:
         """The most popular items before the window, (n_users, n_slots); None without a history.
 
-        Items that a user already took are left out where labels leave them out, too.
+        Withdrawn ones are left out. Items that a user already took are left out where labels leave them out, too.
         """
         if self.popularity is None or self.seen is None:
             return None
-        counts = np.where(self.is_listed, self.popularity, 0)
+        counts = np.where(self.is_offered, self.popularity, 0)
         best = np.argsort(-counts, kind="stable")[: n_slots + _DEEP]
         best = best[counts[best] > 0]
         is_out = np.zeros((len(self.users), len(best)), dtype=bool)

@@ -374,6 +374,24 @@ def test_the_popularity_baseline_leaves_out_what_a_user_took_where_no_label_repe
     assert again.tolist() == [[0, 1], [0, 1]]
 
 
+def test_what_is_withdrawn_is_in_no_popular_list_and_no_list_is_short_for_want_of_it() -> None:
+    """Item 10 sold most and is withdrawn; so is 20, which somebody took in the window."""
+    history = pd.DataFrame({"user_id": [1, 2, 3, 3, 3], "item_id": [10, 10, 10, 20, 30]})
+    events = pd.DataFrame({"user_id": [8, 9], "item_id": [20, 30]})
+    items = pd.DataFrame({"item_id": [10, 20, 30], "title": "x", "available": [False, False, True]})
+    arm = Arm("A", pd.DataFrame({"user_id": [8, 8, 9, 9], "item_id": [20, 30] * 2, "rank": [1, 2] * 2}))
+    world = World.of((arm, arm), events, items, history, 10, np.random.default_rng(0))
+    popular = world.popular_lists(3)
+    assert popular is not None
+    assert popular.tolist() == [[1, 2, -1]] * 2
+    report = compare(arm, arm, events, items, ReportConfig(), test_start=START, test_end=END, now=END, history=history)
+    assert [check.status for check in report.checks if "no short lists" in check.name] == ["pass", "pass"]
+    report = compare(
+        arm, arm, events, items.drop(columns="available"), ReportConfig(), test_start=START, test_end=END, now=END
+    )
+    assert [check.status for check in report.checks if "no short lists" in check.name] == ["fail", "fail"]
+
+
 def test_events_of_weight_0_are_no_history(world: dict[str, Any]) -> None:
     nothing = world["history"].assign(user_id=0, item_id=np.arange(len(world["history"])) % N_ITEMS, weight=0.0)
     a, b = arm("A", 0.1, world, 1), arm("B", 0.5, world, 2)
