@@ -7,9 +7,9 @@ where; what they borrowed from items with like texts says which (features.cold_i
 import numpy as np
 
 from features.candidates import Candidates
-from features.pairs import PairTable
+from features.pairs import NAMES, PairTable
 from recsys.ranker import Ranker
-from recsys.types import FloatArray
+from recsys.types import FloatArray, IntArray
 
 CF_WEIGHT = 0.5  # of the ALS score beside EASE's, both standardised; docs/experiments.md
 
@@ -20,16 +20,22 @@ def score_pairs(ranker: Ranker, candidates: Candidates, table: PairTable, by: st
     Args:
         by: "trees" or "fusion" to overrule the ranker's choice.
     """
-    return in_cold_order(ranker.score(table.features, by, candidates.indptr), table)
+    return in_cold_order(ranker.score(table.features, by, candidates.indptr), table.features, candidates.indptr)
 
 
-def in_cold_order(scores: FloatArray, table: PairTable) -> FloatArray:
-    """The same scores, (n_pairs,), those of a user's cold items handed out among them anew; ties keep their order."""
-    cold = np.flatnonzero(table.column("count_all") == 0)
+def in_cold_order(scores: FloatArray, features: FloatArray, bounds: IntArray) -> FloatArray:
+    """The same scores, (n_pairs,), those of a user's cold items handed out among them anew; ties keep their order.
+
+    Args:
+        features: of the pairs, (n_pairs, len(NAMES)).
+        bounds: where each user's pairs start, (n_users + 1,).
+    """
+    count, ease, cf = (features[:, NAMES.index(name)] for name in ("count_all", "ease_z", "cf_z"))
+    cold = np.flatnonzero(count == 0)
     if not len(cold):
         return scores
-    borrowed = table.column("ease_z")[cold] + CF_WEIGHT * table.column("cf_z")[cold]
-    user, own = table.user_row[cold], -scores[cold]
+    borrowed = ease[cold] + CF_WEIGHT * cf[cold]
+    user, own = np.searchsorted(bounds, cold, side="right"), -scores[cold]
     places = np.lexsort((own, user))
     out = scores.copy()
     out[cold[np.lexsort((own, -borrowed, user))]] = scores[cold[places]]

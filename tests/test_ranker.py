@@ -107,8 +107,14 @@ def test_one_tree_is_an_early_one() -> None:
     assert np.allclose(ranker.score(x, bounds=indptr), ranker.score(x))
 
 
-def test_out_of_fold_scores_know_nothing_of_their_users_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+def of_two_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs of `NAMES` alone, which do not say what is cold."""
     monkeypatch.setattr("training.ranker.pairs.NAMES", NAMES)
+    monkeypatch.setattr("training.ranker.in_cold_order", lambda scores, *_: scores)
+
+
+def test_out_of_fold_scores_know_nothing_of_their_users_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_two_features(monkeypatch)
     x, y, indptr = pairs(0)
     fold = np.arange(N_USERS) % FOLDS
     n_relevant = np.add.reduceat(y > 0, indptr[:-1])
@@ -125,7 +131,7 @@ def test_out_of_fold_scores_know_nothing_of_their_users_labels(monkeypatch: pyte
 
 
 def test_a_fold_is_judged_by_as_many_trees_as_the_others_stopped_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.ranker.pairs.NAMES", NAMES)
+    of_two_features(monkeypatch)
     x, y, indptr = pairs(0)
     fold = np.arange(N_USERS) % FOLDS
     data = {"events": "e", "items": "i", "event_weights": {"buy": 1.0}}
@@ -140,6 +146,23 @@ def test_a_fold_is_judged_by_as_many_trees_as_the_others_stopped_at(monkeypatch:
     np.testing.assert_array_equal(tried.scores["trees"][mine], expected)
     assert tried.n_trees == round(sum(best) / 3)
     assert first_trees(found[1][1], 10_000) == first_trees(found[1][1], 40)  # no more than there are
+
+
+def test_trees_and_fusion_are_judged_in_the_cold_order_that_ships() -> None:
+    """Of a user's four items two sold and two are cold; the ranker puts forward the cold one that borrowed less."""
+    n_users = 60
+    x = np.zeros((4 * n_users, len(NAMES_OF_PAIRS)), dtype=np.float32)
+    columns = {name: NAMES_OF_PAIRS.index(name) for name in ("count_all", "ease_z", "text_max", "user_events")}
+    for name, values in {"count_all": [1, 1, 0, 0], "ease_z": [0, 0, 1, 2], "text_max": [2, 0, 1, -1]}.items():
+        x[:, columns[name]] = np.tile(values, n_users)
+    x[:, columns["user_events"]] = 1
+    y, indptr = np.tile([1.0, 0, 0, 0], n_users), np.arange(0, len(x) + 1, 4)
+    config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1.0}}})
+    fold, n_relevant = np.arange(n_users) % FOLDS, np.ones(n_users, dtype=np.int64)
+    tried = cross_validate((x, y, indptr), fold, n_relevant, config, (columns["text_max"],))
+    for kind in ("trees", "fusion"):
+        order = np.argsort(-tried.scores[kind].reshape(n_users, 4), axis=1)
+        np.testing.assert_array_equal(order, np.tile([0, 3, 1, 2], (n_users, 1)))
 
 
 @pytest.mark.parametrize(

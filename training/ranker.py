@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from features import pairs
 from features.candidates import gather
 from features.chunks import chunk_size, chunks
+from features.cold_order import in_cold_order
 from features.snapshot import Snapshot
 from recsys.config import Config
 from recsys.metrics import ndcg
@@ -141,7 +142,8 @@ class Tried:
 def cross_validate(
     group: Group, fold: IntArray, n_relevant: IntArray, config: Config, columns: tuple[int, ...]
 ) -> Tried:
-    """Every user by the models of the other folds, and by as many trees as the other folds stopped at.
+    """Every user by the models of the other folds, and by as many trees as the other folds stopped at; cold items in the order
+    that lists have.
 
     A fold chooses its number of trees, the best of hundreds, on its own users: to judge trees on these users by that
     number would flatter them, where the fusion chooses nothing.
@@ -162,7 +164,7 @@ def cross_validate(
         features, labels, indptr = _of_users(group, is_valid)
         ranker = Ranker(pairs.NAMES, fusion, first_trees(trees, _mean(np.delete(stopped, f))), "trees", {})
         for name in KINDS:
-            found = ranker.score(features, name, indptr)
+            found = in_cold_order(ranker.score(features, name, indptr), features, indptr)
             scores[name][rows], ndcg[name][is_valid] = found, ndcg_of_pairs(labels, indptr, found, n_relevant[is_valid])
     return Tried(ndcg, scores, _mean(stopped))
 
