@@ -19,7 +19,8 @@ from recsys.calibration import Logistic, Reliability, _pair_inputs
 from recsys.config import load_config
 from recsys.progress import Reporter
 from recsys.types import BoolArray, FloatArray, IntArray
-from training.pipeline import cut, fit_text, fit_towers, targets_of
+from training.moments import Moment, cut
+from training.pipeline import fit_text, fit_towers
 from training.ranker import FOLDS, cross_validate, draw_users, pairs_of
 
 N_BINS = 20
@@ -35,9 +36,9 @@ def main() -> None:
     config, moment = load_config(asked.config, asked.overrides), pd.Timestamp(asked.as_of, tz="UTC")
     dataset = Dataset.from_tables(load_tables(config.data, moment), moment)
     windows, stage = cut(dataset, config), Reporter().stage
-    space = fit_text(dataset, windows, config, stage)
-    _, snapshot = fit_towers(dataset, windows, 1, space, config, stage)
-    targets = snapshot.countable(targets_of(dataset, windows, 1))
+    early = Moment.of(dataset, windows, 1)
+    space = fit_text(dataset, early, windows, config, stage).at(early.exists, config.seed)
+    snapshot, targets = fit_towers(early, space, config, stage), early.countable(config)
     users, fold = draw_users(targets, config, np.random.default_rng([config.seed, 3]))
     group = pairs_of(snapshot, users, targets)
     columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)

@@ -41,8 +41,10 @@ from recsys.types import BoolArray, FloatArray, IntArray
 from recsys.vectors import unit_rows
 from training.evaluate import rank_all
 from training.job import code_revision
-from training.pipeline import TextSpace, cut, fit_text, fit_towers, known_before, recency, targets_of
+from training.moments import Moment, cut
+from training.pipeline import fit_text, fit_towers, recency
 from training.ranker import fit_ranker
+from training.text_space import TextSpace
 
 FOLDER = Path(__file__).parent
 N_SLOTS = 50
@@ -71,7 +73,8 @@ class World:
         config = load_config(FOLDER / "configs" / f"{data}.toml", overrides)
         dataset = change(Dataset.from_tables(load_tables(config.data, moment), moment))
         windows = cut(dataset, config)
-        return cls(config, dataset, windows, fit_text(dataset, windows, config, silent))
+        early = Moment.of(dataset, windows, 1)
+        return cls(config, dataset, windows, fit_text(dataset, early, windows, config, silent))
 
     @property
     def frozen(self) -> FloatArray:
@@ -319,18 +322,18 @@ def system(world: World, config: Config, judge: Judge, seed: int, window: int = 
 
     The whole without text is trained with seed 0 only: it is there to say what text is worth, not to be chosen.
     """
-    config = recency(world.dataset, world.windows, world.space, config.model_copy(update={"seed": seed}))
-    early = fit_towers(world.dataset, world.windows, 1, world.space, config, silent)[1]
-    late = fit_towers(world.dataset, world.windows, window, world.space, config, silent)[1]
-    early, late = (replace(s, config=config) for s in (early, replace(late, is_eligible=judge.allowed)))
+    first, last = (Moment.of(world.dataset, world.windows, n) for n in (1, window))
+    space = world.space.at(first.exists, seed)
+    config = recency(first, space, config.model_copy(update={"seed": seed}))
+    early = fit_towers(first, space, config, silent)
+    late = fit_towers(last, world.space.at(last.exists, seed), config, silent)
+    late = replace(late, is_eligible=judge.allowed)
     found: dict[str, IntArray] = {}
     worlds = {"": (early, late)}
     if seed == 0:
         worlds[", no text"] = without_text(early, config), without_text(late, config)
     for suffix, (before, after) in worlds.items():
-        ranker = fit_ranker(
-            before, targets_of(world.dataset, world.windows, 1), config, np.random.default_rng([seed, 3])
-        )
+        ranker = fit_ranker(before, first.targets, config, np.random.default_rng([seed, 3]))
         lists: dict[str, list[IntArray]] = {name: [] for name in SYSTEM}
         for chunk in chunks(np.arange(judge.known.n_users), config.serving.chunk_users):
             ranked = rank_all(after, world.frozen, ranker, judge.known.of_users(chunk))[0]
@@ -357,9 +360,9 @@ def warm_table(table: Table, world: World, quick: bool, seeds: int) -> tuple[lis
     config = load_config(FOLDER / "configs" / f"{table.data}.toml", (*table.overrides, *shortcuts(quick)))
     parts = []
     for window in (1, 2):
-        past = known_before(world.dataset, world.windows, window)
-        targets = targets_of(world.dataset, world.windows, window)
-        judge = Judge.of(past, targets, world.dataset.available, config.rules.exclude_seen, 1000 if quick else 10**9)
+        moment = Moment.of(world.dataset, world.windows, window)
+        past, seen = moment.histories, config.rules.exclude_seen
+        judge = Judge.of(past, moment.targets, world.dataset.available, seen, 1000 if quick else 10**9)
         parts.append((past, judge))
     rows = []
     for name, (fit, settings) in BASELINES.items():
@@ -382,7 +385,7 @@ def cold_table(table: Table, quick: bool, seeds: int) -> tuple[list[Row], Judge,
     parts = []
     for hidden, pool in ((fifths[0] | fifths[1], fifths[1]), (fifths[0], fifths[0])):
         left = without_items(full, hidden)
-        past = known_before(left, cut(left, config), 3)
+        past = Moment.of(left, cut(left, config), 3).histories
         taken = np.isin(full.item_pos, np.flatnonzero(pool))
         targets = sp.csr_matrix(
             (full.weight[taken], (full.user_pos[taken], full.item_pos[taken])), shape=(len(full.users), len(full.items))

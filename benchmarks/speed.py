@@ -40,8 +40,7 @@ from recsys.types import FloatArray, IntArray
 from recsys.vectors import leading_directions, unit_rows
 from serving.releases import write_part
 from serving.score import Scorer, Stamp
-from training.model import histories_of
-from training.pipeline import cut, known_before, snapshot_at, targets_of
+from training.moments import Moment, cut
 from training.ranker import fit_ranker
 
 AS_OF = pd.Timestamp("2025-01-01", tz="UTC")
@@ -294,11 +293,10 @@ def shop_scorer(folder: Path, size: Row) -> Scorer:
     dataset = Dataset.from_tables(load_tables(config.data, AS_OF), AS_OF)
     vectors = word_vectors(item_texts(dataset.catalogue, config.text.fields))
     windows = cut(dataset, config)
-    early = known_before(dataset, windows, 2)
-    cf = CFTower.fit(early.confidence(config.cf.half_life_days), [vectors], config.cf, config.seed)
-    snapshot = snapshot_at(early, vectors, cf, dataset, config)
-    ranker = fit_ranker(snapshot, targets_of(dataset, windows, 2), config, np.random.default_rng(0))
-    now = snapshot_at(histories_of(dataset), vectors, cf, dataset, config)
+    late, tonight = (Moment.of(dataset, windows, window) for window in (2, 3))
+    cf = CFTower.fit(late.histories.confidence(config.cf.half_life_days), [vectors], config.cf, config.seed)
+    ranker = fit_ranker(late.snapshot(vectors, cf, config), late.targets, config, np.random.default_rng(0))
+    now = tonight.snapshot(vectors, cf, config)
     return Scorer.of(dataset, now, ranker, Stamp("speed", "1", "2025-01-01"))
 
 

@@ -81,6 +81,15 @@ class Histories:
             user, item, time, mass = user[order], item[order], time[order], mass[order]
         return cls(user, item, time, mass, n_users, n_items, as_of)
 
+    @classmethod
+    def of(cls, dataset: Dataset, known: BoolArray | None = None, as_of: int | None = None) -> "Histories":
+        """Those of a data set; `known` picks events that count, all before `as_of` (the data set's) by default."""
+        return cls.build(
+            dataset.user_pos, dataset.item_pos, dataset.timestamp, dataset.weight,
+            n_users=len(dataset.users), n_items=len(dataset.items),
+            as_of=int(dataset.as_of.value // 1000) if as_of is None else as_of, known=known,
+        )  # fmt: skip
+
     @cached_property
     def step(self) -> IntArray:
         """How many of the user's distinct moments are newer than the event's, (n_events,) int64."""

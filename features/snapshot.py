@@ -171,16 +171,8 @@ class Snapshot:
         return some.confidence(self.config.cf.half_life_days)
 
     def countable(self, targets: sp.csr_matrix) -> sp.csr_matrix:
-        """Targets that could have been recommended: items that existed and are not withdrawn; where seen ones are excluded, only new ones.
-
-        Args:
-            targets: label weight of what each user took, (n_users, n_items).
-        """
-        if self.config.rules.exclude_seen:
-            targets = self.histories.loaded().new_only(targets)
-        targets = sp.csr_matrix(targets @ sp.diags(self.is_eligible.astype(np.float32)))
-        targets.eliminate_zeros()
-        return targets
+        """Targets that could have been recommended, (n_users, n_items); see `countable`."""
+        return countable(targets, self.histories, self.is_eligible, self.config.rules.exclude_seen)
 
     @cached_property
     def text_basis(self) -> FloatArray:
@@ -223,6 +215,22 @@ class Snapshot:
         facts = self.facts
         masses = {"recent": facts.counts_7d, "popular": facts.counts_30d, "all_time": facts.counts}
         return {name: _by_mass(mass * self.is_eligible) for name, mass in masses.items()}
+
+
+def countable(targets: sp.csr_matrix, histories: Past, is_eligible: BoolArray, exclude_seen: bool) -> sp.csr_matrix:
+    """Targets that could have been recommended, (n_users, n_items).
+
+    Args:
+        targets: label weight of what each user took, (n_users, n_items).
+        histories: before it.
+        is_eligible: items that existed and are not withdrawn, (n_items,).
+        exclude_seen: only what was new to the user counts.
+    """
+    if exclude_seen:
+        targets = histories.loaded().new_only(targets)
+    targets = sp.csr_matrix(targets @ sp.diags(is_eligible.astype(np.float32)))
+    targets.eliminate_zeros()
+    return targets
 
 
 def _by_mass(mass: FloatArray) -> IntArray:

@@ -10,9 +10,9 @@ from safetensors.numpy import load_file, save_file
 
 from features.clean import clean_texts
 from recsys.errors import ConfigError, shown
-from recsys.text_tower import Progress
-from recsys.types import FloatArray
-from recsys.whole import replacing
+from recsys.text_tower import TextTower
+from recsys.types import FloatArray, IntArray, Progress
+from recsys.whole import mark_used, replacing
 
 
 def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
@@ -34,6 +34,21 @@ def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
             f"{', '.join(map(shown, catalogue.columns))}"
         )
     return [". ".join(part for part in row if part) for row in zip(*columns, strict=True)]
+
+
+def distinct_texts(texts: list[str]) -> tuple[list[str], IntArray]:
+    """Each text once, and the row of every item's text, (n_items,)."""
+    row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    return list(row_of), np.array([row_of[text] for text in texts], dtype=np.int64)
+
+
+def pooled_vectors(tower: TextTower, texts: list[str], cache: str, progress: Progress | None = None) -> FloatArray:
+    """Vectors of distinct texts before the head, (n_texts, hidden_size); only those that the cache lacks are encoded.
+
+    Args:
+        cache: its folder.
+    """
+    return VectorCache(Path(cache), tower.encoder_sha256()).vectors(texts, tower.pooled, progress)
 
 
 class VectorCache:
@@ -68,6 +83,7 @@ class VectorCache:
             order = np.argsort(known_keys)
             known_keys, known = known_keys[order], known[order]
             self._write(known_keys, known)
+        mark_used(self.path)
         row_of = dict(zip(distinct, np.searchsorted(known_keys, keys), strict=True))
         return np.asarray(known[[row_of[text] for text in texts]])
 

@@ -9,13 +9,14 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Literal, NoReturn
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from recsys.types import Progress
 
 LINE_EVERY_S = 20.0
 
 Log = Literal["plain", "json"]
-Report = Callable[[int, int], None]
 
 
 class Page(Console):
@@ -47,7 +48,7 @@ class Reporter:
         self.stage_now = ""
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Report]:
+    def stage(self, name: str) -> Iterator[Progress]:
         """A stage of work; call what it yields with (done, total)."""
         began, self.stage_now = time.monotonic(), name
         if self.console.is_terminal and self.log == "plain":
@@ -81,19 +82,19 @@ class Reporter:
             self.console.print(plain, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     @contextmanager
-    def _bar(self, name: str) -> Iterator[Report]:
+    def _bar(self, name: str) -> Iterator[Progress]:
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            bars.TextColumn("{task.description}", markup=False),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        with bars.Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(name, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
-    def _lines(self, name: str, began: float) -> Report:
+    def _lines(self, name: str, began: float) -> Progress:
         last = began
 
         def report(done: int, total: int) -> None:

@@ -27,7 +27,7 @@ from recsys.fused_linear import with_fused_linears
 from recsys.machine import has_bf16, keep_memory
 from recsys.text_head import TextHead
 from recsys.text_terms import MAX_CHARACTERS, NO_WORDS, TextTerms
-from recsys.types import FloatArray, IntArray
+from recsys.types import FloatArray, IntArray, Progress
 from recsys.vectors import unit_rows
 
 _DENSE = ("3_Dense", "4_Dense")  # folders of the head as two layers, for sentence-transformers
@@ -36,8 +36,6 @@ _ROWS_WORTH_A_COPY = 256
 _TOKENS_PER_BATCH = 4096  # keeps one micro-batch's activations near 200 MB at MiniLM's width
 _TOKENS_PER_ENCODING = 2048  # without gradient; a sixth faster than twice as many: activations stay in the cache
 _TOKENS_IN_ONE_PASS = 16_384  # of a training step whose activations are kept: below a GB at MiniLM's width
-
-Progress = Callable[[int, int], None]
 
 
 class TextTower:
@@ -134,6 +132,12 @@ class TextTower:
         for path in paths:
             (folder / path).mkdir(exist_ok=True)
         _write_json(folder / "modules.json", entries)
+
+    def with_terms(self, terms: TextTerms) -> "TextTower":
+        """A tower over the same encoder that reads other words; a head it is given stays its own."""
+        other = copy.copy(self)
+        other.terms = terms
+        return other
 
     @property
     def dim(self) -> int:

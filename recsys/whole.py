@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, whoever else writes them: other processes, or one that was killed."""
 
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -27,3 +28,9 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def mark_used(path: Path) -> None:
+    """Sets a file's time to now, for `recsys gc`: many disks keep no time of reading."""
+    with suppress(OSError):  # not there, or another user's: then it is made or fetched again one day
+        os.utime(path)

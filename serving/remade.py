@@ -23,7 +23,8 @@ from serving.releases import write_whole
 from serving.score import Scorer, Stamp
 from training.job import code_revision, evaluated_lists, evaluation_summary
 from training.model import Model
-from training.pipeline import cut, evaluate_recipe
+from training.moments import cut
+from training.pipeline import evaluate_recipe
 
 N_SLOTS = 50
 Span = tuple[pd.Timestamp, pd.Timestamp]  # start and end of a window

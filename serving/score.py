@@ -22,8 +22,7 @@ from recsys.ids import IdMap
 from recsys.machine import keep_memory, one_blas_thread, usable_cores
 from recsys.ranker import Ranker
 from recsys.schema import recommendation_schema
-from recsys.text_tower import Progress
-from recsys.types import FloatArray, IntArray
+from recsys.types import FloatArray, IntArray, Progress
 from serving.reasons import quoted, reasons
 from training.evaluate import rank_pairs
 

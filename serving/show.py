@@ -15,7 +15,7 @@ from rich.text import Text
 
 from features.dataset import Dataset
 from features.ingest import load_tables
-from features.text import item_texts
+from features.text import distinct_texts, item_texts, pooled_vectors
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, plain, shown
 from recsys.ids import IdMap
@@ -26,7 +26,6 @@ from recsys.types import FloatArray
 from serving.publish import ReleaseStore
 from serving.releases import read_parts
 from training.evaluate import Evaluation
-from training.model import distinct_texts, pooled_vectors
 from training.pipeline import evaluate_recipe
 
 _METRICS = (
@@ -199,9 +198,9 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
     pos = _item_position(dataset.items, item)
     texts, text_of = distinct_texts(item_texts(dataset.catalogue, model.config.text.fields))
     with reporter.stage("item vectors") as progress:
-        vectors = model.text.project(model.text.inputs(texts, pooled_vectors(model.text, texts, config, progress)))[
-            text_of
-        ]
+        vectors = model.text.project(
+            model.text.inputs(texts, pooled_vectors(model.text, texts, config.text.cache, progress))
+        )[text_of]
     by_text = vectors @ vectors[pos]
     cf = model.cf.for_catalogue(model.items.positions(dataset.items.ids))
     by_behaviour = np.asarray(cf.similarity[[pos]].todense()).ravel()

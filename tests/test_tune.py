@@ -24,7 +24,8 @@ from recsys.progress import Reporter
 from recsys.registry import Registry
 from recsys.text_tower import TextTower
 from training.dials import DIALS, GROUPS, free_dials, refuse_foreign, value_of, with_settings
-from training.pipeline import cut, fit_towers, recency, targets_of
+from training.moments import Moment, cut
+from training.pipeline import fit_towers, recency
 from training.ranker import fit_ranker
 from training.tune import Trial, Tuning, _locked, tune
 from training.workbench import Judged, Workbench, encoded, without_report
@@ -144,9 +145,10 @@ def test_recency_is_learned_as_training_would_learn_it(config: Config, tmp_path:
     bench = bench_of(config, dataset, tmp_path)
     other = with_settings(config, {"cf.ease_text_share": 0.0})
     windows = cut(dataset, config)
-    space = encoded(dataset, windows, config, quiet().stage, tmp_path)
+    early = Moment.of(dataset, windows, 1)
+    space = encoded(dataset, windows, config, quiet().stage, tmp_path).at(early.exists, config.seed)
     for settings in (config, other, config):
-        assert bench._as_trained(settings) == recency(dataset, windows, space, settings)
+        assert bench._as_trained(settings) == recency(early, space, settings)
     assert bench.made["recency"] == 2
 
 
@@ -172,11 +174,11 @@ def test_only_what_a_setting_changes_is_made_again(config: Config, tmp_path: Pat
 def test_the_number_is_that_of_the_rankers_guard(config: Config, tmp_path: Path) -> None:
     dataset = data_of(config)
     windows = cut(dataset, config)
-    space = encoded(dataset, windows, config, quiet().stage, tmp_path)
-    learned = recency(dataset, windows, space, config)
-    _, snapshot = fit_towers(dataset, windows, 1, space, learned, quiet().stage)
-    rng = np.random.default_rng([config.seed, 3])
-    ranker = fit_ranker(snapshot, targets_of(dataset, windows, 1), learned, rng)
+    early = Moment.of(dataset, windows, 1)
+    space = encoded(dataset, windows, config, quiet().stage, tmp_path).at(early.exists, config.seed)
+    learned = recency(early, space, config)
+    snapshot = fit_towers(early, space, learned, quiet().stage)
+    ranker = fit_ranker(snapshot, early.targets, learned, np.random.default_rng([config.seed, 3]))
     judged = bench_of(config, dataset, tmp_path).judge(config)
     assert judged.chosen == ranker.chosen
     assert judged.value == pytest.approx(ranker.guard[ranker.chosen])

@@ -20,8 +20,7 @@ from features.snapshot import Snapshot
 from recsys import metrics
 from recsys.calibration import Reliability
 from recsys.ranker import Ranker
-from recsys.text_tower import Progress
-from recsys.types import FloatArray, IntArray
+from recsys.types import FloatArray, IntArray, Progress
 from recsys.vectors import unit_rows
 from training.calibration import measure_reliability
 

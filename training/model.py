@@ -1,28 +1,26 @@
 """A trained model: both towers, the ranker and the items they know, as one folder of plain files."""
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.cold_items import with_cold_items
 from features.dataset import Dataset
-from features.histories import Histories, StoredHistories
+from features.histories import StoredHistories
 from features.snapshot import ItemFacts, Snapshot
-from features.text import VectorCache, item_texts
+from features.text import distinct_texts, item_texts, pooled_vectors
 from recsys.bundle import MANIFEST
 from recsys.cf_tower import CFTower
 from recsys.config import Config, parse_config
 from recsys.errors import ModelError, shown
 from recsys.ids import IdMap
 from recsys.ranker import Ranker
-from recsys.text_tower import Progress, TextTower
-from recsys.types import BoolArray, FloatArray
+from recsys.text_tower import TextTower
+from recsys.types import Progress
+from recsys.whole import mark_used
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Model:
     @classmethod
     def load(cls, folder: Path) -> "Model":
         """A model saved by `save`; verify the folder first with `recsys.bundle.open_bundle`."""
-        _mark_used(folder / MANIFEST)
+        mark_used(folder / MANIFEST)
         items = pq.read_table(folder / "items.parquet", page_checksum_verification=True)["item_id"].to_pandas()
         return cls(
             parse_config(json.loads((folder / "config.json").read_text()), str(folder / "config.json")),
@@ -83,7 +81,7 @@ class Model:
         facts = ItemFacts.build(histories, dataset.catalogue)
         said = item_texts(dataset.catalogue, self.config.text.fields)
         texts, row = distinct_texts([text if there else "" for text, there in zip(said, facts.exists, strict=True)])
-        pooled = pooled_vectors(self.text, texts, config, progress)
+        pooled = pooled_vectors(self.text, texts, config.text.cache, progress)
         readings = [[some[i] for i in row] for some in (texts, self.text.pieces(texts))]
         known = self.items.positions(dataset.items.ids)
         if not (known >= 0).any():
@@ -97,32 +95,3 @@ class Model:
         merged = self.config.model_copy(update={"rules": config.rules, "serving": config.serving})
         vectors = self.text.project(inputs)[row]
         return Snapshot(histories, vectors, cf, facts, dataset.available & facts.exists, merged)
-
-
-def histories_of(dataset: Dataset, known: BoolArray | None = None, as_of: int | None = None) -> Histories:
-    """Histories of a data set's positive events; `known` picks events, all before `as_of` by default."""
-    moment = int(dataset.as_of.value // 1000) if as_of is None else as_of
-    return Histories.build(
-        dataset.user_pos, dataset.item_pos, dataset.timestamp, dataset.weight,
-        n_users=len(dataset.users), n_items=len(dataset.items), as_of=moment, known=known,
-    )  # fmt: skip
-
-
-def pooled_vectors(tower: TextTower, texts: list[str], config: Config, progress: Progress | None = None) -> FloatArray:
-    """Vectors of distinct texts before the head, (n_texts, width); only those that the cache lacks are encoded."""
-    cache = VectorCache(Path(config.text.cache), tower.encoder_sha256())
-    vectors = cache.vectors(texts, tower.pooled, progress)
-    _mark_used(cache.path)
-    return vectors
-
-
-def distinct_texts(texts: list[str]) -> tuple[list[str], np.ndarray]:
-    """Each text once, and the row of every item's text, (n_items,)."""
-    row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    return list(row_of), np.array([row_of[text] for text in texts], dtype=np.int64)
-
-
-def _mark_used(path: Path) -> None:
-    """Sets a file's time to now, for `recsys gc`: many disks keep no time of reading."""
-    with suppress(OSError):  # not there, or another user's: then it is made or fetched again one day
-        os.utime(path)

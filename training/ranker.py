@@ -13,8 +13,7 @@ from features.snapshot import Snapshot
 from recsys.config import Config
 from recsys.metrics import ndcg
 from recsys.ranker import LinearFusion, Ranker, first_trees, fit_trees, list_scores, refuse_future
-from recsys.text_tower import Progress
-from recsys.types import BoolArray, FloatArray, IntArray
+from recsys.types import BoolArray, FloatArray, IntArray, Progress
 from training.calibration import fit_calibration
 
 FOLDS = 3  # each user's validation scores come from trees that never saw that user's labels

@@ -14,8 +14,7 @@ from features.histories import Histories
 from recsys.cf_tower import ease_weights
 from recsys.config import RECENCY, Config
 from recsys.metrics import hits_of, ndcg
-from recsys.text_tower import Progress
-from recsys.types import BoolArray, FloatArray
+from recsys.types import BoolArray, FloatArray, Progress
 
 NEVER = 100_000.0  # days
 HALF_LIVES = (NEVER, 730.0, 180.0, 60.0, 20.0, 7.0)  # the slowest first: it wins where nothing speaks against it

@@ -20,8 +20,8 @@ from torch import Tensor
 from features.histories import Histories, ranges, strength
 from recsys.config import TextConfig
 from recsys.losses import sampled_softmax
-from recsys.text_tower import Progress, TextTower
-from recsys.types import BoolArray, FloatArray, IntArray
+from recsys.text_tower import TextTower
+from recsys.types import BoolArray, FloatArray, IntArray, Progress
 from recsys.whole import replacing
 
 MOMENTS = 8  # of one user in a row that a step looks at
@@ -34,7 +34,7 @@ VALIDATION_SHARE = 0.1
 CHECK_ITEMS = 512  # of the held-out batch: several users' later events are among them
 CHECKS = 4  # of the encoder on its way
 
-Log = Callable[[dict[str, float], int], None]
+OnMetrics = Callable[[dict[str, float], int], None]
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def fit_encoder(
     existing: IntArray | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
-    log: Log | None = None,
+    log: OnMetrics | None = None,
 ) -> None:
     """Fine-tunes encoder and head in place; early stop on the newest tenth of the events.
 
@@ -272,7 +272,7 @@ def _fit_encoder(
     rng: np.random.Generator,
     checkpoint: Path | None,
     progress: Progress | None,
-    log: Log | None,
+    log: OnMetrics | None,
 ) -> None:
     """Trains encoder and head with gradient caching; early stop on the held-out batch."""
     n_steps = int(np.ceil(config.epochs * len(sampler.texts) / config.batch_items))  # texts to come ask for none
@@ -338,7 +338,7 @@ class _Best:
 
 
 def _validate(
-    tower: TextTower, tokens: list[list[int]], check: Batch | None, config: TextConfig, log: Log | None, step: int
+    tower: TextTower, tokens: list[list[int]], check: Batch | None, config: TextConfig, log: OnMetrics | None, step: int
 ) -> float:
     if check is None:
         return float("inf")

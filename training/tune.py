@@ -28,7 +28,7 @@ from recsys.registry import Registry, RegistryDownError, Run
 from recsys.whole import replacing
 from training.dials import GROUPS, MARK, Dial, Settings, free_dials, group_of, toml_lines, value_of, with_settings
 from training.job import code_revision
-from training.pipeline import cut
+from training.moments import cut
 from training.workbench import Workbench, encoded, without_report
 
 STARTUP = 5  # trials before TPE believes what it has seen

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from features import pairs
 from features.cold_items import with_cold_items
 from features.dataset import Dataset
-from features.snapshot import ItemFacts, Snapshot
+from features.snapshot import Snapshot
 from recsys.bundle import load_arrays, save_arrays
 from recsys.cf_tower import CFTower, als_factors, ease_weights, neighbour_weights, warm_items
 from recsys.config import RECENCY, Config
@@ -21,8 +21,10 @@ from recsys.ids import IdMap
 from recsys.split import Windows
 from recsys.types import BoolArray, FloatArray, IntArray
 from recsys.whole import replacing
-from training.pipeline import Stage, TextSpace, fit_text, fit_vectors, known_before, recency, targets_of
+from training.moments import Moment
+from training.pipeline import Stage, fit_text, fit_vectors, recency
 from training.ranker import Group, can_be_judged, cross_validate, draw_users, pairs_of
+from training.text_space import TextSpace
 
 T = TypeVar("T")
 
@@ -63,11 +65,8 @@ class Workbench:
     """
 
     def __init__(self, dataset: Dataset, windows: Windows, space: TextSpace, config: Config) -> None:
-        self._dataset, self._windows, self._texts = dataset, windows, space
-        self._histories = known_before(dataset, windows, 1)
-        self._targets = targets_of(dataset, windows, 1)
-        self._facts = ItemFacts.build(self._histories, dataset.catalogue)
-        self._space = space.at(self._facts.exists, config.seed)
+        self._early = Moment.of(dataset, windows, 1)
+        self._space = space.at(self._early.exists, config.seed)
         self._views = self._space.views
         self._kept: dict[str, OrderedDict[Hashable, object]] = {}
         self.made: dict[str, int] = {}
@@ -94,7 +93,7 @@ class Workbench:
             "recency",
             key,
             64,
-            lambda: recency(self._dataset, self._windows, self._texts, config).cf.model_dump(include=set(RECENCY)),
+            lambda: recency(self._early, self._space, config).cf.model_dump(include=set(RECENCY)),
         )
         return config.model_copy(update={"cf": cf.model_copy(update=chosen)})
 
@@ -103,7 +102,7 @@ class Workbench:
 
         def make() -> tuple[Group, IntArray, IntArray, BoolArray]:
             snapshot = self._snapshot(config)
-            targets = snapshot.countable(self._targets)
+            targets = snapshot.countable(self._early.targets)
             users, fold = draw_users(targets, config, np.random.default_rng([config.seed, 3]))
             group = pairs_of(snapshot, users, targets)
             if not can_be_judged(group, fold):
@@ -111,7 +110,7 @@ class Workbench:
                     f"events: {len(users)} users took something new in the ranker's window, too few of it among their "
                     "candidates to judge settings; widen data.window_share, or bring more data"
                 )
-            return group, fold, np.diff(targets[users].indptr), self._histories.n_events[users] == 0
+            return group, fold, np.diff(targets[users].indptr), self._early.histories.n_events[users] == 0
 
         # the largest thing here by far, so only the last one is kept; dials reach it through these three alone
         return self._once("pairs", (config.text, config.cf, config.candidates), 1, make)
@@ -119,15 +118,12 @@ class Workbench:
     def _snapshot(self, config: Config) -> Snapshot:
         text = config.text
         key = (text.temperature, text.history_decay, text.head_steps)
-        vectors = self._once(
-            "text", key, 4, lambda: fit_vectors(self._space, self._histories, self._facts.exists, config)
-        )
-        is_eligible = self._dataset.available & self._facts.exists
-        return Snapshot(self._histories, vectors, self._cf(config), self._facts, is_eligible, config)
+        vectors = self._once("text", key, 4, lambda: fit_vectors(self._early, self._space, config))
+        return self._early.snapshot(vectors, self._cf(config), config)
 
     def _cf(self, config: Config) -> CFTower:
         cf, days = config.cf, config.cf.half_life_days
-        confidence = self._once("confidence", (days,), 2, lambda: self._histories.confidence(days))
+        confidence = self._once("confidence", (days,), 2, lambda: self._early.histories.confidence(days))
         key: Hashable = (days, cf.factors, cf.regularization, cf.alpha, cf.iterations)
         factors = self._once("als", key, 4, lambda: als_factors(confidence, cf, config.seed))
         similarity = self._once("item-item", (days, cf.neighbours), 4, lambda: neighbour_weights(confidence, cf))
@@ -160,11 +156,11 @@ def without_report(dataset: Dataset, windows: Windows) -> tuple[Dataset, Windows
 
 def encoded(dataset: Dataset, windows: Windows, config: Config, stage: Stage, folder: Path) -> TextSpace:
     """The texts of a data set, by an encoder fine-tuned once; a folder keeps what it made of them."""
-    path = folder / "tuned.safetensors"
+    path, early = folder / "tuned.safetensors", Moment.of(dataset, windows, 1)
     if config.text.epochs and path.exists():
         frozen = config.model_copy(update={"text": config.text.model_copy(update={"epochs": 0.0})})
-        return replace(fit_text(dataset, windows, frozen, stage), tuned=load_arrays(path)["tuned"])
-    space = fit_text(dataset, windows, config, stage, work=folder)
+        return replace(fit_text(dataset, early, windows, frozen, stage), tuned=load_arrays(path)["tuned"])
+    space = fit_text(dataset, early, windows, config, stage, work=folder)
     if config.text.epochs:
         with replacing(path) as unfinished:
             save_arrays(unfinished, tuned=space.tuned)

@@ -7,7 +7,7 @@ import pytest
 
 from features.text import VectorCache, item_texts
 from recsys.errors import ConfigError
-from recsys.text_tower import Progress
+from recsys.types import Progress
 
 
 def test_a_second_night_encodes_only_what_changed(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from features.text import VectorCache
+from features.text import VectorCache, pooled_vectors
 from recsys.cli import cli
 from recsys.config import Config, parse_config
 from recsys.text_tower import TextTower
 from serving.publish import ReleaseStore
 from serving.retention import DEAD_DAYS, RECORD_DAYS, UNUSED_DAYS, aliased_in, leftovers, remove_leftovers
 from tests.faults.small import stage
-from training.model import Model, pooled_vectors
+from training.model import Model
 
 VECTORS = f"cache/{'c' * 32}.safetensors"
 CHECKPOINT = f"checkpoints/text-{'d' * 24}.safetensors"
@@ -188,11 +188,11 @@ def test_a_model_that_is_loaded_and_vectors_that_are_read_count_as_used(
 ) -> None:
     tower, data = TextTower.from_encoder(str(tiny_encoder)), {"events": "e", "items": "i", "event_weights": {"buy": 1}}
     config = parse_config({"data": data, "text": {"cache": str(cache)}})
-    vectors = pooled_vectors(tower, ["tea", "oil"], config)
+    vectors = pooled_vectors(tower, ["tea", "oil"], config.text.cache)
     file = VectorCache(cache, tower.encoder_sha256()).path
     set_age(file, 99)
     assert going(store, cache) == [file]
-    np.testing.assert_array_equal(pooled_vectors(tower, ["oil"], config), vectors[1:])
+    np.testing.assert_array_equal(pooled_vectors(tower, ["oil"], config.text.cache), vectors[1:])
     assert going(store, cache) == []
 
     copy = aged(cache.parent / COPY, 99)

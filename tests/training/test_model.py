@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 
 from features.dataset import Dataset
+from features.histories import Histories
 from features.snapshot import Snapshot
 from recsys.cf_tower import CFTower
 from recsys.config import parse_config
 from recsys.ranker import LinearFusion, Ranker
 from recsys.text_terms import TextTerms
 from recsys.text_tower import TextTower
-from training.model import Model, histories_of
+from training.model import Model
 
 START = pd.Timestamp("2024-01-01", tz="UTC")
 
@@ -38,7 +39,7 @@ def test_items_to_come_say_nothing_to_a_model_as_it_was(tiny_encoder: Path, tmp_
         tower.terms = TextTerms.fit(sold, 0)
         config = parse_config(settings)
         tower.new_head(tower.inputs(sold, tower.pooled(sold)), 0)
-        cf = CFTower.fit(histories_of(dataset).confidence(45), [np.eye(9, dtype=np.float32)], config.cf, seed=0)
+        cf = CFTower.fit(Histories.of(dataset).confidence(45), [np.eye(9, dtype=np.float32)], config.cf, seed=0)
         fusion = LinearFusion((), (), (), ())
         model = Model(config, tower, cf, Ranker((), fusion, None, "fusion", {}), dataset.items)
         return model.snapshot(dataset, config)

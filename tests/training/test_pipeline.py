@@ -11,7 +11,8 @@ from features.snapshot import Snapshot
 from recsys.config import parse_config
 from recsys.errors import DataError
 from recsys.progress import Reporter
-from training.pipeline import _cut_off, cut, fit_text, fit_towers, refuse_silence
+from training.moments import Moment, cut
+from training.pipeline import _cut_off, fit_text, fit_towers, refuse_silence
 
 START = pd.Timestamp("2024-01-01", tz="UTC")
 
@@ -44,9 +45,9 @@ def test_a_report_that_nothing_could_judge_is_refused_before_time_is_spent() -> 
     for dataset in (same_again, shop([*range(20)], created_at=START + pd.Timedelta("18D"))):
         config = parse_config(settings())
         with pytest.raises(DataError, match=r"nobody took an item that was new to them"):
-            refuse_silence(dataset, cut(dataset, config), config)
+            refuse_silence(Moment.of(dataset, windows := cut(dataset, config), 2), windows, config)
     config = parse_config(settings(exclude_seen=False))
-    refuse_silence(same_again, cut(same_again, config), config)
+    refuse_silence(Moment.of(same_again, windows := cut(same_again, config), 2), windows, config)
 
 
 def test_texts_of_items_to_come_change_nothing_earlier(tmp_path: Path) -> None:
@@ -72,8 +73,9 @@ def test_texts_of_items_to_come_change_nothing_earlier(tmp_path: Path) -> None:
         catalogue = pd.DataFrame({"item_id": range(70), "title": titles, "created_at": created})
         dataset = Dataset.from_frames(pd.DataFrame(rows), catalogue, as_of=START + pd.Timedelta("20D"))
         windows, stage = cut(dataset, config), Reporter().stage
-        space = fit_text(dataset, windows, config, stage)
-        return [fit_towers(dataset, windows, window, space, config, stage)[1] for window in (1, 2)]
+        moments = [Moment.of(dataset, windows, window) for window in (1, 2)]
+        space = fit_text(dataset, moments[0], windows, config, stage)
+        return [fit_towers(moment, space.at(moment.exists, config.seed), config, stage) for moment in moments]
 
     for one, other in zip(towers("tea pot"), towers("a red bike"), strict=True):
         np.testing.assert_array_equal(one.text_vectors, other.text_vectors)

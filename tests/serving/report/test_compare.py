@@ -224,8 +224,8 @@ def test_labels_of_items_that_the_table_alone_gives_away_are_counted(world: dict
     tables = {"events": events, "items": items, "history": history}
     told = [limit for limit in judged(a, a, tables).limits if "created_at" in limit]
     assert [limit[:44] for limit in told] == ["3 of 10 labels are of items that nobody had "]
-    told = judged(a, a, tables | {"items": items.drop(columns="created_at")}).limits
-    assert any(limit.startswith("6 of 10 labels") for limit in told)
+    undated = judged(a, a, tables | {"items": items.drop(columns="created_at")}).limits
+    assert any(limit.startswith("6 of 10 labels") for limit in undated)
     dated = items.assign(created_at="2023-01-01")
     assert not any("created_at" in limit for limit in judged(a, a, tables | {"items": dated}).limits)
 
