@@ -35,7 +35,8 @@ from training.model import Model
 from training.moments import Moment, cut
 from training.ranker import fit_ranker
 from training.recency import learn_recency
-from training.text import BatchSampler, OnMetrics, fit_encoder, fit_head
+from training.sampler import BatchSampler
+from training.text import OnMetrics, fit_encoder, fit_head
 from training.text_space import TextSpace
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
