@@ -9,12 +9,13 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
+from recsys.bundle import BundleInfo
 from recsys.cli import cli
 from recsys.config import RulesConfig, load_config, parse_config
 from recsys.errors import ConfigError, DataError
 from recsys.progress import Reporter
-from recsys.registry import Registry
-from serving.arms import Sides, _told_apart, _unblocked, sides, table_arm, with_ids_like
+from recsys.registry import Fetched, ModelVersion, Registry
+from serving.arms import Sides, _same_window, _told_apart, _unblocked, sides, table_arm, with_ids_like
 from serving.labels import Window, judges
 from serving.publish import ReleaseStore
 from serving.report.world import Arm
@@ -255,6 +256,22 @@ def test_rows_of_blocked_items_leave_lists_without_gaps_whatever_the_type_of_the
         assert arm.table.dtypes["rank"] == table.dtypes["rank"]
         assert arm.info["blocked"].startswith("2 rows")
     assert _unblocked(Arm("A", table), config).info == {}
+
+
+def test_versions_of_the_same_data_share_a_window_though_one_was_trained_later(tmp_path: Path) -> None:
+    """Nothing came between: neither has to be trained again on the data of the other."""
+
+    def version(name: str, data: str, start: str, end: str) -> Fetched:
+        told = tmp_path / name / "evaluation"
+        told.mkdir(parents=True)
+        (told / "evaluation.json").write_text(json.dumps({"test_start": start, "test_end": end}))
+        found = ModelVersion(name, "", "", pd.Timestamp(END), (), {"data_sha256": data})
+        return Fetched(BundleInfo(tmp_path / name, "", {}), found, stale=False)
+
+    first = version("1", "a", "2024-03-20", "2024-04-11")
+    assert _same_window(first, version("2", "a", "2024-03-20", "2024-04-12"))
+    assert not _same_window(first, version("3", "b", "2024-03-20", "2024-04-11"))
+    assert not _same_window(first, version("4", "a", "2024-03-21", "2024-04-11"))
 
 
 @pytest.fixture(scope="module")
