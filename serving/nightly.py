@@ -187,7 +187,7 @@ def _has_champion(run: Run) -> bool:
 
 
 def report_of_served(config: Config) -> Outcome:
-    """The report of what is served, made again; no run, no registry is needed.
+    """The report of what is served, made again; no run is needed, and a registry only where the copy of the model is gone.
 
     Raises:
         ConfigError: nothing is published.
@@ -197,9 +197,13 @@ def report_of_served(config: Config) -> Outcome:
     if release is None:
         raise ConfigError(f"{config.serving.output}: nothing is published yet; run: recsys nightly")
     facts = store.manifest(release)
+    models, registry, version = model_cache(config), Registry(config.mlflow), facts["model"]["version"]
+    copy = models / facts["model"]["sha256"]
     with reported(release):
-        evaluation = evaluation_in(model_cache(config) / facts["model"]["sha256"])
-    page, version = Registry(config.mlflow).page_command(), facts["model"]["version"]
+        if not copy.exists():
+            registry.fetch(version, models)
+        evaluation = evaluation_in(copy)
+    page = registry.page_command()
     return Outcome(None, None, release, evaluation, version, False, page, config, 0.0)
 
 

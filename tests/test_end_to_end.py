@@ -1,6 +1,7 @@
 """The main job as its user runs it: the command line on a small shop, with real files and a real registry."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,6 +148,13 @@ def test_people_can_look(shop_folder: Path, night: dict[str, object]) -> None:
         result = run(shop_folder, command, *words)
         assert result.exit_code == 0, (command, result.output, result.exception)
         assert expected in result.stdout
+
+
+def test_the_report_fetches_a_copy_of_the_model_that_is_gone(shop_folder: Path, night: dict[str, object]) -> None:
+    shutil.rmtree(shop_folder / ".recsys" / "models")
+    result = run(shop_folder, "report")
+    assert result.exit_code == 0, result.exception
+    assert "published: 2024-04-11" in result.stdout
 
 
 def test_later_events_change_nothing_of_a_backfill(
