@@ -252,12 +252,14 @@ def _last_release(store: ReleaseStore, staging: Path, k: int, dataset: Dataset) 
 
 
 def _count_late(dataset: Dataset, run: Run) -> int:
-    """Events of the time before the served release that were not there yet when it was made."""
+    """Events of the time before the served release that were not there yet when it was made; 0 where others count now."""
     served = run.store.current()
     if served is None:
         return 0
     with suppress(ResourceError, KeyError):  # a damaged or older release says nothing about it
         data = run.store.manifest(served)["data"]
+        if data.get("labels") != _labels(run.config):
+            return 0
         until = pd.Timestamp(data["until"])
         n_late = dataset.n_before(until) - int(data["events"])
         if until <= dataset.as_of and n_late > 0:
@@ -306,6 +308,7 @@ def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) ->
             "until": dataset.as_of.isoformat(),
             "sha256": dataset.sha256,
             "events": dataset.n_before(dataset.as_of),
+            "labels": _labels(run.config),
         },
         "columns": columns_known(dataset, run.config),
         "config_sha256": run.config.fingerprint(),
@@ -314,6 +317,11 @@ def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) ->
         "timings": run.reporter.seconds,
         "peak_memory_mib": peak_memory_mib(),
     }
+
+
+def _labels(config: Config) -> list[str]:
+    """Types of events that count."""
+    return sorted(config.data.event_weights)
 
 
 def _request_sha256(config: Config, k: int, users: IntArray) -> str:

@@ -1,0 +1,37 @@
+"""What a batch tells of the tables."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from features.dataset import Dataset
+from recsys.config import parse_config
+from recsys.progress import Reporter
+from serving.batch import _count_late
+from serving.runs import Run
+from tests.faults.small import stage
+
+ITEMS = pd.DataFrame({"item_id": [1, 2], "title": "x"})
+EVENTS = pd.DataFrame(
+    {
+        "user_id": [1, 1, 2, 2], "item_id": [1, 2, 1, 2], "event_type": ["buy", "buy", "buy", "view"],
+        "timestamp": pd.Timestamp("2024-01-01", tz="UTC"),
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("weights", "n_late"), [({"buy": 1.0}, 1), ({"buy": 1.0, "view": 0.1}, 0)])
+def test_events_are_late_that_came_later_not_those_that_count_only_now(
+    tmp_path: Path, weights: dict[str, Any], n_late: int
+) -> None:
+    """A night after event_weights gained a type called all of its events late."""
+    data = {"events": "e", "items": "i", "event_weights": weights}
+    config = parse_config({"data": data, "serving": {"output": str(tmp_path)}})
+    run = Run(config, "nightly", pd.Timestamp("2024-01-03", tz="UTC"), Reporter())
+    with run.store.lock():
+        before = {"until": "2024-01-02T00:00:00+00:00", "events": 2, "labels": ["buy"]}
+        facts = {"key": {}, "run_date": "2024-01-02", "model": {"version": "1"}, "data": before}
+        run.store.publish(run.store.finish(stage(run.store, "2024-01-02", "a"), facts))
+    assert _count_late(Dataset.from_frames(EVENTS, ITEMS, event_weights=weights, as_of="2024-01-03"), run) == n_late
