@@ -68,17 +68,23 @@ def part_of_deadline(share: float) -> Iterator[None]:
         if is_open:
             raise DeadlineError(_PASSED)
 
-    before = signal.signal(_PART_OVER, over)
+    def ring() -> None:
+        wait_s = share * left
+        while not ended.wait(wait_s):
+            signal.pthread_kill(main, _PART_OVER)
+            wait_s = GRACE_S  # again, as Python drops an error that comes up while it collects garbage
+
     # a signal of its own: the one of the deadline is watched, and ends the process where nobody hears it
-    timer = threading.Timer(share * left, signal.pthread_kill, (threading.main_thread().ident, _PART_OVER))
-    timer.daemon = True
-    timer.start()
+    before = signal.signal(_PART_OVER, over)
+    main, ended = threading.get_ident(), threading.Event()  # only the main thread may set what a signal does
+    bell = threading.Thread(target=ring, daemon=True, name="part")
+    bell.start()
     try:
         yield
     finally:
         is_open = False
-        timer.cancel()
-        timer.join()
+        ended.set()
+        bell.join()
         signal.signal(_PART_OVER, before)
 
 

@@ -6,6 +6,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
+from recsys import stop
 from recsys.cli import cli
 from recsys.errors import DeadlineError
 from recsys.stop import part_of_deadline, stoppable
@@ -73,6 +74,27 @@ def test_a_part_of_the_deadline_ends_alone_and_what_follows_has_the_rest() -> No
         time.sleep(0.6)  # the alarm of the part is off
     with part_of_deadline(1 / 3):  # without a deadline
         time.sleep(0.01)
+
+
+class Slow:
+    """Garbage that takes a second to collect."""
+
+    def __del__(self) -> None:
+        time.sleep(1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_part_ends_although_python_dropped_its_first_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training then took all of the deadline, and the night ended without lists."""
+    monkeypatch.setattr(stop, "GRACE_S", 1.0)
+
+    def work() -> None:
+        with stoppable(30), part_of_deadline(0.01):
+            Slow()
+            time.sleep(5)
+
+    with pytest.raises(DeadlineError):
+        work()
 
 
 @pytest.mark.parametrize(("seconds", "ends", "code"), [(6, "the rest", 0), (60, "stopped while computing", 124)])
