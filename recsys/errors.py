@@ -83,7 +83,7 @@ def as_ours(error: BaseException) -> BaseException:
             "ranker.max_users and cf.ease_items, then run again"
         )
     if isinstance(error, OSError):
-        place = shown(error.filename) if error.filename else "a file or stream"
+        place = shown(error.filename, 300) if error.filename else "a file or stream"
         return ResourceError(f"{place}: {error.strerror or error}; mend it, then run again; what was served stays")
     return error
 

@@ -21,7 +21,8 @@ MAX_SHORT_SHARE = 0.05  # a user who acted on nearly all items has a reason for 
 MAX_FLAT_SHARE = 0.5  # the few candidates of a cold user can tie; half of all lists cannot
 SLACK = 1e-6  # float32 scores that were sorted in float64
 
-_NEWEST, _OLD_DATA = "newest event, hours", "check the events export; for a moment of the past give --as-of"
+_MODEL, _NEWEST = "model age, days", "newest event, hours"
+_OLD_DATA = "check the events export; for a moment of the past give --as-of"
 DEFECT = "this is a defect: report it"
 
 Outcome = Literal["pass", "warn", "fail"]
@@ -95,6 +96,13 @@ class AuditResult:
     def warnings(self) -> tuple[Gate, ...]:
         """Gates worth a word."""
         return tuple(g for g in self.gates if g.outcome == "warn")
+
+    @property
+    def growing(self) -> str:
+        """What it warns of that grows with each night until one is refused; "" for nothing."""
+        return "; ".join(
+            gate.sentence().strip() for gate in self.warnings if gate.name in (_MODEL, _NEWEST) and gate.number >= 0
+        )
 
     @property
     def is_refused(self) -> bool:
@@ -345,7 +353,7 @@ def _ages(context: AuditContext) -> list[Gate]:
         else "recsys train, then recsys promote challenger"
     )
     return [
-        _aged("model age, days", context.model_age_days, limits.model_warn_days, limits.model_max_days, model),
+        _aged(_MODEL, context.model_age_days, limits.model_warn_days, limits.model_max_days, model),
         _aged(_NEWEST, context.data_age_hours, limits.data_warn_hours, limits.data_max_hours, _OLD_DATA),
     ]
 

@@ -224,6 +224,8 @@ def _audit(
     run.facts["audit"] = {gate.name: gate.number for gate in result.gates}
     for gate in result.warnings:
         run.reporter.say(f"audit warns: {gate.name} {gate.number} (limit {gate.limit}); {gate.remedy}")
+    if result.growing:
+        run.facts["audit_warning"] = result.growing
     if result.is_refused:
         run.facts["quarantine"] = str(store.quarantine(staging))
     result.raise_if_refused()

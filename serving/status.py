@@ -45,6 +45,10 @@ _WARNINGS = {  # facts of a run that ended well, and what to do about them befor
     ),
     "stale_model": ("published, by the last verified copy of the model", "start or mend the registry"),
     "promotion_error": ("published, but the new version could not be judged", "see why: recsys promote challenger"),
+    "audit_warning": (
+        "published, but model or data grow too old to publish",
+        "do what it says below, before nights are refused",
+    ),
 }
 
 

@@ -92,7 +92,11 @@ def test_a_changed_row_count_and_no_overlap_are_refused() -> None:
 
 
 def test_an_ageing_model_warns_before_it_fails() -> None:
-    assert [g.name for g in audit([table()], replace(CONTEXT, model_age_days=20.0)).warnings] == ["model age, days"]
+    aging = audit([table()], replace(CONTEXT, model_age_days=20.0))
+    assert [g.name for g in aging.warnings] == ["model age, days"]
+    assert (
+        aging.growing == "model age, days: 20, limit 14 warns, 30 fails; recsys train, then recsys promote challenger"
+    )
     assert failed(table(), replace(CONTEXT, model_age_days=31.0)) == ["model age, days"]
 
 

@@ -193,6 +193,7 @@ def test_lists_of_a_day_to_come_are_a_warning(config: Config, tmp_path: Path) ->
         ("training_error", "no new model"),
         ("stale_model", "last verified copy"),
         ("promotion_error", "could not be judged"),
+        ("audit_warning", "grow too old"),
     ],
 )
 def test_a_night_that_ended_well_may_have_warned(config: Config, tmp_path: Path, fact: str, words: str) -> None:
