@@ -36,11 +36,11 @@ from recsys import metrics
 from recsys.cf_tower import CFTower, ease_weights
 from recsys.config import CFConfig, Config, load_config
 from recsys.machine import one_blas_thread
+from recsys.revision import code_revision
 from recsys.split import Windows
 from recsys.types import BoolArray, FloatArray, IntArray
 from recsys.vectors import unit_rows
 from training.evaluate import rank_all
-from training.job import code_revision
 from training.moments import Moment, cut
 from training.pipeline import fit_text, fit_towers, recency
 from training.ranker import fit_ranker

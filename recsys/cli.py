@@ -454,7 +454,7 @@ def promote(config: Config, version: str, force: bool, why: str | None, log: Log
     """
     from serving.promotion import promote as through_the_gate
 
-    if force != bool(why):
+    if force != (why is not None) or (why is not None and not why.strip()):
         raise ConfigError("--force and --why go together: whoever overrules the report says why, as in --why 'hotfix'")
     outcome = through_the_gate(config, version, Reporter(log=log), why=why, command=_this_command())
     page = str(outcome.folder / "report.html") if outcome.folder else None

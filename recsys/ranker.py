@@ -90,7 +90,7 @@ class Ranker:
     The first tree begins at the fusion's scores: what is linear and sure needs no trees to be learned again.
 
     Args:
-        names: feature columns in order; scoring other columns is refused.
+        names: feature columns in order; scoring another number of columns is refused.
         fusion: the linear guard.
         trees: LightGBM's model as text, or None.
         chosen: "trees" or "fusion".

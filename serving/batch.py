@@ -21,6 +21,7 @@ from recsys.config import Config, DataConfig
 from recsys.errors import DataError, ResourceError, shown
 from recsys.machine import peak_memory_mib
 from recsys.registry import Fetched
+from recsys.revision import code_revision
 from recsys.schema import TableSchema
 from recsys.types import BoolArray, IntArray
 from serving.audit import COLUMNS, AuditContext, LastRelease, audit
@@ -30,7 +31,6 @@ from serving.releases import read_parts
 from serving.runs import Run
 from serving.score import Scorer, Stamp, users_to_score
 from serving.soundness import sound_snapshot
-from training.job import code_revision
 
 EARLY = pd.Timedelta(hours=1)  # more than clocks differ by
 BYTES_PER_ROW = 120  # of a compressed part, measured on the demo; the estimate behind the disk check
@@ -68,9 +68,13 @@ class Released:
     def sentence(self) -> str:
         """One line for a person."""
         what = "published" if self.is_new else "nothing to do, the same inputs are published already:"
-        whose = "some users'" if self.is_part else "a later day's" if self.is_early else ""
-        held = "it is pinned: recsys rollback --unpin" if self.is_pinned else "it serves a later date: --move-current"
-        why = f"these are {whose} lists: --move-current" if whose else held
+        if self.is_pinned:
+            why = "it is pinned: recsys rollback --unpin"
+        elif self.is_part or self.is_early:
+            whose = "some users'" if self.is_part else "a later day's"
+            why = f"these are {whose} lists: --move-current"
+        else:
+            why = "it serves a later date: --move-current"
         served = "" if self.moved else f" (current was not moved: {why})"
         served += " (the registry was down: model from the last verified copy)" if self.stale_model else ""
         return f"{what} {self.release.name}: {self.rows:,} rows for {self.users:,} users, model {self.model_version}{served}"

@@ -8,6 +8,7 @@ import pandas as pd
 from recsys.config import Config
 from recsys.progress import Reporter
 from recsys.registry import Fetched
+from recsys.revision import code_revision
 from serving.arms import Sides, reruns_folder, sides, with_ids_like
 from serving.labels import Judges, Window, judges
 from serving.remade import recipe, refuse_unlike, train_again
@@ -16,7 +17,6 @@ from serving.report.compare import compare
 from serving.report.document import Report
 from serving.report.stability import Run
 from serving.report.world import Arm
-from training.job import code_revision
 
 K = 10
 Rerun = Literal["never", "needed", "always"]

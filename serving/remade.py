@@ -18,10 +18,11 @@ from recsys.config import Config, parse_config
 from recsys.errors import ConfigError
 from recsys.progress import Reporter
 from recsys.registry import Fetched
+from recsys.revision import code_revision
 from serving.explained import explainer
 from serving.releases import write_whole
 from serving.score import Scorer, Stamp
-from training.job import code_revision, evaluated_lists, evaluation_summary
+from training.job import evaluated_lists, evaluation_summary
 from training.model import Model
 from training.moments import cut
 from training.pipeline import evaluate_recipe

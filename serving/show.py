@@ -122,7 +122,9 @@ def print_lists(config: Config, release: Path, console: Console, n_users: int = 
     store = ReleaseStore(Path(config.serving.output))
     is_own = (pc.field("rank") == 1) & (pc.field("source") != "recent")
     people = store.read(release, ["user_id"], is_own)["user_id"].to_pandas()
-    chosen = people.iloc[np.linspace(0, len(people) - 1, min(n_users, len(people))).astype(int)] if len(people) else []
+    if people.empty:  # all are new: one popular list for everybody
+        return
+    chosen = people.iloc[np.linspace(0, len(people) - 1, min(n_users, len(people))).astype(int)]
     tables = load_tables(config.data, _as_of(release))
     lists = read_parts(release, where=pc.field("user_id").isin(list(chosen))).to_pandas()
     for user in chosen:
@@ -193,7 +195,8 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
     reporter = Reporter()
     with reporter.stage("reading tables"):
         model, _ = champion(config)
-        dataset = Dataset.from_tables(load_tables(config.data, None), pd.Timestamp.now(tz="UTC"))
+        now = pd.Timestamp.now(tz="UTC")
+        dataset = Dataset.from_tables(load_tables(config.data, now), now)
         dataset = dataset.without(config.rules.blocked)
     pos = _item_position(dataset.items, item)
     texts, text_of = distinct_texts(item_texts(dataset.catalogue, model.config.text.fields))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from features import pairs
 from features.dataset import Dataset
 from features.snapshot import Snapshot
 from features.text import item_texts
@@ -57,15 +58,19 @@ def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapsh
 
 def _other_settings(learned: Config, asked: Config) -> list[str]:
     """Settings that change what a model's features mean, and are not what it learned with."""
-    pairs = {
+    settings = {
         "data.event_weights": (learned.data.event_weights, asked.data.event_weights),
         "rules.exclude_seen": (learned.rules.exclude_seen, asked.rules.exclude_seen),
     }
-    return [name for name, (before, now) in pairs.items() if before != now]
+    return [name for name, (before, now) in settings.items() if before != now]
 
 
 def check_parts(model: Model, where: str) -> None:
     """Refuses towers and ids that were not made together, and weights that are no numbers."""
+    if model.ranker.names != pairs.NAMES:  # as many by other names, or in another order, would be scored in silence
+        raise ModelError(
+            f"{where}: its ranker learned from other features than are computed today; train again: recsys train"
+        )
     cf, n_items = model.cf, len(model.items)
     sizes = {
         "CF factors": len(cf.item_factors), "CF flags": len(cf.is_warm),

@@ -247,3 +247,13 @@ def test_a_recipe_is_what_a_training_depends_on() -> None:
     users = np.arange(3)
     assert _request_sha256(one, 5, users) == _request_sha256(one, 5, users)
     assert _request_sha256(one, 5, users) != _request_sha256(other, 5, users)
+
+
+@pytest.mark.parametrize("words", [["--why", ""], ["--force"], ["--force", "--why", " "], ["--why", "hotfix"]])
+def test_nobody_overrules_the_gate_without_a_reason(tmp_path: Path, words: list[str]) -> None:
+    """`--why "$REASON"` with nothing in REASON moved the champion whatever the report said."""
+    config = tmp_path / "recsys.toml"
+    config.write_text('[data]\nevents = "e"\nitems = "i"\nevent_weights = { buy = 1 }\n')
+    result = CliRunner().invoke(cli, ["promote", "3", "-c", str(config), *words])
+    assert isinstance(result.exception, ConfigError)
+    assert "--force and --why go together" in str(result.exception)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from recsys.config import Config
 from recsys.machine import peak_memory_mib
 from recsys.progress import Reporter
 from recsys.registry import CHALLENGER, Registry, RegistryDownError, Run
+from recsys.revision import code_revision
 from recsys.types import FloatArray
 from training.calibration import diagram
 from training.evaluate import Evaluation, Explain
@@ -127,21 +127,6 @@ def evaluation_summary(evaluated: Evaluated, dataset: Dataset) -> dict[str, Any]
 
 def _moment(microseconds: int) -> str:
     return str(pd.Timestamp(microseconds, unit="us", tz="UTC"))
-
-
-def code_revision() -> str:
-    """Git revision of the checkout this package runs from, "+changes" when the tree is dirty; "unknown" outside one."""
-    folder = Path(__file__).parent
-    try:
-        revision = _git(folder, "rev-parse", "--short=12", "HEAD")
-        return revision + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -25,9 +25,9 @@ from recsys.errors import AlreadyRunningError, ConfigError
 from recsys.metrics import Interval, paired_interval
 from recsys.progress import Reporter
 from recsys.registry import Registry, RegistryDownError, Run
+from recsys.revision import code_revision
 from recsys.whole import replacing
 from training.dials import GROUPS, MARK, Dial, Settings, free_dials, group_of, toml_lines, value_of, with_settings
-from training.job import code_revision
 from training.moments import cut
 from training.workbench import Workbench, encoded, without_report
 

@@ -9,7 +9,7 @@ import pytest
 from features.dataset import Dataset
 from recsys.config import parse_config
 from recsys.progress import Reporter
-from serving.batch import _count_late
+from serving.batch import Released, _count_late
 from serving.runs import Run
 from tests.faults.small import stage
 
@@ -35,3 +35,19 @@ def test_events_are_late_that_came_later_not_those_that_count_only_now(
         facts = {"key": {}, "run_date": "2024-01-02", "model": {"version": "1"}, "data": before}
         run.store.publish(run.store.finish(stage(run.store, "2024-01-02", "a"), facts))
     assert _count_late(Dataset.from_frames(EVENTS, ITEMS, event_weights=weights, as_of="2024-01-03"), run) == n_late
+
+
+@pytest.mark.parametrize(
+    ("states", "advice"),
+    [
+        ({"is_pinned", "is_part"}, "it is pinned: recsys rollback --unpin"),
+        ({"is_part"}, "these are some users' lists: --move-current"),
+        ({"is_early"}, "these are a later day's lists: --move-current"),
+        (set(), "it serves a later date: --move-current"),
+    ],
+)
+def test_why_current_stayed_is_the_reason_that_can_be_acted_on(states: set[str], advice: str) -> None:
+    """Where it is pinned, --move-current was advised to who had just given it."""
+    flags: dict[str, Any] = {name: name in states for name in ("is_pinned", "is_part", "is_early")}
+    facts = Released(Path("out/r"), "1", "", 2, 1, 0, is_new=True, moved=False, stale_model=False, seconds=1.0, **flags)
+    assert f"(current was not moved: {advice})" in facts.sentence()
