@@ -190,12 +190,11 @@ def train(config: Config, as_of: str | None, deadline: float | None, log: Log, a
 
     run = Run(config, "train", moment(as_of), Reporter(log=log))
     with stoppable(deadline), recorded(run, needs_lock=False):
-        from serving.explained import explainer
         from serving.nightly import load_dataset
         from training.job import train_and_register
 
         dataset, _ = load_dataset(config, run.as_of, run.reporter)
-        done = train_and_register(dataset, config, run.reporter, explainer(dataset))
+        done = train_and_register(dataset, config, run.reporter)
         run.facts["model_version"] = done.version
     if as_json:
         _print_json({"version": done.version, "seconds": done.trained.seconds})

@@ -33,7 +33,6 @@ from serving.audit import refuse_old_data
 from serving.batch import Released, model_cache, publish_lists
 from serving.columns import refuse_lost_columns
 from serving.door import read_tables
-from serving.explained import explainer
 from serving.promotion import promoted_or_not
 from serving.publish import ReleaseStore
 from serving.runs import Run, message_of
@@ -159,7 +158,7 @@ def _train(dataset: Dataset, run: Run) -> str | None:
     """
     try:
         with part_of_deadline(TRAINING_SHARE):
-            train_and_register(dataset, run.config, run.reporter, explainer(dataset))
+            train_and_register(dataset, run.config, run.reporter)
     except StoppedError:
         raise
     except Exception as error:

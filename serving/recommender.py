@@ -88,8 +88,7 @@ class Recommender:
         model, dataset, snapshot = self._fitted()
         k, (positions, ids) = _length(k), _with_strangers(dataset.users, _ids(users, "user"))
         stamp = Stamp("notebook", "fitted", f"{dataset.as_of:%Y-%m-%d}")
-        titles = dataset.catalogue["title"].fillna("").astype(str)
-        scorer = Scorer(snapshot, model.ranker, IdMap(ids), dataset.items, titles, stamp)
+        scorer = Scorer(snapshot, model.ranker, IdMap(ids), dataset.items, dataset.catalogue["title"], stamp)
         table = lists_frame(scorer.score(positions, k))
         return table.sort_values(["user_id", "rank"], kind="stable").reset_index(drop=True)
 

@@ -19,7 +19,6 @@ from recsys.errors import ConfigError
 from recsys.progress import Reporter
 from recsys.registry import Fetched
 from recsys.revision import code_revision
-from serving.explained import explainer
 from serving.releases import write_whole
 from serving.score import Scorer, Stamp
 from training.job import evaluated_lists, evaluation_summary
@@ -74,7 +73,7 @@ def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Rep
     table, about = folder / f"{key}.parquet", folder / f"{key}.json"
     if not about.exists():
         reporter.say(f"training again before {as_of:%Y-%m-%d %H:%M}, seed {config.seed}")
-        evaluated = evaluate_recipe(dataset, config, reporter.stage, explainer(dataset))
+        evaluated = evaluate_recipe(dataset, config, reporter.stage)
         folder.mkdir(parents=True, exist_ok=True)
         evaluated_lists(evaluated, dataset).to_parquet(table, index=False)
         users = dataset.users.values(evaluated.evaluation.per_user["user_pos"].unique())

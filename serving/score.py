@@ -16,6 +16,7 @@ from features.clean import clean_ids
 from features.cold_order import score_pairs
 from features.dataset import Dataset
 from features.histories import Histories
+from features.reasons import quoted, reasons
 from features.snapshot import Snapshot
 from recsys.errors import DataError, ModelError
 from recsys.ids import IdMap
@@ -23,7 +24,6 @@ from recsys.machine import keep_memory, one_blas_thread, usable_cores
 from recsys.ranker import Ranker
 from recsys.schema import recommendation_schema
 from recsys.types import FloatArray, IntArray, Progress
-from serving.reasons import quoted, reasons
 from training.evaluate import rank_pairs
 
 
@@ -58,8 +58,7 @@ class Scorer:
     @classmethod
     def of(cls, dataset: Dataset, snapshot: Snapshot, ranker: Ranker, stamp: Stamp) -> "Scorer":
         """A scorer over a data set's ids and titles."""
-        titles = dataset.catalogue["title"].fillna("").astype(str)
-        return cls(snapshot, ranker, dataset.users, dataset.items, titles, stamp)
+        return cls(snapshot, ranker, dataset.users, dataset.items, dataset.catalogue["title"], stamp)
 
     @property
     def schema(self) -> pa.Schema:

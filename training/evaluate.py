@@ -2,12 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import scipy.sparse as sp
 
 from features import pairs
@@ -16,6 +16,7 @@ from features.chunks import chunk_size, chunks
 from features.cold_order import score_pairs
 from features.histories import Histories
 from features.pairs import PairTable
+from features.reasons import quoted, reasons
 from features.snapshot import Snapshot
 from recsys import metrics
 from recsys.calibration import Reliability
@@ -28,8 +29,6 @@ N_SLOTS = 50
 N_EXPLAINED = 10  # places that say why: as many as a report shows
 N_TIMED = 500  # users whose ranking is timed, at most
 N_TIMINGS = 3  # the quickest counts: another process can only slow one down
-# source and reason of some pairs (rows of the candidates); who serves lists knows how, see `serving.explained`
-Explain = Callable[[Snapshot, Candidates, PairTable, IntArray], pd.DataFrame]
 SEGMENTS = ("0", "1-4", "5-19", "20+")
 SOURCES = ("popular", "popular 7d", "repeat", "frozen text", "text", "als", "item-item", "ease", "fusion", "ranker")
 
@@ -105,11 +104,11 @@ def evaluate(
     frozen_vectors: FloatArray,
     ranker: Ranker,
     targets: sp.csr_matrix,
+    titles: pd.Series,
     *,
     max_users: int,
     rng: np.random.Generator,
     progress: Progress | None = None,
-    explain: Explain | None = None,
 ) -> Evaluation:
     """Scores every source on what users took after the snapshot's moment.
 
@@ -119,8 +118,8 @@ def evaluate(
         snapshot: the world when the window began.
         frozen_vectors: unit vectors of the items by the untrained encoder, (n_items, dim).
         targets: what each user took in the window, (n_users, n_items).
+        titles: of the items, (n_items,), for the reasons of listed ones.
         max_users: a larger number of users is sampled.
-        explain: says why an item is in a list; without it lists say nothing.
     """
     targets = snapshot.countable(targets)
     users = np.sort(rng.permutation(np.flatnonzero(np.diff(targets.indptr) > 0))[:max_users])
@@ -128,7 +127,7 @@ def evaluate(
     cold_only = replace(snapshot, is_eligible=snapshot.is_eligible & is_cold)
     cold_targets = sp.csr_matrix(targets @ sp.diags(is_cold.astype(np.float32)))
     cold_targets.eliminate_zeros()
-    frames, lists = [], []
+    frames, lists, quotes = [], [], quoted(titles)
     shown = {source: np.zeros(snapshot.histories.n_items, dtype=bool) for source in SOURCES}
     size = chunk_size(snapshot.histories.n_items)
     for done, chunk in enumerate(chunks(users, size)):
@@ -144,7 +143,7 @@ def evaluate(
         for source, items in ranked.items():
             shown[source][items[:, :10][items[:, :10] >= 0]] = True
         listed = _list_frame(chunk, ranked["ranker"], scores)
-        lists.append(listed if explain is None else _explained(listed, chunk, candidates, snapshot, table, explain))
+        lists.append(_explained(listed, chunk, candidates, table, quotes))
         if progress:
             progress(min(len(users), (done + 1) * size), len(users))
     per_user = pd.concat(frames, ignore_index=True)
@@ -245,22 +244,17 @@ def _cpu_ms_per_user(snapshot: Snapshot, ranker: Ranker, users: IntArray) -> flo
 
 
 def _explained(
-    listed: pd.DataFrame,
-    users: IntArray,
-    candidates: Candidates,
-    snapshot: Snapshot,
-    table: PairTable,
-    explain: Explain,
+    listed: pd.DataFrame, users: IntArray, candidates: Candidates, table: PairTable, quotes: pa.Array
 ) -> pd.DataFrame:
-    """Lists of a chunk of users with source and reason in the first places."""
+    """Lists of a chunk of users with the source and reason that a release would carry in the first places."""
     first = np.flatnonzero(listed["rank"] <= N_EXPLAINED)
-    n_items = snapshot.histories.n_items
+    n_items = len(quotes)
     keys = np.searchsorted(users, listed["user_pos"].iloc[first]) * n_items + listed["item_pos"].iloc[first].to_numpy()
     rows = np.searchsorted(candidates.user_row * n_items + candidates.item_pos, keys)
-    why = explain(snapshot, candidates, table, rows)
+    why = reasons(quotes, candidates, table, rows)
     said = {name: np.full(len(listed), None, dtype=object) for name in ("source", "reason")}
     for name, texts in said.items():
-        texts[first] = why[name].to_numpy(dtype=object)
+        texts[first] = why[name].to_pylist()
     return listed.assign(**said)
 
 

@@ -19,7 +19,7 @@ from recsys.registry import CHALLENGER, Registry, RegistryDownError, Run
 from recsys.revision import code_revision
 from recsys.types import FloatArray
 from training.calibration import diagram
-from training.evaluate import Evaluation, Explain
+from training.evaluate import Evaluation
 from training.pipeline import Evaluated, Trained, train
 
 
@@ -31,14 +31,8 @@ class Registered:
     trained: Trained
 
 
-def train_and_register(
-    dataset: Dataset, config: Config, reporter: Reporter, explain: Explain | None = None
-) -> Registered:
-    """Trains on a data set, logs to MLflow and registers the bundle; see `Registry.register` for the names it gets.
-
-    Args:
-        explain: says why an item is in an evaluated list, for the A/B report.
-    """
+def train_and_register(dataset: Dataset, config: Config, reporter: Reporter) -> Registered:
+    """Trains on a data set, logs to MLflow and registers the bundle; see `Registry.register` for the names it gets."""
     registry = Registry(config.mlflow)
     window = {"data_until": dataset.as_of.isoformat(), "data_sha256": dataset.sha256}
     tags = window | {"code_revision": code_revision(), "config_sha256": config.fingerprint()}
@@ -57,7 +51,7 @@ def train_and_register(
             with suppress(RegistryDownError):
                 curve.log_metrics(values, step)
 
-        trained = train(dataset, config, reporter.stage, log, work, explain)
+        trained = train(dataset, config, reporter.stage, log, work)
         run.log_metrics(_metrics(trained.evaluation) | {f"seconds {k}": v for k, v in trained.seconds.items()})
         run.log_metrics({f"guard ndcg_10 {k}": v for k, v in trained.ranker.guard.items()})
         work.mkdir(parents=True, exist_ok=True)

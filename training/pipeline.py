@@ -30,7 +30,7 @@ from recsys.split import Windows
 from recsys.text_tower import TextTower
 from recsys.types import FloatArray, Progress
 from recsys.vectors import unit_rows
-from training.evaluate import Evaluation, Explain, evaluate
+from training.evaluate import Evaluation, evaluate
 from training.model import Model
 from training.moments import Moment, cut
 from training.ranker import fit_ranker
@@ -65,7 +65,6 @@ def train(
     stage: Stage,
     log: OnMetrics | None = None,
     work: Path | None = None,
-    explain: Explain | None = None,
 ) -> Trained:
     """Fits, evaluates and refits on everything before the data set's `as_of`.
 
@@ -73,9 +72,8 @@ def train(
         stage: opens a named progress bar; yields a callback (done, total).
         log: receives metrics per training step.
         work: folder for the encoder's checkpoint, so that a run cut off goes on where it was.
-        explain: says why an item is in an evaluated list.
     """
-    judged, config, space = _judged(dataset, config, stage, log, work, explain)
+    judged, config, space = _judged(dataset, config, stage, log, work)
     tonight = Moment.of(dataset, judged.windows, 3)
     with timed(judged.seconds, "towers to serve"):
         space = space.at(tonight.exists, config.seed)
@@ -84,13 +82,13 @@ def train(
     return Trained(**vars(judged), model=model)
 
 
-def evaluate_recipe(dataset: Dataset, config: Config, stage: Stage, explain: Explain | None = None) -> Evaluated:
+def evaluate_recipe(dataset: Dataset, config: Config, stage: Stage) -> Evaluated:
     """What `train` finds on the last window, without the model to serve."""
-    return _judged(dataset, config, stage, None, None, explain)[0]
+    return _judged(dataset, config, stage, None, None)[0]
 
 
 def _judged(
-    dataset: Dataset, config: Config, stage: Stage, log: OnMetrics | None, work: Path | None, explain: Explain | None
+    dataset: Dataset, config: Config, stage: Stage, log: OnMetrics | None, work: Path | None
 ) -> tuple[Evaluated, Config, TextSpace]:
     """All before the model to serve: the evaluation, the settings with what was learned of recency, the texts."""
     clock: dict[str, float] = {}
@@ -112,8 +110,8 @@ def _judged(
     with timed(clock, "evaluation"), stage("evaluation") as progress:
         frozen = unit_rows(texts.frozen)[texts.row]
         evaluation = evaluate(
-            snapshot, frozen, ranker, late.targets,
-            max_users=config.report.max_users, rng=np.random.default_rng([config.seed, 4]), progress=progress, explain=explain,
+            snapshot, frozen, ranker, late.targets, dataset.catalogue["title"],
+            max_users=config.report.max_users, rng=np.random.default_rng([config.seed, 4]), progress=progress,
         )  # fmt: skip
     return Evaluated(evaluation, windows, ranker, clock), config, texts
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from features.candidates import Candidates
 from features.dataset import Dataset
 from features.pairs import PairTable
-from features.snapshot import Snapshot
 from recsys.config import load_config
 from recsys.progress import Reporter
 from recsys.types import IntArray
@@ -20,19 +20,21 @@ pytestmark = pytest.mark.slow
 
 
 def test_reasons_are_those_of_the_listed_pairs_and_end_after_the_first_places(
-    shop_folder: Path, shop: tuple[pd.DataFrame, pd.DataFrame]
+    shop_folder: Path, shop: tuple[pd.DataFrame, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An explainer that names the pair it was asked about."""
+    """Reasons that name the pair they were asked about."""
 
-    def explain(snapshot: Snapshot, candidates: Candidates, table: PairTable, rows: IntArray) -> pd.DataFrame:
+    def named(_: pa.Array, candidates: Candidates, table: PairTable, rows: IntArray) -> dict[str, pa.Array]:
         assert len(table.user_row) == len(candidates.item_pos)
-        return pd.DataFrame({"source": candidates.item_pos[rows], "reason": candidates.user_row[rows]})
+        return {"source": pa.array(candidates.item_pos[rows]), "reason": pa.array(candidates.user_row[rows])}
+
+    monkeypatch.setattr("training.evaluate.reasons", named)
 
     dataset = Dataset.from_frames(*shop)
     config = load_config(
         shop_folder / "recsys.toml", ("text.epochs=0", "text.head_steps=5", "serving.chunk_users=1000")
     )
-    evaluation = train(dataset, config, Reporter().stage, explain=explain).evaluation
+    evaluation = train(dataset, config, Reporter().stage).evaluation
     lists = evaluation.lists
     is_first = lists["rank"] <= N_EXPLAINED
     assert 0 < is_first.sum() < len(lists)

@@ -13,23 +13,26 @@ MAX_TITLE = 80
 SOURCES = ("repeat", "both", "text", "cf", "new", "recent", "popular")
 POINTING = ("both", "text", "new")
 POPULAR = ("recent", "popular", "all_time")  # lists of everybody
-OPENINGS = pa.array(
-    [
-        "", "Close to ", "Its text is close to ", "Taken by people with a history like yours",
-        "New, and its text is close to ", "Popular in the last 7 days", "Popular",
-        "Fits the little we know of you", "Popular in the last 30 days",
-        "Its text fits what you took, and people with a similar history took it", "Its text fits what you took",
-        "New, and its text fits what you took",
-        "Not taken by anyone yet, and its text is close to ", "Not taken by anyone yet, and its text fits what you took",
-    ]
-)  # fmt: skip
-LITTLE, THIS_MONTH = len(SOURCES), len(SOURCES) + 1
-UNTAKEN = len(SOURCES) + 5
-FAR = {  # instead, where no item is near
-    SOURCES.index("both"): len(SOURCES) + 2, SOURCES.index("text"): len(SOURCES) + 3,
-    SOURCES.index("new"): len(SOURCES) + 4, UNTAKEN: UNTAKEN + 1,
-}  # fmt: skip
-CLOSINGS = pa.array(["", " in its text, and taken by people with a similar history", *[""] * 6])
+SENTENCES = {  # what stands before and behind the title that a reason points to; the sources first, in their order
+    "repeat": ("", ""),  # says how often, see `_again`
+    "both": ("Close to ", " in its text, and taken by people with a similar history"),
+    "text": ("Its text is close to ", ""),
+    "cf": ("Taken by people with a history like yours", ""),
+    "new": ("New, and its text is close to ", ""),
+    "recent": ("Popular in the last 7 days", ""),
+    "popular": ("Popular", ""),
+    "this month": ("Popular in the last 30 days", ""),
+    "little": ("Fits the little we know of you", ""),
+    "untaken": ("Not taken by anyone yet, and its text is close to ", ""),
+    "both, far": ("Its text fits what you took, and people with a similar history took it", ""),
+    "text, far": ("Its text fits what you took", ""),
+    "new, far": ("New, and its text fits what you took", ""),
+    "untaken, far": ("Not taken by anyone yet, and its text fits what you took", ""),
+}
+CODE = {name: code for code, name in enumerate(SENTENCES)}
+FAR = {
+    CODE[name]: CODE[f"{name}, far"] for name in ("both", "text", "new", "untaken")
+}  # instead, where no item is near
 STRONG = 20  # a place among a source's first items makes it a source of the entry
 NEW_DAYS = 90  # a season; nobody calls new what has been on the shelf for longer, or for who knows how long
 NEAR_SHARE = 0.01  # of the popular items, which stand for any item, may be as near to what a reason points to
@@ -37,7 +40,7 @@ NEAR_ITEMS = 20  # or the share that so many are of a small catalogue; docs/expe
 
 
 def sources(candidates: Candidates, table: PairTable, rows: IntArray) -> IntArray:
-    """The source that put each pair in, (n,) positions in `SOURCES`.
+    """The source that put each pair in, (n,) codes, which are positions in `SOURCES`.
 
     `repeat` (taken before), `both` (text and behaviour), `text`, `cf`, `new`, `recent` (popular this week),
     `popular` (this month, or of all time). What nobody took yet has no behaviour but what it borrowed by its text: it
@@ -55,12 +58,12 @@ def sources(candidates: Candidates, table: PairTable, rows: IntArray) -> IntArra
         np.isfinite(ranks["new"]) | is_cold,
         np.isfinite(ranks["recent"]),
     ]
-    return np.select(conditions, range(len(conditions)), SOURCES.index("popular"))
+    return np.select(conditions, range(len(conditions)), CODE["popular"])
 
 
 def quoted(titles: pd.Series) -> pa.Array:
     """Titles as sentences quote them, (n_items,); made once for all users."""
-    short = titles.str.slice(0, MAX_TITLE).replace("", "an untitled item")
+    short = titles.fillna("").astype("str").str.slice(0, MAX_TITLE).replace("", "an untitled item")
     return pa.array("“" + short + "”", pa.string())
 
 
@@ -71,23 +74,23 @@ def reasons(quotes: pa.Array, candidates: Candidates, table: PairTable, rows: In
         quotes: see `quoted`.
     """
     source = sources(candidates, table, rows)
-    is_pointing = np.isin(source, [SOURCES.index(name) for name in POINTING])
+    is_pointing = np.isin(source, [CODE[name] for name in POINTING])
     # only text points to an item: what behaviour rests on is the whole history
     nearest = np.where(is_pointing, table.nearest(rows), -1)
-    opening = source.copy()
+    said = source.copy()
     is_young = table.column("age_days")[rows] <= NEW_DAYS
-    opening[(source == SOURCES.index("new")) & ~is_young] = UNTAKEN
-    opening[is_pointing & (nearest < 0)] = LITTLE
-    opening[(source == SOURCES.index("popular")) & np.isfinite(candidates.ranks["popular"][rows])] = THIS_MONTH
+    said[(source == CODE["new"]) & ~is_young] = CODE["untaken"]
+    said[is_pointing & (nearest < 0)] = CODE["little"]
+    said[(source == CODE["popular"]) & np.isfinite(candidates.ranks["popular"][rows])] = CODE["this month"]
     pointing = np.flatnonzero(nearest >= 0)
     far = pointing[~_is_near(candidates, table, rows[pointing], len(quotes))]
     for near, instead in FAR.items():
-        opening[far[opening[far] == near]] = instead
+        said[far[said[far] == near]] = instead
     nearest[far] = -1
     quote = quotes.take(pa.array(nearest, mask=nearest < 0)).fill_null("")
-    closing = pa.array(np.where(nearest >= 0, source, len(SOURCES)))
-    sentence = pc.binary_join_element_wise(OPENINGS.take(pa.array(opening)), quote, CLOSINGS.take(closing), "")
-    is_taken = source == SOURCES.index("repeat")
+    before, behind = (pa.array(words).take(pa.array(said)) for words in zip(*SENTENCES.values(), strict=True))
+    sentence = pc.binary_join_element_wise(before, quote, behind, "")
+    is_taken = source == CODE["repeat"]
     times, days = (
         np.nan_to_num(table.column(name)[rows[is_taken]]).astype(int) for name in ("times_taken", "days_since_taken")
     )

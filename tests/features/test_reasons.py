@@ -6,8 +6,8 @@ import pytest
 
 from features.candidates import LISTED, SCORED, Candidates
 from features.pairs import N_RECENT, NAMES, NOTHING, PairTable
+from features.reasons import quoted, reasons
 from recsys.types import FloatArray, IntArray
-from serving.reasons import quoted, reasons
 
 N_POPULAR = 100
 
