@@ -399,9 +399,7 @@ class Registry:
         with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".fetch-") as folder:
             with self.calls() as client:
                 self._found_experiment(client)
-                from mlflow.artifacts import download_artifacts
-
-                downloaded = Path(download_artifacts(version.source, dst_path=folder, tracking_uri=self._uri))
+            downloaded = self._download(version, folder)
             _verified(downloaded, version)
             try:
                 downloaded.rename(target)
@@ -409,6 +407,20 @@ class Registry:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
         return _verified(target, version)
+
+    def _download(self, version: ModelVersion, folder: str) -> Path:
+        try:
+            with self.calls():
+                from mlflow.artifacts import download_artifacts
+
+                return Path(download_artifacts(version.source, dst_path=folder, tracking_uri=self._uri))
+        except RegistryDownError:
+            raise
+        except ModelError as error:
+            raise ModelError(
+                f"the files of version {version.version} cannot be fetched, and no copy is here: {error}; bring them back, or "
+                "train (recsys train) and serve what comes of it: recsys promote challenger --force --why 'files lost'"
+            ) from error
 
     def _translated(self, error: Exception) -> RecsysError:
         from mlflow.exceptions import MlflowException

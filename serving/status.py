@@ -29,7 +29,7 @@ _NEXT = {
     3: "mend the export that the error names, then run: recsys nightly",
     4: "look at the lists in quarantine; mend the cause, or the limit in [serving.audit], then run: recsys nightly",
     5: "mend the disk or make room (recsys gc --delete), then run: recsys nightly",
-    6: "start or mend the registry, or train again (recsys train), then run: recsys nightly",
+    6: "start or mend the registry, or do what the error below says, then run: recsys nightly",
     7: "the lists are out; make the report again: recsys report",
     8: "the lists are out, by the model of before; mend what the error names, then run: recsys nightly",
     124: "run again, it goes on where it stopped: recsys nightly (with more time, --deadline)",

@@ -245,6 +245,15 @@ def test_a_version_of_older_data_does_not_displace_the_challenger(registry: Regi
     assert registry.resolve("3").tags[OLDER_THAN] == "2"
 
 
+def test_files_of_a_version_that_are_gone_are_told_with_the_way_out(bundles: list[Path], tmp_path: Path) -> None:
+    """It said to train again, which leaves the champion that cannot be fetched."""
+    registry = Registry(MlflowConfig(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db"))
+    register(registry, bundles[0])
+    shutil.rmtree(tmp_path / "mlartifacts")
+    with pytest.raises(ModelError, match=r"files of version 1 cannot be fetched.*promote challenger --force --why"):
+        registry.fetch("champion", tmp_path / "cache")
+
+
 def test_a_store_that_was_copied_touches_no_model_of_the_one_before_until_its_paths_are_mended(
     bundles: list[Path], tmp_path: Path
 ) -> None:
