@@ -33,8 +33,6 @@ from recsys.ids import IdMap
 from recsys.schema import EVENTS, ITEMS, MOST_WEIGHT, USERS, TableSchema, nearest, require_columns
 from recsys.types import BoolArray, IntArray
 
-__all__ = ["DataReport", "Tables", "clean_tables", "load_tables"]
-
 TEXTS = ("title", "description", "brand", "category", "tags", "language")
 NUMBERS = ("quantity", "price", "rating")
 

@@ -190,7 +190,7 @@ def train(config: Config, as_of: str | None, deadline: float | None, log: Log, a
 
     run = Run(config, "train", moment(as_of), Reporter(log=log))
     with stoppable(deadline), recorded(run, needs_lock=False):
-        from serving.nightly import load_dataset
+        from serving.door import load_dataset
         from training.job import train_and_register
 
         dataset, _ = load_dataset(config, run.as_of, run.reporter)
@@ -247,7 +247,7 @@ def score(
     run = Run(config, "score", moment(as_of), Reporter(log=log))
     with stoppable(deadline), recorded(run):
         from serving.batch import publish_lists, read_users
-        from serving.nightly import load_dataset
+        from serving.door import load_dataset
 
         run.facts["is_part"] = users_file is not None  # until it is known to hold them all
         wanted = read_users(users_file, config.data) if users_file else None  # first: a slip shows at once
@@ -322,7 +322,8 @@ def evaluate(config: Config, as_of: str | None, log: Log, as_json: bool) -> None
 
     Data and settings that a registered version was trained with are not computed again.
     """
-    from serving.show import evaluation_of, print_stored_evaluation
+    from serving.models import evaluation_of
+    from serving.show import print_stored_evaluation
 
     stored = evaluation_of(config, moment(as_of), Reporter(log=log))
     _print_json(stored) if as_json else print_stored_evaluation(stored, Page())
@@ -364,7 +365,7 @@ def tune(
         refuse_foreign(write_to)
     run = Run(config, "tune", moment(as_of), Reporter(log=log))
     with stoppable(), recorded(run, needs_lock=False):
-        from serving.nightly import load_dataset
+        from serving.door import load_dataset
         from training.tune import tune as search
 
         dataset, _ = load_dataset(config, run.as_of, run.reporter)

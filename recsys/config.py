@@ -273,21 +273,20 @@ class Config(Section):
         return free.fingerprint("seed", "data", "text", "cf", "candidates", "ranker", "rules")
 
     def fingerprint(self, *sections: str) -> str:
-        """sha256 of the settings that change results; where files lie does not, nor what only refuses a result.
+        """sha256 of the settings that change results; where files lie does not, nor what only refuses a result, nor when and in
+        what portions the work is done.
 
         Args:
             sections: names of tables to hash, such as "text"; none means all of them.
         """
         places: Any = {
-            "data": {"events", "items", "users", "impressions"},
+            "data": {"events", "items", "users", "impressions", "max_bad_share"},
             "text": {"cache"},
             "ranker": {"max_feature_auc"},
-            "serving": {"output"},
+            "serving": {"output", "audit", "users_per_shard", "chunk_users", "train_every_days", "keep_releases"},
             "mlflow": True,
         }
         dump = self.model_dump(mode="json", exclude=places)
-        if not self.rules.blocked:  # as before there was such a setting
-            del dump["rules"]["blocked"]
         chosen = {name: dump[name] for name in sections} if sections else dump
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 

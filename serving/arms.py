@@ -18,8 +18,8 @@ from recsys.errors import ConfigError, DataError, ModelError, shown
 from recsys.progress import Reporter
 from recsys.registry import CHAMPION, Fetched, Registry
 from serving import releases
-from serving.batch import model_cache
 from serving.labels import Window, is_blocked
+from serving.models import model_cache
 from serving.publish import ReleaseStore
 from serving.remade import recipe, refuse_other_windows, refuse_unlike, score_before, train_again, training_facts
 from serving.report.world import Arm, Cost

@@ -26,6 +26,7 @@ from recsys.schema import TableSchema
 from recsys.types import BoolArray, IntArray
 from serving.audit import COLUMNS, AuditContext, LastRelease, audit
 from serving.columns import columns_known, refuse_lost_columns
+from serving.models import model_cache
 from serving.publish import ReleaseStore
 from serving.releases import read_parts
 from serving.runs import Run
@@ -170,11 +171,6 @@ def read_users(path: str, config: DataConfig) -> pd.Series:
     if given.empty:
         raise DataError(f"{path}: it has no rows; name at least one user, or leave --users out for all")
     return given[column]
-
-
-def model_cache(config: Config) -> Path:
-    """Where verified copies of model versions lie."""
-    return Path(config.text.cache).parent / "models"
 
 
 def _score_shards(dataset: Dataset, run: Run, fetched: Fetched, key: dict[str, str], users: IntArray, k: int) -> Path:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from features.data_report import DataReport
+from features.dataset import Dataset
 from features.impressions import checked_impressions
-from features.ingest import DataReport, Tables, load_tables
+from features.ingest import Tables, load_tables
 from features.quarantine import TooManyBadError
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, shown
@@ -33,6 +35,25 @@ def read_tables(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> Tabl
     for told in _absent_fields(config.text.fields, list(map(str, tables.items.columns))):
         reporter.say(told)
     return tables
+
+
+def dataset_of(config: Config, as_of: pd.Timestamp) -> Dataset:
+    """The tables as a data set, as of a moment, without what the rules block; nothing is written or told."""
+    return Dataset.from_tables(load_tables(config.data, as_of), as_of).without(config.rules.blocked)
+
+
+def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tuple[Dataset, DataReport]:
+    """The same with progress and refused rows kept, and what the tables looked like."""
+    tables = read_tables(config, as_of, reporter)
+    dataset, blocked = Dataset.from_tables(tables, as_of), config.rules.blocked
+    if not blocked:  # to look up nothing would still make texts of all ids that are numbers
+        return dataset, tables.report
+    unknown = [item for item, pos in zip(blocked, dataset.items.positions(blocked), strict=True) if pos < 0]
+    if unknown:
+        reporter.say(
+            f"rules.blocked: {len(unknown)} of {len(blocked)} ids are not in the items table, such as {shown(unknown[0])}"
+        )
+    return dataset.without(blocked), tables.report
 
 
 def examined(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> DataReport:

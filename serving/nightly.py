@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from features.data_report import DataReport
 from features.dataset import Dataset
-from features.ingest import DataReport
 from recsys.config import Config
 from recsys.errors import (
     AuditError,
@@ -24,21 +24,19 @@ from recsys.errors import (
     StoppedError,
     TrainingError,
     as_ours,
-    shown,
 )
-from recsys.progress import Reporter
 from recsys.registry import OLDER_THAN, TAKEN_BACK, Registry, RegistryDownError
 from recsys.stop import part_of_deadline
 from serving.audit import refuse_old_data
-from serving.batch import Released, model_cache, publish_lists
+from serving.batch import Released, publish_lists
 from serving.columns import refuse_lost_columns
-from serving.door import read_tables
+from serving.door import load_dataset
+from serving.models import evaluation_in, model_cache
 from serving.promotion import promoted_or_not
 from serving.publish import ReleaseStore
 from serving.runs import Run, message_of
-from serving.show import evaluation_in, print_lists, print_stored_evaluation
+from serving.show import print_lists, print_stored_evaluation
 from training.job import train_and_register
-from training.model import Model
 
 SLACK_DAYS = 0.25  # a night that begins some seconds earlier than a week ago, or an hour, is still a week later
 TRAINING_SHARE = 2 / 3  # of the time to the deadline: then the champion scores in what is left
@@ -90,20 +88,6 @@ class Outcome:
             lines.append(f"night: {self.seconds:.0f} s, {'trained' if self.trained else 'model not due for training'}")
         lines.append(f"MLflow page: {self.mlflow_page}")
         console.print("\n".join(lines), markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
-def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tuple[Dataset, DataReport]:
-    """The tables as a data set, as of a moment, without what the rules block, and what they looked like."""
-    tables = read_tables(config, as_of, reporter)
-    dataset, blocked = Dataset.from_tables(tables, as_of), config.rules.blocked
-    if not blocked:  # to look up nothing would still make texts of all ids that are numbers
-        return dataset, tables.report
-    unknown = [item for item, pos in zip(blocked, dataset.items.positions(blocked), strict=True) if pos < 0]
-    if unknown:
-        reporter.say(
-            f"rules.blocked: {len(unknown)} of {len(blocked)} ids are not in the items table, such as {shown(unknown[0])}"
-        )
-    return dataset.without(blocked), tables.report
 
 
 def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, promote: bool = False) -> Outcome:
@@ -240,14 +224,6 @@ def training_is_due(config: Config, as_of: pd.Timestamp, registry: Registry | No
         return True
     recipes = {version.tags.get("recipe_sha256", "") for version in versions}
     return "" not in recipes and config.recipe_sha256() not in recipes
-
-
-def champion(config: Config) -> tuple[Model, str]:
-    """The verified champion and its version; the last copy of it, and a line that says so, where the registry is down."""
-    fetched = Registry(config.mlflow).fetch("champion", model_cache(config))
-    if fetched.stale:
-        Reporter().say(f"the registry is down: version {fetched.version.version}, the last one verified")
-    return Model.load(fetched.bundle.folder), fetched.version.version
 
 
 def _promoted(run: Run) -> bool:

@@ -11,8 +11,8 @@ from recsys.config import Config
 from recsys.errors import DeadlineError, RecsysError, StoppedError, shown
 from recsys.progress import Reporter
 from recsys.registry import CHAMPION, ModelVersion, Registry
-from serving.batch import model_cache
 from serving.comparison import compare_arms
+from serving.models import model_cache
 from serving.publish import ReleaseStore
 from serving.report.document import Report
 

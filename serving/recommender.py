@@ -1,6 +1,7 @@
 """The same job for notebooks: frames in, frames out, outside ids always."""
 
 from collections.abc import Iterable
+from datetime import date
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from features.snapshot import Snapshot
 from recsys.config import Config, load_config, parse_config
 from recsys.errors import ConfigError, DataError, shown
 from recsys.ids import IdMap, fits
+from recsys.moments import moment_of
 from recsys.progress import Reporter
 from recsys.schema import lists_frame
 from recsys.types import IntArray
+from serving.door import dataset_of
+from serving.models import load_model
 from serving.score import Scorer, Stamp
 from training.evaluate import Evaluation
 from training.model import Model
@@ -26,7 +30,7 @@ Ids = Iterable[object] | str | int | np.integer[Any]
 
 
 class Recommender:
-    """A model that is fitted on a data set and recommends from it.
+    """A model that is fitted on a data set, or loaded from the registry, and recommends from it.
 
     Args:
         config: settings; of the data section only how windows are cut, since the data come as a Dataset.
@@ -46,6 +50,26 @@ class Recommender:
     def from_config(cls, path: str | Path) -> "Recommender":
         """With the settings of a recsys.toml."""
         return cls(load_config(path))
+
+    @classmethod
+    def load(cls, path: str | Path, version: str = "champion", as_of: str | date | None = None) -> "Recommender":
+        """A registered version over the tables of a recsys.toml, ready to recommend: what tonight's lists are made with.
+
+        Args:
+            version: a number, or champion, challenger or previous.
+            as_of: only what came before it is known; a date, a moment or ISO 8601 text, now by default.
+
+        Raises:
+            ConfigError: the config is wrong, or `as_of` is no moment.
+            DataError: the tables cannot be read.
+            ModelError: there is no such version, or it is damaged.
+        """
+        made = cls.from_config(path)
+        moment = pd.Timestamp.now(tz="UTC") if as_of is None else moment_of(as_of, "as_of")
+        made._model = load_model(made.config, version, made.reporter)
+        made._dataset = dataset_of(made.config, moment)
+        made._snapshot = made._model.snapshot(made._dataset, made.config)
+        return made
 
     def fit(self, dataset: Dataset) -> "Recommender":
         """Trains both towers and the ranker; `evaluation` then holds the per-source table.
@@ -139,7 +163,9 @@ class Recommender:
 
     def _fitted(self) -> tuple[Model, Dataset, Snapshot]:
         if self._model is None or self._dataset is None or self._snapshot is None:
-            raise ConfigError("the recommender is not fitted yet; call fit(dataset) first")
+            raise ConfigError(
+                'the recommender is not fitted yet; call fit(dataset), or Recommender.load("recsys.toml")'
+            )
         return self._model, self._dataset, self._snapshot
 
     @staticmethod

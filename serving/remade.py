@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from features.dataset import Dataset
-from features.ingest import load_tables
 from recsys.config import Config, parse_config
 from recsys.errors import ConfigError
 from recsys.progress import Reporter
 from recsys.registry import Fetched
 from recsys.revision import code_revision
+from serving.door import dataset_of
 from serving.releases import write_whole
 from serving.score import Scorer, Stamp
 from training.job import evaluated_lists, evaluation_summary
@@ -68,7 +68,7 @@ def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
 
 def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Reporter) -> Remade:
     """Trains a recipe on everything before a moment; taken from `folder` where that was done before."""
-    dataset = _dataset(config, as_of)
+    dataset = dataset_of(config, as_of)
     key = _key(dataset, config)
     table, about = folder / f"{key}.parquet", folder / f"{key}.json"
     if not about.exists():
@@ -124,14 +124,9 @@ def refuse_unlike(config: Config, fetched: tuple[Fetched, Fetched], spans: tuple
 
 def _window(config: Config, as_of: pd.Timestamp) -> Span:
     """The window that lists of a recipe are judged on."""
-    windows = cut(_dataset(config, as_of), config)
+    windows = cut(dataset_of(config, as_of), config)
     start, end = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (windows.starts[1], windows.end))
     return start, end
-
-
-def _dataset(config: Config, as_of: pd.Timestamp) -> Dataset:
-    """What is known before a moment, without what the rules block."""
-    return Dataset.from_tables(load_tables(config.data, as_of), as_of).without(config.rules.blocked)
 
 
 def _key(dataset: Dataset, config: Config) -> str:
@@ -164,7 +159,7 @@ def score_before(
         until: end of the labels' window: users who come in it are known by name.
     """
     own = recipe(fetched, config)
-    dataset = _dataset(own, until)
+    dataset = dataset_of(own, until)
     model = Model.load(fetched.bundle.folder)
     with reporter.stage(f"scoring version {fetched.version.version} as of {as_of:%Y-%m-%d}") as progress:
         known = dataset.before(as_of)

@@ -13,20 +13,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from features.dataset import Dataset
 from features.ingest import load_tables
 from features.text import distinct_texts, item_texts, pooled_vectors
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, plain, shown
 from recsys.ids import IdMap
 from recsys.progress import Reporter
-from recsys.registry import Registry
 from recsys.schema import lists_frame
 from recsys.types import FloatArray
+from serving.door import dataset_of
+from serving.models import load_model
 from serving.publish import ReleaseStore
 from serving.releases import read_parts
 from training.evaluate import Evaluation
-from training.pipeline import evaluate_recipe
 
 _METRICS = (
     ("ndcg_10", "NDCG@10"),
@@ -34,29 +33,6 @@ _METRICS = (
     ("candidate_recall", "candidate recall"),
     ("cold_recall_50", "cold Recall@50"),
 )
-
-
-def evaluation_in(folder: Path) -> dict[str, Any]:
-    """The evaluation stored in a model folder."""
-    content: dict[str, Any] = json.loads((folder / "evaluation" / "evaluation.json").read_text())
-    return content
-
-
-def evaluation_of(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> dict[str, Any]:
-    """The per-source table for the data before `as_of`: stored where a version was trained on just these, else made."""
-    from serving.nightly import load_dataset
-    from training.job import evaluation_summary
-
-    dataset, _ = load_dataset(config, as_of, reporter)
-    registry = Registry(config.mlflow)
-    for version in registry.versions():
-        same = version.tags.get("data_sha256") == dataset.sha256
-        if same and version.tags.get("config_sha256") == config.fingerprint():
-            reporter.say(f"version {version.version} was trained on these data and settings: its evaluation")
-            return evaluation_in(
-                registry.fetch(version.version, Path(config.text.cache).parent / "models").bundle.folder
-            )
-    return evaluation_summary(evaluate_recipe(dataset, config, reporter.stage), dataset)
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -190,14 +166,10 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
     Raises:
         DataError: the item is unknown.
     """
-    from serving.nightly import champion
-
     reporter = Reporter()
+    model = load_model(config, "champion", reporter)
     with reporter.stage("reading tables"):
-        model, _ = champion(config)
-        now = pd.Timestamp.now(tz="UTC")
-        dataset = Dataset.from_tables(load_tables(config.data, now), now)
-        dataset = dataset.without(config.rules.blocked)
+        dataset = dataset_of(config, pd.Timestamp.now(tz="UTC"))
     pos = _item_position(dataset.items, item)
     texts, text_of = distinct_texts(item_texts(dataset.catalogue, model.config.text.fields))
     with reporter.stage("item vectors") as progress:

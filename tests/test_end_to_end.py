@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from recsys.cli import cli
 from recsys.config import load_config
-from recsys.errors import DataError
+from recsys.errors import DataError, ModelError
 from recsys.registry import Registry
 from serving.runs import last_runs
 
@@ -148,6 +148,20 @@ def test_people_can_look(shop_folder: Path, night: dict[str, object]) -> None:
         result = run(shop_folder, command, *words)
         assert result.exit_code == 0, (command, result.output, result.exception)
         assert expected in result.stdout
+
+
+def test_a_notebook_that_loads_the_champion_sees_what_is_served(shop_folder: Path, night: dict[str, object]) -> None:
+    from serving.recommender import Recommender
+
+    model = Recommender.load(shop_folder / "recsys.toml", as_of=AS_OF)
+    served = lists(shop_folder)
+    columns = ["user_id", "item_id", "rank", "score", "p", "source", "reason"]
+    found = model.recommend(served["user_id"].unique(), k=5)[columns]
+    pd.testing.assert_frame_equal(found, served.sort_values(["user_id", "rank"], ignore_index=True)[columns])
+    item = served["item_id"].iloc[0]
+    assert len(model.similar(item, k=3)) == 3
+    with pytest.raises(ModelError, match="99"):
+        Recommender.load(shop_folder / "recsys.toml", "99")
 
 
 def test_the_report_fetches_a_copy_of_the_model_that_is_gone(shop_folder: Path, night: dict[str, object]) -> None:

@@ -143,6 +143,8 @@ def test_a_mark_of_the_encoding_and_the_home_folder_are_understood(
 def test_where_data_lie_does_not_change_the_fingerprint_and_a_setting_does() -> None:
     a, b = (parse_config({"data": DATA | {"events": place}}) for place in ("here", "there"))
     assert a.fingerprint() == b.fingerprint()
+    loose = parse_config({"data": DATA | {"max_bad_share": 0.5}, "serving": {"audit": {"max_gini": 1.0}}})
+    assert loose.fingerprint() == a.fingerprint()  # else to get past a bad export would train anew
     assert a.fingerprint() != parse_config({"data": DATA, "cf": {"factors": 3}}).fingerprint()
 
 

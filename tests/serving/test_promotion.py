@@ -14,7 +14,7 @@ from recsys.errors import ConfigError, DataError, DeadlineError, ModelError
 from recsys.progress import Reporter
 from recsys.registry import Registry
 from serving import promotion
-from serving.batch import model_cache
+from serving.models import model_cache
 from serving.nightly import _unjudged
 from serving.promotion import promote, promoted_or_not, take_back
 from serving.report.compare import compare

@@ -13,7 +13,8 @@ from recsys.progress import Reporter
 from recsys.registry import Fetched, ModelVersion
 from serving import comparison
 from serving.comparison import Rerun, _n_windows, _run
-from serving.remade import Remade, _dataset, _key, _window, recipe, refuse_other_windows
+from serving.door import dataset_of
+from serving.remade import Remade, _key, _window, recipe, refuse_other_windows
 
 END = pd.Timestamp("2024-04-10", tz="UTC")
 
@@ -51,12 +52,12 @@ def test_what_is_blocked_is_this_runs_and_not_what_was_when_the_version_was_trai
     free, recalled = version(tmp_path, config, "1"), version(tmp_path, blocking(config, 1), "2")
     assert recipe(free, blocking(config, 3, "4")).rules.blocked == [3, "4"]
     assert recipe(recalled, config).rules.blocked == []
-    dataset = _dataset(recipe(free, blocking(config, 3, "4")), END)
+    dataset = dataset_of(recipe(free, blocking(config, 3, "4")), END)
     assert [item for item, is_there in zip(dataset.items.ids, dataset.available, strict=True) if not is_there] == [3, 4]
 
 
 def test_lists_are_kept_by_what_is_blocked_whatever_its_order(config: Config) -> None:
-    dataset = _dataset(config, END)
+    dataset = dataset_of(config, END)
     keys = [_key(dataset, blocking(config, *items)) for items in ((), (3,), (3, 4), (4, "3"))]
     assert len(set(keys)) == 3
     assert keys[2] == keys[3]
@@ -64,7 +65,7 @@ def test_lists_are_kept_by_what_is_blocked_whatever_its_order(config: Config) ->
 
 def test_lists_of_the_same_events_to_another_moment_are_others(config: Config) -> None:
     """Their window ends then, and so does that of the version they are held against."""
-    one, other = (_dataset(config, END + pd.Timedelta(days=days)) for days in (1, 2))
+    one, other = (dataset_of(config, END + pd.Timedelta(days=days)) for days in (1, 2))
     assert one.sha256 == other.sha256
     assert _key(one, config) != _key(other, config)
 
