@@ -129,9 +129,10 @@ def recorded(run: Run, needs_lock: bool = True) -> Iterator[Run]:
                     run.reporter.say(_still_served(run.store))
             if exit_code_of(told) in (3, 4, *PUBLISHED):  # not after a signal, nor where disk or registry are to blame
                 run.log_metrics(exit_code_of(told))
-            if run.reporter.log == "json" and isinstance(told, RecsysError):
-                run.reporter.fail(str(told), told.exit_code)
-                told.is_told = True
+            if run.reporter.log == "json":
+                run.reporter.fail(message_of(told), exit_code_of(told))
+                if isinstance(told, RecsysError):  # the traceback of a defect comes after, as Python writes it
+                    told.is_told = True
             if told is error:
                 raise
             raise told from error
