@@ -97,8 +97,14 @@ class Dataset:
 
     @classmethod
     def from_tables(cls, tables: Tables, as_of: pd.Timestamp) -> "Dataset":
-        """A data set from checked tables; event types without a weight are left out."""
+        """A data set from checked tables; event types without a weight are left out.
+
+        Raises:
+            DataError: all that was done has weight 0, so that nobody is left.
+        """
         log, items = tables.log, tables.items
+        if not len(log.users):
+            raise DataError("events: every label has weight 0, so no event counts; mend the column weight of the export")
         available = items["available"].to_numpy(dtype=bool) if "available" in items else np.ones(len(items), bool)
         return cls(
             log.users, log.items, items, log.records, log.bounds[: len(log.users) + 1],

@@ -187,3 +187,9 @@ def test_times_without_a_zone_are_of_the_one_that_is_named() -> None:
 def test_a_data_set_tells_its_size_and_not_its_contents() -> None:
     data = Dataset.from_frames(EVENTS, ITEMS, event_weights=BOTH)
     assert re.fullmatch(r"Dataset\(\d+ users, \d+ items, \d+ events, as of 2024-.*\)", repr(data))
+
+
+def test_events_that_all_weigh_nothing_are_an_error_of_the_table() -> None:
+    """A night ended with 5, "holds no part; run again", and so was run again."""
+    with pytest.raises(DataError, match="every label has weight 0"):
+        Dataset.from_frames(EVENTS.assign(weight=0.0), ITEMS, event_weights=BOTH)
