@@ -333,7 +333,7 @@ class ReleaseStore:
 
     def all(self) -> list[Path]:
         """Releases, oldest run date first, then oldest made; damaged ones too."""
-        found = [p for p in self.releases.glob("*.*") if not p.name.startswith(".")]
+        found = self.releases.glob("????-??-??.*/")  # whatever else somebody keeps there is not ours to delete
         return sorted(found, key=lambda p: (p.name[:10], p.stat().st_mtime_ns, p.name))
 
     def is_whole(self, release: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -16,7 +17,7 @@ from recsys.config import Config, parse_config
 from recsys.text_tower import TextTower
 from serving.publish import ReleaseStore
 from serving.retention import DEAD_DAYS, RECORD_DAYS, UNUSED_DAYS, aliased_in, leftovers, remove_leftovers
-from tests.faults.small import stage
+from tests.faults.small import release, stage
 from training.model import Model
 
 VECTORS = f"cache/{'c' * 32}.safetensors"
@@ -64,6 +65,14 @@ def kept_release(store: ReleaseStore, model_sha256: str) -> Path:
 
 def going(store: ReleaseStore, cache: Path, aliased: Collection[str] | None = ()) -> list[Path]:
     return [one.path for one in leftovers(store, 5, aliased, cache)]
+
+
+def test_what_is_no_release_is_neither_deleted_nor_counted_as_one(store: ReleaseStore, tmp_path: Path) -> None:
+    """A copy that somebody kept beside the releases went in their place, or kept one of them from its place."""
+    releases = [release(store.output, f"2024-01-0{day}", "a")[0] for day in range(1, 5)]
+    shutil.copytree(releases[0], store.releases / "kept.of-january")
+    (store.releases / "read.me").write_text("mine")
+    assert [one.path for one in leftovers(store, 2)] == [releases[1], releases[0]]
 
 
 @pytest.mark.parametrize(
