@@ -28,6 +28,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pandas as pd
 
@@ -333,7 +335,8 @@ class Registry:
         found = self._found_experiment(client)
         if found:
             return str(found.experiment_id)
-        return str(client.create_experiment(self._config.experiment, artifact_location=self._artifacts))
+        place = self._artifacts.as_uri() if self._artifacts else None
+        return str(client.create_experiment(self._config.experiment, artifact_location=place))
 
     def _found_experiment(self, client: Any) -> Any:
         """The experiment, or None before the first run.
@@ -343,10 +346,9 @@ class Registry:
                 folder of before.
         """
         found, place = client.get_experiment_by_name(self._config.experiment), self._artifacts
-        noted = str(found.artifact_location if found else place)
-        if (
-            place and noted != place and noted.endswith(f"/mlartifacts/{_name(self._config.experiment)}")
-        ):  # ours, of elsewhere
+        noted = str(found.artifact_location) if found and place else ""
+        is_ours = noted.startswith("file:") and noted.endswith(f"/mlartifacts/{_name(self._config.experiment)}")
+        if is_ours and Path(url2pathname(urlsplit(noted).path)).resolve() != place:
             raise ModelError(
                 f"{self._where}: moved or copied here, and its models are noted to be in {noted}; note the folder they are in "
                 "now, as docs/deploy.md says under 'A shop that moves'"
@@ -354,12 +356,12 @@ class Registry:
         return found
 
     @property
-    def _artifacts(self) -> str | None:
+    def _artifacts(self) -> Path | None:
         """Where files of a local store lie; MLflow's default is ./mlruns of whatever folder the first command ran in."""
         if not self._uri.startswith(_SQLITE):
             return None
         database = Path(self._uri.removeprefix(_SQLITE)).resolve()
-        return (database.parent / "mlartifacts" / _name(self._config.experiment)).as_uri()
+        return database.parent / "mlartifacts" / _name(self._config.experiment)
 
     def _aliases(self, client: Any) -> dict[str, str] | None:
         """Alias -> version; None when the model has never been registered."""

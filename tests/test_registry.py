@@ -276,6 +276,9 @@ def test_a_store_that_was_copied_touches_no_model_of_the_one_before_until_its_pa
     subprocess.run([sys.executable, "-", str(old), str(new)], input=program, text=True, check=True)
     shutil.rmtree(old)
     assert register(Registry(config), bundles[1]) == "2"
+    new.rename(tmp_path / "newer")
+    new.symlink_to(tmp_path / "newer")  # where it was, a link shows the way
+    assert register(Registry(MlflowConfig(tracking_uri=f"sqlite:///{tmp_path}/newer/mlflow.db")), bundles[2]) == "3"
     assert Registry(config).fetch("champion", tmp_path).bundle.meta == {"value": 0}
 
 
