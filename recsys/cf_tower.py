@@ -175,6 +175,9 @@ class CFTower:
 def als_factors(confidence: sp.csr_matrix, config: CFConfig, seed: int) -> FloatArray:
     """Item factors of ALS, (n_items, factors) float32; zeros for items without events.
 
+    Users and items without events are left out before it starts: it draws as many numbers as there are of them, so whoever
+    came later would change what was known earlier.
+
     Args:
         confidence: as in `CFTower.fit`.
         seed: of the factors' start.
@@ -182,24 +185,26 @@ def als_factors(confidence: sp.csr_matrix, config: CFConfig, seed: int) -> Float
     Raises:
         ModelError: they come out as no numbers, as they do where weights are enormous.
     """
+    warm = np.flatnonzero(warm_items(confidence))
+    known = confidence[np.diff(confidence.indptr) > 0][:, warm]
     # implicit threads over users itself; a threaded BLAS below it fights for the same cores
     with one_blas_thread():
         als = AlternatingLeastSquares(
-            factors=min(config.factors, min(confidence.shape)),
+            factors=min(config.factors, min(known.shape)),
             regularization=config.regularization,
             alpha=config.alpha,
             iterations=config.iterations,
             random_state=seed,
         )
         try:
-            als.fit(confidence, show_progress=False)
+            als.fit(known, show_progress=False)
         except ModelFitError as error:
             raise ModelError(
                 f"ALS: {error} (largest weight of a user and an item {confidence.data.max():g}); "
                 "bring the column weight of the events to about 1, or lower cf.alpha"
             ) from error
-    item_factors = np.array(als.item_factors, dtype=np.float32)
-    item_factors[~warm_items(confidence)] = 0
+    item_factors = np.zeros((confidence.shape[1], als.factors), dtype=np.float32)
+    item_factors[warm] = als.item_factors
     return item_factors
 
 

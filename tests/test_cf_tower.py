@@ -29,6 +29,15 @@ def vectors() -> np.ndarray:
     return v
 
 
+def test_users_and_items_to_come_change_no_factors() -> None:
+    config, known = CFConfig(factors=3, iterations=3), taken()[:, :6]
+    later = sp.csr_matrix(np.pad(known.toarray(), ((0, 5), (0, 4))))
+    before, after = (als_factors(some, config, seed=0) for some in (known, later))
+    np.testing.assert_array_equal(after[:6], before)
+    assert before.any(axis=1).all()
+    assert not after[6:].any()
+
+
 def test_a_user_who_came_later_is_folded_in(tower: CFTower) -> None:
     newcomer = sp.csr_matrix(np.array([[1, 0, 0, 0, 0, 0, 0]], dtype=np.float32))
     scores = tower.fold_in(newcomer)[0] @ tower.item_factors.T
