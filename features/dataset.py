@@ -104,7 +104,9 @@ class Dataset:
         """
         log, items = tables.log, tables.items
         if not len(log.users):
-            raise DataError("events: every label has weight 0, so no event counts; mend the column weight of the export")
+            raise DataError(
+                "events: every label has weight 0, so no event counts; mend the column weight of the export"
+            )
         available = items["available"].to_numpy(dtype=bool) if "available" in items else np.ones(len(items), bool)
         return cls(
             log.users, log.items, items, log.records, log.bounds[: len(log.users) + 1],

