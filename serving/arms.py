@@ -20,7 +20,6 @@ from recsys.registry import CHAMPION, Fetched, Registry
 from serving import releases
 from serving.labels import Window, is_blocked
 from serving.models import model_cache
-from serving.publish import ReleaseStore
 from serving.remade import recipe, refuse_other_windows, refuse_unlike, score_before, train_again, training_facts
 from serving.report.world import Arm, Cost
 
@@ -111,7 +110,7 @@ def table_arm(path: Path) -> Arm:
             info["data_from"] = facts["data"].get("from", "")
             info["data_sha256"] = facts["data"].get("sha256", "")
             cost = _release_cost(facts)
-            table = ReleaseStore(path.parent.parent).read(path).to_pandas()
+            table = releases.read(path).to_pandas()
         elif path.name.lower().endswith(CSV):
             table = read_csv(path)
         else:

@@ -24,6 +24,7 @@ from recsys.registry import Fetched
 from recsys.revision import code_revision
 from recsys.schema import TableSchema
 from recsys.types import BoolArray, IntArray
+from serving import releases
 from serving.audit import COLUMNS, AuditContext, LastRelease, audit
 from serving.columns import columns_known, refuse_lost_columns
 from serving.models import model_cache
@@ -129,7 +130,7 @@ def publish_lists(
     # also where it is no new one: a run may have died between the two; some users' lists would take all others' away, and
     # those of a day to come would keep the nights until then from being served
     moved = store.publish(release, allow_backfill=move_current) if move_current or not (is_part or is_early) else False
-    manifest = store.manifest(release)
+    manifest = releases.manifest(release)
     released = Released(
         release=release,
         model_version=fetched.version.version,
@@ -194,7 +195,7 @@ def _score_shards(dataset: Dataset, run: Run, fetched: Fetched, key: dict[str, s
                 k,
                 lambda done, _, start=start: progress(start + done, len(users)),  # type: ignore[misc]
             )
-            store.write_part(staging, number, part)
+            releases.write_part(staging, number, part)
     return staging
 
 
@@ -220,7 +221,7 @@ def _audit(
         config=config.serving.audit,
         taken=_taken(dataset, users, k) if config.rules.exclude_seen else 0,
     )
-    result = audit(store.read_staged(staging, COLUMNS), context)
+    result = audit(releases.each_part(staging, COLUMNS), context)
     run.facts["audit"] = {gate.name: gate.number for gate in result.gates}
     for gate in result.warnings:
         run.reporter.say(f"audit warns: {gate.name} {gate.number} (limit {gate.limit}); {gate.remedy}")
@@ -239,7 +240,7 @@ def _last_release(store: ReleaseStore, staging: Path, k: int, dataset: Dataset) 
     served = store.last_whole()
     if served is None or staging.name[:10] < served.name[:10]:
         return None
-    manifest = store.manifest(served)
+    manifest = releases.manifest(served)
     known_type = manifest["schema"]["user_id"].removeprefix("large_")
 
     def lists_of(users: pa.Array) -> pa.Table:
@@ -259,7 +260,7 @@ def _count_late(dataset: Dataset, run: Run) -> int:
     if served is None:
         return 0
     with suppress(ResourceError, KeyError):  # a damaged or older release says nothing about it
-        data = run.store.manifest(served)["data"]
+        data = releases.manifest(served)["data"]
         if data.get("labels") != _labels(run.config):
             return 0
         until = pd.Timestamp(data["until"])

@@ -12,6 +12,7 @@ from features.dataset import Dataset
 from recsys.config import Config
 from recsys.errors import DataError, ResourceError, shown
 from recsys.schema import columns_of, nearest
+from serving import releases
 from serving.publish import ReleaseStore
 
 
@@ -38,7 +39,7 @@ def refuse_lost_columns(dataset: Dataset, store: ReleaseStore, config: Config) -
         return
     before: dict[str, list[str]] = {}
     with suppress(ResourceError):  # a damaged release tells nothing
-        before = store.manifest(served).get("columns", {})
+        before = releases.manifest(served).get("columns", {})
     now, read = columns_known(dataset, config), _read(config)
     lost = [
         (table, name)

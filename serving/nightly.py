@@ -27,6 +27,7 @@ from recsys.errors import (
 )
 from recsys.registry import OLDER_THAN, TAKEN_BACK, Registry, RegistryDownError
 from recsys.stop import part_of_deadline
+from serving import releases
 from serving.audit import refuse_old_data
 from serving.batch import Released, publish_lists
 from serving.columns import refuse_lost_columns
@@ -179,7 +180,7 @@ def report_of_served(config: Config) -> Outcome:
     release = store.current()
     if release is None:
         raise ConfigError(f"{config.serving.output}: nothing is published yet; run: recsys nightly")
-    facts = store.manifest(release)
+    facts = releases.manifest(release)
     models, registry, version = model_cache(config), Registry(config.mlflow), facts["model"]["version"]
     copy = models / facts["model"]["sha256"]
     with reported(release):

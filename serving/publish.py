@@ -9,13 +9,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from recsys.errors import AlreadyRunningError, ConfigError, ResourceError
 from serving import releases
@@ -87,25 +84,11 @@ class ReleaseStore:
             write_whole(mark, text)
         return staging
 
-    def write_part(self, staging: Path, number: int, table: pa.Table) -> Path:
-        """One shard as Parquet with page checksums, whole or not there; a user's rows lie in one shard.
-
-        Args:
-            staging: what `begin` returned.
-            number: from 0, without a gap.
-            table: has `user_id`.
-        """
-        return releases.write_part(staging, number, table)
-
     def staged_part(self, staging: Path, number: int) -> Path | None:
         """The part that a run wrote before it died, when its bytes match the hash noted then; else None."""
         part = staging / releases.part_name(number)
         with named(part):
             return part if releases.record_of(part) is not None else None
-
-    def read_staged(self, staging: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The staged parts, read back from disk with their checksums, one by one."""
-        return releases.each_part(staging, columns)
 
     def finish(self, staging: Path, facts: dict[str, Any]) -> Path:
         """Writes the manifest and renames the staging folder into the releases.
@@ -121,7 +104,7 @@ class ReleaseStore:
         releases.seal(staging, facts)
         release, number = self.releases / staging.name, 1
         while release.exists():
-            if self.is_whole(release) and self.manifest(release)["parts"] == self.manifest(staging)["parts"]:
+            if self.is_whole(release) and releases.manifest(release)["parts"] == releases.manifest(staging)["parts"]:
                 with named(staging):
                     shutil.rmtree(staging)
                 return release
@@ -138,7 +121,7 @@ class ReleaseStore:
         It stays where it is while pinned by a rollback, and for a run date before the one served, unless
         `allow_backfill`. A served release that was damaged does not become `previous`.
         """
-        self.verify(release)
+        releases.verify(release)
         served = self.current()
         is_sound = served is not None and self.is_whole(served)
         with self.moving():
@@ -174,7 +157,7 @@ class ReleaseStore:
                 before = self._held()
             if now is None or before is None or now == before:
                 raise nowhere
-            self.verify(before)
+            releases.verify(before)
             with named(self.pin):
                 write_whole(self.pin, before.name)
             self._point("previous", now)
@@ -196,7 +179,7 @@ class ReleaseStore:
             back = self.previous() if self.current() == held else self.current()  # one that died after its first move
             if back is None or back == held:
                 raise nothing
-            self.verify(back)
+            releases.verify(back)
             self._point("current", back)
             self._point("previous", held)
             self._unpin()
@@ -243,30 +226,17 @@ class ReleaseStore:
         """The release before it, or None."""
         return self._pointed("previous")
 
-    def verify(self, release: Path) -> None:
-        """Checks every part against the manifest; ResourceError names the file that differs."""
-        releases.verify(release)
-
-    def read(self, release: Path, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
-        """The rows of a release, or some of them, after checking it."""
-        self.verify(release)
-        return releases.read_parts(release, columns, where)
-
     def last_whole(self) -> Path | None:
         """What is served, to compare with; None where nothing is, or where it is damaged: that must not stop a night."""
         served = self.current()
         return served if served is not None and self.is_whole(served) else None
 
-    def manifest(self, release: Path) -> dict[str, Any]:
-        """A release's manifest."""
-        return releases.manifest(release)
-
     def find(self, key: dict[str, str]) -> Path | None:
         """A release made from the same key, whole on disk; its run may have died before it published it."""
         for release in self.all():
             try:
-                if self.manifest(release).get("key") == key:
-                    self.verify(release)
+                if releases.manifest(release).get("key") == key:
+                    releases.verify(release)
                     return release
             except ResourceError:
                 continue  # a damaged one is not what was asked for
@@ -339,7 +309,7 @@ class ReleaseStore:
     def is_whole(self, release: Path) -> bool:
         """Whether `verify` finds nothing wrong."""
         try:
-            self.verify(release)
+            releases.verify(release)
         except ResourceError:
             return False
         return True

@@ -44,7 +44,12 @@ def named(path: Path, needed: int = 4096) -> Iterator[None]:
 
 
 def write_part(folder: Path, number: int, table: pa.Table) -> Path:
-    """One shard as Parquet with page checksums, synced; beside it a hidden record of its hash and counts."""
+    """One shard as Parquet with page checksums, synced, whole or not there; beside it a hidden record of its hash and counts.
+
+    Args:
+        number: from 0, without a gap.
+        table: has `user_id`; all rows of a user lie in one shard.
+    """
     part = folder / part_name(number)
     temporary = folder / f".{part.name}.tmp"  # readers of a folder skip names with a dot
     with named(part, table.nbytes):
@@ -165,6 +170,12 @@ def each_part(
         raise ResourceError(f"{folder}: holds no part; run again")
     for part in parts:
         yield _read_part(part, columns, where)
+
+
+def read(release: Path, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+    """The rows of a release, or some of them, after checking it."""
+    verify(release)
+    return read_parts(release, columns, where)
 
 
 def read_parts(folder: Path, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:

@@ -17,6 +17,7 @@ from stat import S_ISDIR
 from recsys.config import Config
 from recsys.errors import ModelError, ResourceError
 from recsys.registry import Registry
+from serving import releases
 from serving.publish import ReleaseStore
 from serving.releases import named
 
@@ -85,7 +86,7 @@ def leftovers(
     """
     newest_first = store.all()[::-1]
     links = {link.readlink().name for link in store.output.glob("*") if link.is_symlink()}
-    links |= {store.pin.read_text().strip() if store.is_pinned else ""} | _newest_of(store, newest_first, aliased)
+    links |= {store.pin.read_text().strip() if store.is_pinned else ""} | _newest_of(newest_first, aliased)
     refused = sorted((store.output / "quarantine").glob("*/"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
     old = [r for r in newest_first[max(0, keep) :] if r.name not in links]
     by_count = [(release, f"beyond the newest {keep} releases, and no name for it") for release in old]
@@ -156,17 +157,17 @@ def _rules(
         Rule(beside, "models", r"\.fetch-.+/", DEAD_DAYS, "a download cut off"),
     ]
     if aliased is not None:
-        names = {*aliased, *_models_of(store, kept), *_recorded_in(beside / "models")}
+        names = {*aliased, *_models_of(kept), *_recorded_in(beside / "models")}
         what = "copy of a model that no alias, kept release or record names"
         rules.append(Rule(beside, "models", rf"{_HEX}{{64}}/", UNUSED_DAYS, what, names))
     return rules
 
 
-def _models_of(store: ReleaseStore, releases: Collection[Path]) -> Iterator[str]:
+def _models_of(kept: Collection[Path]) -> Iterator[str]:
     """sha256 of the models that made releases; `report` reads their copies."""
-    for release in releases:
+    for release in kept:
         with suppress(ResourceError, KeyError):  # a damaged release names none
-            yield str(store.manifest(release)["model"]["sha256"])
+            yield str(releases.manifest(release)["model"]["sha256"])
 
 
 def _recorded_in(models: Path) -> Iterator[str]:
@@ -190,11 +191,11 @@ def _last_records(runs: Path) -> set[str]:
     return set(newest.values())
 
 
-def _newest_of(store: ReleaseStore, newest_first: list[Path], aliased: Collection[str] | None) -> set[str]:
+def _newest_of(newest_first: list[Path], aliased: Collection[str] | None) -> set[str]:
     newest: dict[str, str] = {}
     for release in newest_first:
         with suppress(ResourceError, KeyError):  # a damaged release is nothing to go back to
-            newest.setdefault(str(store.manifest(release)["model"]["version"]), release.name)
+            newest.setdefault(str(releases.manifest(release)["model"]["version"]), release.name)
     return {name for version, name in newest.items() if aliased is None or version in aliased}
 
 

@@ -21,6 +21,7 @@ from recsys.ids import IdMap
 from recsys.progress import Reporter
 from recsys.schema import lists_frame
 from recsys.types import FloatArray
+from serving import releases
 from serving.door import dataset_of
 from serving.models import load_model
 from serving.publish import ReleaseStore
@@ -95,9 +96,8 @@ def _print_segments(
 
 def print_lists(config: Config, release: Path, console: Console, n_users: int = 3, n: int = 8) -> None:
     """Histories and lists of a few users of a release, with titles and reasons."""
-    store = ReleaseStore(Path(config.serving.output))
     is_own = (pc.field("rank") == 1) & (pc.field("source") != "recent")
-    people = store.read(release, ["user_id"], is_own)["user_id"].to_pandas()
+    people = releases.read(release, ["user_id"], is_own)["user_id"].to_pandas()
     if people.empty:  # all are new: one popular list for everybody
         return
     chosen = people.iloc[np.linspace(0, len(people) - 1, min(n_users, len(people))).astype(int)]
@@ -115,10 +115,9 @@ def show_user(config: Config, user: str, n: int, console: Console, as_json: bool
         DataError: nothing is published, or the user has no list.
     """
     release = _current(config)
-    store = ReleaseStore(Path(config.serving.output))
-    mine = lists_frame(store.read(release, where=pc.field("user_id").cast(pa.string()) == user))
+    mine = lists_frame(releases.read(release, where=pc.field("user_id").cast(pa.string()) == user))
     if not len(mine):
-        others = store.read(release, ["user_id"], pc.field("rank") == 1)["user_id"][:3].to_pylist()
+        others = releases.read(release, ["user_id"], pc.field("rank") == 1)["user_id"][:3].to_pylist()
         raise DataError(
             f"user {shown(user)} has no recommendations in {release.name}; "
             f"users there look like {', '.join(map(shown, others))}"

@@ -16,6 +16,7 @@ from rich.text import Text
 from recsys.config import Config
 from recsys.errors import ModelError, ResourceError, plain
 from recsys.registry import Registry
+from serving import releases
 from serving.publish import ReleaseStore
 from serving.releases import made_hours_ago
 from serving.runs import age, last_runs
@@ -156,11 +157,11 @@ def served_by(store: ReleaseStore) -> Served | None:
     if release is None:
         return None
     try:
-        facts = store.manifest(release)
+        facts = releases.manifest(release)
         made = made_hours_ago(release)
         damage = None
         try:
-            store.verify(release)
+            releases.verify(release)
         except ResourceError as error:
             damage = str(error)
         version = str(facts["model"]["version"])

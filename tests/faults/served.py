@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from serving import releases
 from serving.publish import ReleaseStore
 
 
@@ -17,13 +18,13 @@ def assert_served_whole(output: Path, acknowledged: Iterable[str] = ()) -> pa.Ta
     store = ReleaseStore(output)
     current = store.current()
     assert current is not None, f"{output}: nothing is served"
-    table = store.read(current)  # every byte against the manifest
-    facts = store.manifest(current)
+    table = releases.read(current)  # every byte against the manifest
+    facts = releases.manifest(current)
     assert table.num_rows == facts["rows"] > 0
     assert len(table["run_id"].unique()) == 1
     assert current.name.split(".")[1] == table["run_id"][0].as_py()
     for name in acknowledged:
-        store.verify(store.releases / name)
+        releases.verify(store.releases / name)
     for release in store.all():
-        store.verify(release)  # one that exists is whole, served or not
+        releases.verify(release)  # one that exists is whole, served or not
     return table

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from serving import releases
 from serving.publish import ReleaseStore
 
 
@@ -11,7 +12,7 @@ def stage(store: ReleaseStore, date: str, run: str) -> Path:
     """Two staged parts."""
     staging = store.begin(date, run)
     for part in range(2):
-        store.write_part(staging, part, pa.table({"user_id": [part] * 3, "run_id": [run] * 3}))
+        releases.write_part(staging, part, pa.table({"user_id": [part] * 3, "run_id": [run] * 3}))
     return staging
 
 

@@ -15,6 +15,7 @@ from recsys.config import RulesConfig, load_config, parse_config
 from recsys.errors import ConfigError, DataError
 from recsys.progress import Reporter
 from recsys.registry import Fetched, ModelVersion, Registry
+from serving import releases
 from serving.arms import Sides, _same_window, _told_apart, _unblocked, sides, table_arm, with_ids_like
 from serving.labels import Window, judges
 from serving.publish import ReleaseStore
@@ -148,7 +149,7 @@ def test_a_release_of_a_past_date_tells_what_its_model_saw(tmp_path: Path, train
     facts = {"key": {"run": "a"}, "run_date": "2024-01-02", "model": model, "timings": {"scoring": 3.0}}
     with store.lock():
         staging = store.begin("2024-01-02", "a")
-        store.write_part(staging, 0, pa.table({"user_id": [1], "item_id": [2], "rank": [1]}))
+        releases.write_part(staging, 0, pa.table({"user_id": [1], "item_id": [2], "rank": [1]}))
         done = store.finish(staging, facts | {"data": {"until": "2024-01-02T00:00:00+00:00"}})
     arm = table_arm(done)
     assert arm.info["trained_until"] == f"{tells}T00:00:00+00:00"

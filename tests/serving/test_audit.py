@@ -10,6 +10,7 @@ import pytest
 from features.dataset import Dataset
 from recsys.config import AuditConfig
 from recsys.errors import AuditError
+from serving import releases
 from serving.audit import AuditContext, LastRelease, audit, refuse_old_data
 from serving.batch import _last_release
 from serving.publish import ReleaseStore
@@ -216,7 +217,7 @@ def test_rows_are_held_against_as_many_as_lists_of_the_length_asked_for(
     store = ReleaseStore(tmp_path)
     with store.lock():
         staging = store.begin("2024-01-02", "a")
-        store.write_part(staging, 0, pa.table({"user_id": [0] * 8, "item_id": range(8)}))
+        releases.write_part(staging, 0, pa.table({"user_id": [0] * 8, "item_id": range(8)}))
         facts = {"key": {}, "run_date": "2024-01-02", "model": {"version": "1"}} | ({"k": before} if before else {})
         store.publish(store.finish(staging, facts))
         last = _last_release(store, store.begin("2024-01-03", "b"), k, dataset)

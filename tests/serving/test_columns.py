@@ -9,6 +9,7 @@ import pytest
 from features.dataset import Dataset
 from recsys.config import Config, parse_config
 from recsys.errors import DataError
+from serving import releases
 from serving.columns import columns_known, refuse_lost_columns
 from serving.publish import ReleaseStore
 
@@ -41,7 +42,7 @@ def store(tmp_path: Path) -> ReleaseStore:
     }  # nobody reads the shelf
     with store.lock():
         staging = store.begin("2024-01-02", "a")
-        store.write_part(staging, 0, pa.table({"user_id": [1]}))
+        releases.write_part(staging, 0, pa.table({"user_id": [1]}))
         facts = {"key": {}, "run_date": "2024-01-02", "model": {"version": "1"}, "columns": known}
         store.publish(store.finish(staging, facts))
     return store
@@ -67,7 +68,7 @@ def test_a_column_that_is_gone_is_named_with_what_it_may_be_called_now(store: Re
 
 def test_a_column_that_is_empty_is_lost_as_one_that_is_not_there(store: ReleaseStore) -> None:
     """Empty means available, so that all that was withdrawn would be listed again."""
-    empty = ITEMS.assign(available=pd.Series([pd.NA, pd.NA], dtype="boolean"), author=["", None])
+    empty = ITEMS.assign(available=pd.Series([pd.NA, pd.NA], dtype="boolean"), author="")
     with pytest.raises(DataError, match="items lack 'author'; items lack 'available'"):
         refuse_lost_columns(Dataset.from_frames(EVENTS, empty), store, config())
 
@@ -89,6 +90,6 @@ def test_a_release_of_an_earlier_revision_asks_for_nothing_that_is_not_read(
     store = ReleaseStore(tmp_path)
     with store.lock():
         staging = store.begin("2024-01-02", "a")
-        store.write_part(staging, 0, pa.table({"user_id": [1]}))
+        releases.write_part(staging, 0, pa.table({"user_id": [1]}))
         store.publish(store.finish(staging, {"key": {}, "run_date": "2024-01-02", "model": {"version": "1"}} | noted))
     refuse_lost_columns(Dataset.from_frames(EVENTS, ITEMS[["item_id", "title"]]), store, config())

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from recsys.cli import cli
 from recsys.errors import ConfigError, ModelError, ResourceError
+from serving import releases
 from serving.publish import ReleaseStore
 from serving.retention import leftovers
 from tests.faults.served import assert_served_whole
@@ -32,7 +33,7 @@ def test_current_moves_and_previous_stays(tmp_path: Path) -> None:
 
 def test_the_manifest_counts_and_keeps_what_it_is_given(tmp_path: Path) -> None:
     done, _ = release(tmp_path, "2024-01-01", "a")
-    manifest = ReleaseStore(tmp_path).manifest(done)
+    manifest = releases.manifest(done)
     assert (manifest["rows"], manifest["users"]) == (6, 2)
     assert manifest["schema"] == {"user_id": "int64", "run_id": "string"}
     assert list(manifest["parts"]) == ["part-00000.parquet", "part-00001.parquet"]
@@ -57,13 +58,12 @@ def test_a_disk_too_small_is_refused_with_needed_and_free(tmp_path: Path, monkey
 @pytest.mark.parametrize("name", ["part-00000.parquet", "part-00001.parquet"])
 def test_a_missing_part_and_a_stray_part_are_named(tmp_path: Path, name: str) -> None:
     done, _ = release(tmp_path, "2024-01-01", "a")
-    store = ReleaseStore(tmp_path)
     (done / name).rename(done / "part-00009.parquet")
     with pytest.raises(ResourceError, match=rf"{name}: missing"):
-        store.read(done)
+        releases.read(done)
     shutil.copy(done / "part-00009.parquet", done / name)
     with pytest.raises(ResourceError, match=r"part-00009\.parquet: not in the manifest"):
-        store.read(done)
+        releases.read(done)
 
 
 def test_a_part_damaged_before_the_audit_or_after_it_is_never_released(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_part_damaged_before_the_audit_or_after_it_is_never_released(tmp_path:
             store.finish(staging, {})
         (staging / "part-00000.parquet").write_bytes(b"")
         with pytest.raises(ResourceError, match=r"part-00000\.parquet: cannot be read back"):
-            list(store.read_staged(staging))
+            list(releases.each_part(staging))
     assert list(store.releases.iterdir()) == []
 
 
@@ -90,17 +90,17 @@ def test_parts_of_a_dead_run_are_reused_only_with_the_same_key_and_hash(tmp_path
     with store.lock():
         staging = store.begin("2024-01-01", "a", key)
         for part in range(3):
-            store.write_part(staging, part, pa.table({"user_id": [part]}))
+            releases.write_part(staging, part, pa.table({"user_id": [part]}))
     damage(staging / "part-00001.parquet")
     with store.lock():
         assert store.begin("2024-01-01", "a", key) == staging
         assert [store.staged_part(staging, n) is not None for n in range(4)] == [True, False, True, False]
-        store.write_part(staging, 1, pa.table({"user_id": [1]}))
-        assert pa.concat_tables(store.read_staged(staging))["user_id"].to_pylist() == [0, 1, 2]
+        releases.write_part(staging, 1, pa.table({"user_id": [1]}))
+        assert pa.concat_tables(releases.each_part(staging))["user_id"].to_pylist() == [0, 1, 2]
         store.begin("2024-01-01", "a", {"data": "2"})
         assert store.staged_part(staging, 0) is None
         store.begin("2024-01-01", "a")
-        store.write_part(staging, 0, pa.table({"user_id": [0]}))
+        releases.write_part(staging, 0, pa.table({"user_id": [0]}))
         store.begin("2024-01-01", "a")  # without a key nothing is known of what lies there
         assert store.staged_part(staging, 0) is None
 
