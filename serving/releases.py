@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,14 @@ def record_of(part: Path) -> dict[str, Any] | None:
 
 
 def made_hours_ago(release: Path) -> float:
-    """Hours since a release was made, whatever date it is of."""
-    return (time.time() - (release / MANIFEST).stat().st_mtime) / 3600
+    """Hours since a release was made, whatever date it is of; the file's time would be that of a copy.
+
+    Raises:
+        ResourceError: the manifest is damaged.
+    """
+    made = manifest(release).get("made")  # earlier revisions did not say
+    then = (release / MANIFEST).stat().st_mtime if made is None else datetime.fromisoformat(made).timestamp()
+    return (time.time() - then) / 3600
 
 
 def seal(staging: Path, facts: dict[str, Any]) -> None:
@@ -102,6 +109,7 @@ def seal(staging: Path, facts: dict[str, Any]) -> None:
         records[part.name] = record
     content = {
         **facts,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": sum(r["rows"] for r in records.values()),
         "users": sum(r["users"] for r in records.values()),
         "schema": {field.name: str(field.type) for field in pq.read_schema(parts[0])},

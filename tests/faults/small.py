@@ -1,5 +1,7 @@
 """Releases of six rows by the real protocol: what the loops over hundreds of faults publish."""
 
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +25,13 @@ def release(output: Path, date: str, run: str, version: str = "1", **publish: bo
         facts = {"key": {"run": run}, "run_date": date, "model": {"version": version}}
         done = store.finish(stage(store, date, run), facts)
         return done, store.publish(done, **publish)
+
+
+def aged(release: Path, hours: float) -> None:
+    """Makes a release as if it had been made so many hours ago."""
+    content = releases.manifest(release) | {"made": (datetime.now(UTC) - timedelta(hours=hours)).isoformat()}
+    content["manifest_sha256"] = releases._digest(content)
+    (release / "manifest.json").write_text(json.dumps(content))
 
 
 def damage(path: Path) -> None:

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rich.console import Console
 from recsys.config import Config, parse_config
 from serving.publish import ReleaseStore
 from serving.status import show_status, standing
-from tests.faults.small import damage, release
+from tests.faults.small import aged, damage, release
 
 
 @pytest.fixture
@@ -45,8 +44,8 @@ def test_before_the_first_night_it_says_how_to_begin(config: Config) -> None:
 def test_what_is_served_how_old_and_what_came_before(config: Config, tmp_path: Path) -> None:
     release(tmp_path, "2024-01-01", "a")
     done, _ = release(tmp_path, "2024-01-02", "b")
-    two_hours_ago = time.time() - 7200
-    os.utime(done / "manifest.json", (two_hours_ago, two_hours_ago))
+    aged(done, 2)
+    os.utime(done / "manifest.json")  # as a copy may do
     record(tmp_path, "done")
     state = standing(config)
     assert (state.verdict, state.next, state.previous, state.pinned) == ("ok", "nothing to do", "2024-01-01.a", False)
@@ -99,8 +98,7 @@ def test_pinned_damaged_and_late_are_said_first(config: Config, tmp_path: Path) 
     ReleaseStore(tmp_path).rollback()
     assert "rollback --unpin" in standing(config).next
     ReleaseStore(tmp_path).unpin()
-    days_ago = time.time() - 5 * 86_400
-    os.utime(first / "manifest.json", (days_ago, days_ago))
+    aged(first, 5 * 24)
     assert standing(config).verdict == "LATE: no new release for 5.0 days"
     damage(first / "part-00000.parquet")
     state = standing(config)
@@ -109,11 +107,6 @@ def test_pinned_damaged_and_late_are_said_first(config: Config, tmp_path: Path) 
     assert "recsys rollback" in state.next
     (first / "manifest.json").unlink()
     assert json.loads(json.dumps(standing(config).to_dict()))["served"]["age_hours"] is None
-
-
-def age(release: Path, hours: float) -> None:
-    then = time.time() - 3600 * hours
-    os.utime(release / "manifest.json", (then, then))
 
 
 def test_lists_that_are_out_are_not_called_failed(config: Config, tmp_path: Path) -> None:
@@ -153,7 +146,7 @@ def test_a_backfill_hides_no_night_that_failed_and_is_none(
 
 def test_a_run_that_hangs_is_late(config: Config, tmp_path: Path) -> None:
     done, _ = release(tmp_path, "2024-01-01", "a")
-    age(done, 80)
+    aged(done, 80)
     record(tmp_path, "running", None, hours=72)
     with ReleaseStore(tmp_path).lock():
         state = standing(config)
@@ -165,7 +158,7 @@ def test_what_is_pinned_is_not_late_while_nights_go_on(config: Config, tmp_path:
     first, _ = release(tmp_path, "2024-01-01", "a")
     release(tmp_path, "2024-01-02", "b")
     ReleaseStore(tmp_path).rollback()
-    age(first, 80)
+    aged(first, 80)
     record(tmp_path, "done", hours=3)
     assert standing(config).verdict == "ok, pinned by a rollback"
     (tmp_path / "runs" / next(os.walk(tmp_path / "runs"))[2][0]).unlink()
