@@ -6,6 +6,7 @@ from typing import Literal
 import pandas as pd
 
 from recsys.config import Config
+from recsys.errors import ConfigError
 from recsys.progress import Reporter
 from recsys.registry import Fetched
 from recsys.revision import code_revision
@@ -17,6 +18,7 @@ from serving.report.compare import compare
 from serving.report.document import Report
 from serving.report.stability import Run
 from serving.report.world import Arm
+from training.evaluate import N_SLOTS
 
 K = 10
 Rerun = Literal["never", "needed", "always"]
@@ -50,10 +52,14 @@ def compare_arms(
         k: items of a list that count.
 
     Raises:
-        ConfigError: the arms are of two kinds, or no common window is known; or versions are to be trained again
+        ConfigError: the arms are of two kinds, or no common window is known; more items count than versions' lists hold; or versions are to be trained again
             whose recipes cut different windows, which is seen before anything is trained.
     """
     both = sides(config, a, b, as_of, test_start, reporter, _n_windows(config, rerun))
+    if both.fetched is not None and k > N_SLOTS:
+        raise ConfigError(
+            f"-k {k}: the lists that evaluations of versions store hold {N_SLOTS} items; ask for that many or fewer"
+        )
     with reporter.stage("reading tables") as progress:
         tables = judges(config, both.window)
         both = with_ids_like(both, tables.labels)

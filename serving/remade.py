@@ -21,12 +21,12 @@ from recsys.revision import code_revision
 from serving.door import dataset_of
 from serving.releases import write_whole
 from serving.score import Scorer, Stamp
+from training.evaluate import N_SLOTS
 from training.job import evaluated_lists, evaluation_summary
 from training.model import Model
 from training.moments import cut
 from training.pipeline import evaluate_recipe
 
-N_SLOTS = 50
 Span = tuple[pd.Timestamp, pd.Timestamp]  # start and end of a window
 
 

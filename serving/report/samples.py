@@ -135,5 +135,5 @@ def _rows(world: World, ranked: IntArray, hits: np.ndarray, table: pd.DataFrame,
 def _text(beside: pd.DataFrame, item_id: object, column: str) -> str:
     if column not in beside:
         return ""
-    value = beside.loc[[item_id], column].fillna("").iloc[0]
-    return str(value)[:MAX_TITLE]
+    value = beside.loc[[item_id], column].iloc[0]
+    return "" if pd.isna(value) else str(value)[:MAX_TITLE]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from features.clean import clean_texts
 from recsys.errors import DataError, shown
 from recsys.ids import IdMap
 from recsys.types import BoolArray, FloatArray, IntArray
@@ -123,7 +124,7 @@ class World:
         is_listed = np.zeros(len(known), dtype=bool)
         is_listed[position] = True
         titles = np.full(len(known), "", dtype=object)
-        titles[position] = catalogue["title"].fillna("").astype(str).str.slice(0, MAX_TITLE).to_numpy(dtype=object)
+        titles[position] = clean_texts(catalogue["title"]).str.slice(0, MAX_TITLE).to_numpy(dtype=object)
         attributes = catalogue.set_index("item_id").reindex(known.ids)
         relevant = counts(labels, users, known)
         if history is None:
@@ -167,7 +168,7 @@ class World:
 
     def coded(self, column: str) -> tuple[IntArray, pd.Index]:
         """An items column as codes, (n_items,), -1 where it is blank, into its sorted values."""
-        values = self.attributes[column].fillna("").astype(str).str.strip()
+        values = clean_texts(self.attributes[column]).str.strip()
         code, names = values.where(values != "").factorize(sort=True)
         return np.asarray(code), pd.Index(names)
 

@@ -292,6 +292,13 @@ def test_versions_are_not_judged_by_what_comes_after_as_of(trained: Path) -> Non
 
 
 @pytest.mark.slow
+def test_no_more_items_count_than_versions_have_listed(trained: Path) -> None:
+    done = run(trained, "1", "2", "-k", "60")
+    assert isinstance(done.exception, ConfigError)
+    assert "hold 50 items" in str(done.exception)
+
+
+@pytest.mark.slow
 def test_two_versions_are_compared_on_their_evaluation_window(trained: Path) -> None:
     report = json.loads(run(trained, "1", "2", "--json").stdout)
     assert report["verdict"] in {"HOLD", "PROMOTE", "REJECT"}

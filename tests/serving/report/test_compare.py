@@ -423,3 +423,11 @@ def test_ties_stand_in_the_middle_of_the_histogram(world: dict[str, Any]) -> Non
     a = arm("A", 0.3, world, 1)
     counts = judged(a, a, world).histogram.counts
     assert (len(counts), counts[20], sum(counts)) == (41, N_USERS, N_USERS)
+
+
+@pytest.mark.parametrize(("factor", "names"), [(1.0, {"0.0", "1.0"}), (np.nan, set())])
+def test_categories_may_be_numbers_or_all_empty(world: dict[str, Any], factor: float, names: set[str]) -> None:
+    """Pandas warned of a text that fills a column of numbers, and is going to refuse it."""
+    a, items = arm("A", 0.3, world, 1), world["items"]
+    report = judged(a, a, world | {"items": items.assign(category=items["item_id"] % 2 * factor)})
+    assert {group.name for group in report.segments if group.kind == "category"} == names
