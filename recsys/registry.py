@@ -80,7 +80,7 @@ class Fetched:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrackedRun:
     """An open MLflow run; made by `Registry.run`."""
 
     id: str
@@ -145,13 +145,13 @@ class Registry:
 
     @contextmanager
     def run(
-        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: Run | None = None
-    ) -> Iterator[Run]:
+        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: TrackedRun | None = None
+    ) -> Iterator[TrackedRun]:
         """An open run that ends as FINISHED, or as FAILED when the block raises; shown below its parent, if any."""
         tags = {**tags, _PARENT: parent.id} if parent else dict(tags)
         with self.calls() as client:
             run_id = client.create_run(self._experiment(client), tags=tags, run_name=name).info.run_id
-        run = Run(run_id, self)
+        run = TrackedRun(run_id, self)
         try:
             run.log_params(params)
             yield run
@@ -161,7 +161,7 @@ class Registry:
             raise
         self._end(run_id, "FINISHED")
 
-    def register(self, run: Run, bundle_folder: Path, tags: Mapping[str, str]) -> str:
+    def register(self, run: TrackedRun, bundle_folder: Path, tags: Mapping[str, str]) -> str:
         """Uploads a sealed bundle as a new version; the first is `champion`.
 
         It is the `challenger` too, unless the present one knows newer data: a version for a backfill must not

@@ -16,7 +16,7 @@ from serving.remade import recipe, refuse_unlike, train_again
 from serving.report import stability
 from serving.report.compare import compare
 from serving.report.document import Report
-from serving.report.stability import Run
+from serving.report.stability import Repetition
 from serving.report.world import Arm
 from training.evaluate import N_SLOTS
 
@@ -74,7 +74,7 @@ def compare_arms(
 
 
 def _report(
-    config: Config, both: Sides, tables: Judges, command: str, runs: tuple[Run, ...], k: int, reporter: Reporter
+    config: Config, both: Sides, tables: Judges, command: str, runs: tuple[Repetition, ...], k: int, reporter: Reporter
 ) -> Report:
     window = both.window
     min_seeds, min_windows = (config.report.min_seeds, config.report.min_windows) if both.fetched else (0, 0)
@@ -97,7 +97,7 @@ def _n_windows(config: Config, rerun: Rerun) -> int:
     return 0 if rerun == "never" or is_alone else config.report.min_windows
 
 
-def _runs(config: Config, both: Sides, k: int, reporter: Reporter) -> tuple[Run, ...]:
+def _runs(config: Config, both: Sides, k: int, reporter: Reporter) -> tuple[Repetition, ...]:
     """Both recipes with the next seeds, then at the windows before; nothing for tables."""
     if both.fetched is None:
         return ()
@@ -123,7 +123,7 @@ def _run(
     as_of: pd.Timestamp,
     k: int,
     reporter: Reporter,
-) -> tuple[Run, Window]:
+) -> tuple[Repetition, Window]:
     a, b = (train_again(recipe(one, config, seed), as_of, reruns_folder(config), reporter) for one in fetched)
     refuse_unlike(config, fetched, ((a.start, a.end), (b.start, b.end)))
     window = Window(a.start, a.end, config.data.split_column is not None, a.users.intersection(b.users))

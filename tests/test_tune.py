@@ -28,7 +28,7 @@ from training.moments import Moment, cut
 from training.pipeline import fit_towers, recency
 from training.ranker import fit_ranker
 from training.tune import Trial, Tuning, _locked, tune
-from training.workbench import Judged, Workbench, encoded, without_report
+from training.workbench import Quality, Workbench, encoded, without_report
 
 AS_OF = pd.Timestamp("2024-04-11", tz="UTC")
 FAST = ("text.epochs=0", "text.head_steps=20", "ranker.trees=5", "ranker.min_rows_per_leaf=10")
@@ -89,7 +89,7 @@ def test_a_search_that_was_stopped_goes_on_and_ends_like_one_that_was_not(
     judge = Workbench.judge
     calls = iter([True, False])
 
-    def stopped_at_the_second(self: Workbench, settings: Config) -> Judged:
+    def stopped_at_the_second(self: Workbench, settings: Config) -> Quality:
         if next(calls):
             return judge(self, settings)
         raise StoppedError(130)

@@ -15,7 +15,7 @@ from recsys.bundle import seal
 from recsys.config import Config
 from recsys.machine import peak_memory_mib
 from recsys.progress import Reporter
-from recsys.registry import CHALLENGER, Registry, RegistryDownError, Run
+from recsys.registry import CHALLENGER, Registry, RegistryDownError, TrackedRun
 from recsys.revision import code_revision
 from recsys.types import FloatArray
 from training.calibration import diagram
@@ -136,7 +136,7 @@ def _metrics(evaluation: Evaluation) -> dict[str, float]:
     return values
 
 
-def _log_diagram(evaluation: Evaluation, run: Run) -> None:
+def _log_diagram(evaluation: Evaluation, run: TrackedRun) -> None:
     """The reliability diagram as an artifact of the run; a model's folder holds no pictures."""
     if evaluation.reliability:
         with tempfile.TemporaryDirectory(prefix="recsys-diagram-") as folder:

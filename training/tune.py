@@ -24,7 +24,7 @@ from recsys.config import Config
 from recsys.errors import AlreadyRunningError, ConfigError
 from recsys.metrics import Interval, paired_interval
 from recsys.progress import Reporter
-from recsys.registry import Registry, RegistryDownError, Run
+from recsys.registry import Registry, RegistryDownError, TrackedRun
 from recsys.revision import code_revision
 from recsys.whole import replacing
 from training.dials import GROUPS, MARK, Dial, Settings, free_dials, group_of, toml_lines, value_of, with_settings
@@ -286,7 +286,7 @@ def _logged(
     """A parent run in MLflow; yields what logs a trial as a run below it. A registry that is down costs one line."""
     tags = {"data_until": dataset.as_of.isoformat(), "data_sha256": dataset.sha256, "recsys.tune": folder.name}
     name = f"tune {dataset.as_of:%Y-%m-%d}"
-    parents: list[Run] = []
+    parents: list[TrackedRun] = []
 
     def log(trial: Trial) -> None:
         try:
@@ -304,7 +304,7 @@ def _logged(
         yield log
 
 
-def _log_trial(registry: Registry, parent: Run, trial: Trial, tags: dict[str, str]) -> None:
+def _log_trial(registry: Registry, parent: TrackedRun, trial: Trial, tags: dict[str, str]) -> None:
     numbers = {"ndcg_10": trial.ndcg_10, "seconds": trial.seconds}
     with registry.run(f"trial {trial.number}", trial.settings, tags | {"group": trial.group}, parent) as run:
         run.log_metrics(numbers)

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Judged:
+class Quality:
     """What settings came to.
 
     Args:
@@ -71,7 +71,7 @@ class Workbench:
         self._kept: dict[str, OrderedDict[Hashable, object]] = {}
         self.made: dict[str, int] = {}
 
-    def judge(self, config: Config) -> Judged:
+    def judge(self, config: Config) -> Quality:
         """What settings come to; the same settings always come to the same.
 
         Raises:
@@ -81,7 +81,7 @@ class Workbench:
         group, fold, n_relevant, is_stranger = self._pairs(config)
         columns = tuple(pairs.NAMES.index(name) for name in pairs.FUSED)
         tried = cross_validate(group, fold, n_relevant, config, columns).among(~is_stranger)
-        return Judged(tried.ndcg[tried.chosen], tried.chosen, tried.n_trees)
+        return Quality(tried.ndcg[tried.chosen], tried.chosen, tried.n_trees)
 
     def _as_trained(self, config: Config) -> Config:
         """The settings with the recency that training would learn beside them, where it is to be learned."""

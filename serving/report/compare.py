@@ -20,7 +20,7 @@ from serving.report.guardrails import guardrails
 from serving.report.measures import Lists, Relevance, candidate_recall, recall_curve
 from serving.report.overlap import overlap
 from serving.report.segments import Segment, segments
-from serving.report.stability import Run, Stability
+from serving.report.stability import Repetition, Stability
 from serving.report.statistics import lorenz, online_users
 from serving.report.tables import Recommends, arm_of, plain_events, plain_items, plain_table
 from serving.report.world import Arm, World, positive, ranks
@@ -48,7 +48,7 @@ def compare(
     history: pd.DataFrame | None = None,
     impressions: pd.DataFrame | None = None,
     champion: Arm | None = None,
-    reruns: tuple[Run, ...] = (),
+    reruns: tuple[Repetition, ...] = (),
     min_seeds: int = 0,
     min_windows: int = 0,
     filters: tuple[str, ...] = (),
@@ -225,7 +225,7 @@ def _stability(
     window: tuple[pd.Timestamp, pd.Timestamp],
     k: int,
     config: ReportConfig,
-    reruns: tuple[Run, ...],
+    reruns: tuple[Repetition, ...],
     needed: tuple[int, int],
 ) -> Stability:
     parts = stability.over_parts(world, a, b, events, window, k, config)
@@ -233,8 +233,8 @@ def _stability(
         return Stability((*reruns, *parts))
     start, end = (moment.isoformat() for moment in window)
     own = (
-        Run("seed", "the seed compared", start, end, primary.effect),
-        Run("window", "the window compared", start, end, primary.effect),
+        Repetition("seed", "the seed compared", start, end, primary.effect),
+        Repetition("window", "the window compared", start, end, primary.effect),
     )
     return Stability((*own, *reruns, *parts), *needed)
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from recsys.types import FloatArray
 from serving.report import figures
 from serving.report.figures import Drawing
-from serving.report.stability import Run
+from serving.report.stability import Repetition
 from serving.report.statistics import Effect
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _arm_name(arm: "ArmHeader") -> str:
     return _short(arm.name) if arm.version in ("", arm.name) else f"{_short(arm.name)} {_short(arm.version)}"
 
 
-def _run_name(run: Run) -> str:
+def _run_name(run: Repetition) -> str:
     return run.name if run.kind in run.name else f"{run.kind}: {run.name}"
 
 

@@ -19,7 +19,7 @@ SHARE_OF_WINDOWS = 2 / 3
 
 
 @dataclass(frozen=True)
-class Run:
+class Repetition:
     """The primary metric of both arms, made or judged another way.
 
     Args:
@@ -44,11 +44,11 @@ class Stability:
         min_seeds, min_windows: needed; 0 where arms are tables, which nobody can train again.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[Repetition, ...]
     min_seeds: int = 0
     min_windows: int = 0
 
-    def of(self, kind: str) -> tuple[Run, ...]:
+    def of(self, kind: str) -> tuple[Repetition, ...]:
         """Runs of a kind with at least two users."""
         return tuple(run for run in self.runs if run.kind == kind and run.effect.n > 1)
 
@@ -88,12 +88,12 @@ def on_lists(
     window: tuple[pd.Timestamp, pd.Timestamp],
     k: int,
     config: ReportConfig,
-) -> Run:
+) -> Repetition:
     """A run over lists made another way, judged by the labels of their own window."""
     world = World.of(arms, labels, items, None, len(labels), np.random.default_rng(0))
     a, b = (Lists.of(world.lists(arm.table, k), world, k, ()) for arm in arms)
     start, end = (moment.isoformat() for moment in window)
-    return Run(kind, name, start, end, paired_effect(a.values[a.primary], b.values[b.primary], config.alpha))
+    return Repetition(kind, name, start, end, paired_effect(a.values[a.primary], b.values[b.primary], config.alpha))
 
 
 def over_parts(
@@ -104,7 +104,7 @@ def over_parts(
     window: tuple[pd.Timestamp, pd.Timestamp],
     k: int,
     config: ReportConfig,
-) -> tuple[Run, ...]:
+) -> tuple[Repetition, ...]:
     """The same lists on the labels of each third of the window where anybody acted.
 
     However few they were: if small parts did not count, more data on a loss would be what keeps an arm out.
@@ -118,7 +118,7 @@ def over_parts(
     for i, (low, high) in enumerate(pairwise(cuts), 1):
         labels = counts(events[(events["timestamp"] >= low) & (events["timestamp"] < high)], world.users, world.items)
         effect = paired_effect(_ndcg(a, labels, k), _ndcg(b, labels, k), config.alpha)
-        runs.append(Run("part", f"part {i} of {N_PARTS}", low.isoformat(), high.isoformat(), effect))
+        runs.append(Repetition("part", f"part {i} of {N_PARTS}", low.isoformat(), high.isoformat(), effect))
     return tuple(runs)
 
 

@@ -6,16 +6,16 @@ import pytest
 
 from recsys.config import ReportConfig
 from serving.report.compare import compare
-from serving.report.stability import Run, Stability, on_lists
+from serving.report.stability import Repetition, Stability, on_lists
 from serving.report.statistics import paired_effect
 from serving.report.world import Arm
 
 START, END = pd.Timestamp("2024-03-01", tz="UTC"), pd.Timestamp("2024-03-31", tz="UTC")
 
 
-def run(kind: Literal["seed", "window", "part"], gain: float, name: str = "x") -> Run:
+def run(kind: Literal["seed", "window", "part"], gain: float, name: str = "x") -> Repetition:
     a = np.array([0.1, 0.2, 0.3])
-    return Run(kind, name, "2024-01-01", "2024-02-01", paired_effect(a, a + gain))
+    return Repetition(kind, name, "2024-01-01", "2024-02-01", paired_effect(a, a + gain))
 
 
 def test_a_seed_that_loses_objects_and_so_do_too_few() -> None:
