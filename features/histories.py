@@ -10,9 +10,9 @@ import scipy.sparse as sp
 from features.dataset import Dataset
 from features.events import records_of
 from features.spool import Records
+from recsys.split import DAY_US
 from recsys.types import BoolArray, FloatArray, IntArray
 
-DAY_US = 86_400_000_000
 FAINTEST = 1e-6  # share of its weight that an event keeps at least, or is left out at
 
 

@@ -6,9 +6,10 @@ from itertools import pairwise
 import numpy as np
 
 from features.candidates import LISTED, SCORED, Candidates
-from features.histories import DAY_US, Histories
+from features.histories import Histories
 from features.snapshot import Snapshot
 from recsys.machine import one_blas_thread
+from recsys.split import DAY_US
 from recsys.types import FloatArray, IntArray
 from recsys.vectors import products
 

@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from features.histories import DAY_US, Histories, Past
+from features.histories import Histories, Past
 from recsys.cf_tower import CFTower
 from recsys.config import Config
 from recsys.nearest import DIRECTIONS, DenseSearch
+from recsys.split import DAY_US
 from recsys.types import BoolArray, FloatArray, IntArray
 from recsys.vectors import leading_directions, unit_rows
 
+NEW_DAYS = 30.0  # younger items are put forward as new ones are
 SHOPS_EVENTS = 5  # that an item's share of repeats is drawn towards the shop's by
 
 
@@ -37,7 +39,7 @@ class ItemFacts:
 
     @cached_property
     def log_counts(self) -> dict[str, FloatArray]:
-        """log(1 + count) of the last 1, 7 and 30 days and of all time, made once for all users."""
+        """log(1 + summed label weight) of the last 1, 7 and 30 days and of all time, made once for all users."""
         counts = {"1d": self.counts_1d, "7d": self.counts_7d, "30d": self.counts_30d, "all": self.counts}
         return {name: np.log1p(values) for name, values in counts.items()}
 
@@ -207,7 +209,7 @@ class Snapshot:
     @cached_property
     def is_new(self) -> BoolArray:
         """Eligible items nobody took yet or that are younger than 30 days, (n_items,)."""
-        return self.is_eligible & ((self.facts.counts == 0) | (self.facts.age_days < 30))
+        return self.is_eligible & ((self.facts.counts == 0) | (self.facts.age_days < NEW_DAYS))
 
     @cached_property
     def popular(self) -> dict[str, IntArray]:

@@ -227,9 +227,11 @@ def warm_items(confidence: sp.csr_matrix) -> BoolArray:
 def ease_weights(confidence: sp.csr_matrix, text_views: Sequence[FloatArray], config: CFConfig) -> sp.csr_matrix:
     """EASE pulled towards what texts say, over the most taken items, the strongest weights of each row kept.
 
-    The weights B of min |X - XB|^2 + a |B|^2 + b |B - S|^2 with an empty diagonal, where S predicts an item's text
-    vector from those of the others in the same way, the mean of several where texts are read in several ways. With P = (X'X + (a + b) I)^-1 they are P (X'X + b S) less what
-    empties the diagonal, P diag(u).
+    The weights B of min |X - XB|^2 + a |B|^2 + b |B - S|^2 with an empty diagonal. X is users by items; a + b is the
+    penalty, `ease_regularization` times the mean squared mass of an item, and b its share `ease_text_share`. S is the same
+    model with text dimensions in the place of users: it predicts an item's text vector from those of the others; of several
+    ways to read texts, the mean. With P = (X'X + (a + b) I)^-1 the solution is P (X'X + b S) less what empties the
+    diagonal, P diag(u).
 
     Args:
         confidence: as in `CFTower.fit`.

@@ -268,7 +268,7 @@ class Registry:
         return self.resolve(CHAMPION)
 
     def rollback(self) -> ModelVersion:
-        """Swaps `champion` and `previous`; a second one leaves the champion, since `previous` was taken back by the first.
+        """Swaps `champion` and `previous`; called twice it does no more: the first call marks what it takes back.
 
         Raises:
             ModelError: there is no previous champion.

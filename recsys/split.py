@@ -7,7 +7,7 @@ import numpy as np
 from recsys.errors import DataError
 from recsys.types import IntArray
 
-DAY_US = 86_400_000_000
+DAY_US = 86_400_000_000  # microseconds of a day
 NAMES = ("towers learn", "ranker's labels", "report")
 
 

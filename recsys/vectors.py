@@ -44,7 +44,7 @@ def products(rows: FloatArray, matrix: FloatArray | torch.Tensor) -> torch.Tenso
     """
     matrix = torch.as_tensor(matrix)
     n, n_columns = len(rows), matrix.shape[1]
-    if n_columns < NARROW:  # there torch's does it, too
+    if n_columns < NARROW:  # below that torch's rounds the last rows unlike the others, too
         matrix = functional.pad(matrix, (0, NARROW - n_columns))
     size, some = block_rows(n_columns), torch.from_numpy(rows).to(matrix.dtype)
     out = torch.empty((n, matrix.shape[1]), dtype=matrix.dtype)

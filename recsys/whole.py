@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(FileNotFoundError):  # its own process, or a third, was quicker
             if time.time() - other.stat().st_mtime > FORGOTTEN_S:
                 other.unlink()
-    unfinished = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")  # in every container the process has the same number
+    unfinished = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")  # process ids collide across containers
     try:
         yield unfinished
         unfinished.replace(path)

@@ -6,9 +6,10 @@ import pytest
 from scipy.special import expit
 
 from features.activity import activity
-from features.histories import DAY_US, Histories
+from features.histories import Histories
 from recsys.calibration import FILE, Calibration, Logistic, Reliability
 from recsys.errors import ModelError
+from recsys.split import DAY_US
 
 N_USERS, N_PER_USER = 400, 25
 INDPTR = np.arange(0, N_USERS * N_PER_USER + 1, N_PER_USER)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from features.histories import DAY_US, Histories
+from features.histories import Histories
 from recsys.config import Config, parse_config
+from recsys.split import DAY_US
 from training.recency import HALF_LIVES, NEVER, _slowest_of_the_best, learn_recency
 
 N_USERS, N_ITEMS, DAYS = 300, 40, 400

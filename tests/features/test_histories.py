@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from features.histories import DAY_US, Histories
+from features.histories import Histories
+from recsys.split import DAY_US
 
 # user, item, day; user 0 has two events in one moment, user 2 none
 EVENTS = np.array([(0, 3, 1), (0, 1, 5), (0, 2, 5), (1, 0, 2), (0, 3, 9)])

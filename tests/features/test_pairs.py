@@ -8,11 +8,12 @@ import pandas as pd
 
 from features.candidates import Candidates, gather
 from features.chunks import chunks
-from features.histories import DAY_US, Histories
+from features.histories import Histories
 from features.pairs import HABIT_DECAY, _own_past, build, standardised
 from features.snapshot import SHOPS_EVENTS, ItemFacts, Snapshot
 from recsys.cf_tower import CFTower
 from recsys.config import parse_config
+from recsys.split import DAY_US
 from recsys.vectors import unit_rows
 
 AS_OF = 100 * DAY_US

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.histories import DAY_US, Histories
+from features.histories import Histories
+from recsys.split import DAY_US
 from training import sampler as sampling
 from training.sampler import Batch, BatchSampler
 

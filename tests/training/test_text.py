@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from features.histories import DAY_US, Histories
+from features.histories import Histories
 from recsys.config import TextConfig
+from recsys.split import DAY_US
 from recsys.text_tower import TextTower
 from training.sampler import Batch, BatchSampler
 from training.text import batch_loss, fit_encoder
