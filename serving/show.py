@@ -20,7 +20,7 @@ from recsys.errors import ConfigError, DataError, plain, shown
 from recsys.ids import IdMap
 from recsys.progress import Reporter
 from recsys.schema import lists_frame
-from recsys.types import FloatArray
+from recsys.types import BoolArray, FloatArray, IntArray
 from serving import releases
 from serving.door import dataset_of
 from serving.models import load_model
@@ -179,6 +179,8 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
     cf = model.cf.for_catalogue(model.items.positions(dataset.items.ids))
     by_behaviour = np.asarray(cf.similarity[[pos]].todense()).ravel()
     titles = dataset.catalogue["title"].fillna("").astype(str)
+    if not as_json:  # a person learns nothing from nine items of one text
+        by_text = np.where(_first_of_its_text(by_text * dataset.available, text_of, pos), by_text, 0)
     frames = {
         name: _nearest(np.where(dataset.available, scores, 0), pos, n, dataset.items, titles)
         for name, scores in (("text", by_text), ("behaviour", by_behaviour))
@@ -194,6 +196,19 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
         for row in frame.itertuples():
             table.add_row(_cell(row.item_id), _cell(row.title), f"{row.score:.3f}")
         console.print(table)
+    if n_twins := int((text_of == text_of[pos]).sum()) - 1:
+        console.print(
+            f"{n_twins:,} more items with this very text are left out; of other items that share a text, one is shown"
+        )
+
+
+def _first_of_its_text(scores: FloatArray, text_of: IntArray, pos: int) -> BoolArray:
+    """The best item of each text, (n_items,), but for the text of one item."""
+    order = np.argsort(-scores, kind="stable")
+    best = order[np.unique(text_of[order], return_index=True)[1]]
+    is_first = np.zeros(len(scores), dtype=bool)
+    is_first[best] = True
+    return is_first & (text_of != text_of[pos])
 
 
 def _cell(value: object) -> Text:

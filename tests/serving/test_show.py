@@ -2,10 +2,11 @@
 
 import io
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from serving.show import _print_user
+from serving.show import _first_of_its_text, _print_user
 
 
 def test_an_id_that_looks_like_markup_is_shown_as_it_is() -> None:
@@ -30,3 +31,9 @@ def test_a_long_id_is_shown_whole_on_a_narrow_terminal() -> None:
     _print_user("u", mine, history, items, Console(file=out, width=60), 5)
     cells = [line.split("│")[2].strip() for line in out.getvalue().splitlines() if line.startswith("│")]
     assert "".join(cells) == str(item) * 2
+
+
+def test_items_of_one_text_stand_once_among_those_like_another() -> None:
+    """The best of each text, without those that share the text of the item asked for."""
+    scores, text_of = np.array([1.0, 1.0, 0.5, 0.9, 0.9]), np.array([0, 0, 1, 2, 2])
+    assert _first_of_its_text(scores, text_of, pos=0).tolist() == [False, False, True, True, False]
