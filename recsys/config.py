@@ -280,13 +280,17 @@ class Config(Section):
             sections: names of tables to hash, such as "text"; none means all of them.
         """
         places: Any = {
-            "data": {"events", "items", "users", "impressions", "max_bad_share"},
+            "data": {"events", "items", "users", "impressions"},
             "text": {"cache"},
             "ranker": {"max_feature_auc"},
             "serving": {"output", "audit", "users_per_shard", "chunk_users", "train_every_days", "keep_releases"},
             "mlflow": True,
         }
         dump = self.model_dump(mode="json", exclude=places)
+        # recipes of registered versions keep their hashes, so that a version on newer data is known as a refresh
+        dump["data"]["max_bad_share"] = DataConfig.model_fields["max_bad_share"].default
+        if not self.rules.blocked:
+            del dump["rules"]["blocked"]
         chosen = {name: dump[name] for name in sections} if sections else dump
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 

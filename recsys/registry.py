@@ -348,7 +348,7 @@ class Registry:
         found, place = client.get_experiment_by_name(self._config.experiment), self._artifacts
         noted = str(found.artifact_location) if found and place else ""
         is_ours = noted.startswith("file:") and noted.endswith(f"/mlartifacts/{_name(self._config.experiment)}")
-        if is_ours and Path(url2pathname(urlsplit(noted).path)).resolve() != place:
+        if is_ours and Path(url2pathname(urlsplit(noted).path)).resolve() != (place and place.resolve()):
             raise ModelError(
                 f"{self._where}: moved or copied here, and its models are noted to be in {noted}; note the folder they are in "
                 "now, as docs/deploy.md says under 'A shop that moves'"

@@ -196,9 +196,10 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
         for row in frame.itertuples():
             table.add_row(_cell(row.item_id), _cell(row.title), f"{row.score:.3f}")
         console.print(table)
-    if n_twins := int((text_of == text_of[pos]).sum()) - 1:
+    n_twins = int((text_of == text_of[pos]).sum()) - 1
+    if n_twins and texts[text_of[pos]]:
         console.print(
-            f"{n_twins:,} more items with this very text are left out; of other items that share a text, one is shown"
+            f"by text: {n_twins:,} more items with this very text are left out; of others that share a text, one is shown"
         )
 
 

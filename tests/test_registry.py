@@ -282,6 +282,15 @@ def test_a_store_that_was_copied_touches_no_model_of_the_one_before_until_its_pa
     assert Registry(config).fetch("champion", tmp_path).bundle.meta == {"value": 0}
 
 
+def test_models_may_lie_on_another_disk_behind_a_link(bundles: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "shop" / "mlartifacts").symlink_to(tmp_path / "disk")
+    config = MlflowConfig(tracking_uri=f"sqlite:///{tmp_path}/shop/mlflow.db")
+    assert [register(Registry(config), bundle) for bundle in bundles[:2]] == ["1", "2"]
+    assert Registry(config).fetch("champion", tmp_path).bundle.meta == {"value": 0}
+
+
 def test_whoever_dies_while_aliases_move_loses_no_sound_version(
     registry: Registry, bundles: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -16,7 +17,7 @@ from serving.publish import ReleaseStore
 EVENTS = pd.DataFrame(
     {
         "user_id": [1, 2], "item_id": [1, 2], "event_type": "buy", "weight": [1.0, 2.0],
-        "timestamp": pd.Timestamp("2024-01-01", tz="UTC"),
+        "timestamp": pd.Timestamp("2024-01-02", tz="UTC"),
     }
 )  # fmt: skip
 ITEMS = pd.DataFrame({"item_id": [1, 2], "title": "x", "available": [True, False], "author": "y", "shelf": 7})
@@ -38,7 +39,7 @@ def store(tmp_path: Path) -> ReleaseStore:
     store, known = ReleaseStore(tmp_path), columns_known(Dataset.from_frames(EVENTS, ITEMS), config())
     assert known == {
         "events": ["weight"],
-        "items": ["author", "available", "item_id", "title"],
+        "items": ["author", "available", "title"],
     }  # nobody reads the shelf
     with store.lock():
         staging = store.begin("2024-01-02", "a")
@@ -71,6 +72,18 @@ def test_a_column_that_is_empty_is_lost_as_one_that_is_not_there(store: ReleaseS
     empty = ITEMS.assign(available=pd.Series([pd.NA, pd.NA], dtype="boolean"), author="")
     with pytest.raises(DataError, match="items lack 'author'; items lack 'available'"):
         refuse_lost_columns(Dataset.from_frames(EVENTS, empty), store, config())
+
+
+def test_tables_of_an_earlier_date_may_hold_less(store: ReleaseStore) -> None:
+    """A shop that began to note what is available later than the date of a backfill."""
+    events = EVENTS.assign(timestamp=EVENTS["timestamp"] - pd.Timedelta("1D"))
+    early = Dataset.from_frames(events, ITEMS[["item_id", "title"]])
+    refuse_lost_columns(early, store, config())
+
+
+def test_a_field_of_numbers_says_something(store: ReleaseStore) -> None:
+    items = ITEMS.assign(author=pd.Series([np.array([1, 2]), None], dtype=object))
+    assert "author" in columns_known(Dataset.from_frames(EVENTS, items), config())["items"]
 
 
 def test_a_column_that_texts_were_made_of_counts_too(store: ReleaseStore) -> None:
