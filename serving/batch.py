@@ -32,7 +32,7 @@ from serving.publish import ReleaseStore
 from serving.releases import read_parts
 from serving.runs import Run
 from serving.score import Scorer, Stamp, users_to_score
-from serving.soundness import sound_snapshot
+from serving.soundness import sound_model
 
 EARLY = pd.Timedelta(hours=1)  # more than clocks differ by
 BYTES_PER_ROW = 120  # of a compressed part, measured on the demo; the estimate behind the disk check
@@ -44,7 +44,7 @@ class Released:
 
     release: folder that holds the lists; is_new: False when the same inputs were published before;
     moved: whether `current` points to it now; is_pinned: whether a rollback holds it; is_part: for some of the users only;
-    is_early: as of a moment to come;
+    is_early: as of a moment to come; was_asked: `current` was to move whatever the lists are;
     rows, users: sizes; late_events: of before the release that was served then; stale_model: the registry was down, and a
     verified copy scored; seconds: of the whole.
     """
@@ -60,6 +60,7 @@ class Released:
     is_pinned: bool
     is_part: bool
     is_early: bool
+    was_asked: bool
     stale_model: bool
     seconds: float
 
@@ -70,11 +71,11 @@ class Released:
     def sentence(self) -> str:
         """One line for a person."""
         what = "published" if self.is_new else "nothing to do, the same inputs are published already:"
-        if self.is_pinned:
-            why = "it is pinned: recsys rollback --unpin"
-        elif self.is_part or self.is_early:
+        if (self.is_part or self.is_early) and not self.was_asked:
             whose = "some users'" if self.is_part else "a later day's"
             why = f"these are {whose} lists: --move-current"
+        elif self.is_pinned:
+            why = "it is pinned: recsys rollback --unpin"
         else:
             why = "it serves a later date: --move-current"
         served = "" if self.moved else f" (current was not moved: {why})"
@@ -143,6 +144,7 @@ def publish_lists(
         is_pinned=store.is_pinned,
         is_part=is_part,
         is_early=is_early,
+        was_asked=move_current,
         stale_model=fetched.stale,
         seconds=run.seconds,
     )
@@ -186,8 +188,12 @@ def _score_shards(dataset: Dataset, run: Run, fetched: Fetched, key: dict[str, s
         reporter.say(f"scoring: {len(shards) - len(missing)} of {len(shards)} shards kept from a run that was cut off")
     if not missing:
         return staging
-    snapshot, ranker = sound_snapshot(fetched, dataset, run)
-    scorer = Scorer.of(dataset, snapshot, ranker, Stamp(run_id, fetched.version.version, key["run_date"]))
+    sound = sound_model(fetched, dataset, config, reporter)
+    if sound.warning:
+        run.facts["other_settings"] = sound.warning
+    scorer = Scorer.of(
+        dataset, sound.snapshot, sound.model.ranker, Stamp(run_id, fetched.version.version, key["run_date"])
+    )
     with reporter.stage("scoring") as progress:
         for number, start in missing:
             part = scorer.score(

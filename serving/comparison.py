@@ -55,11 +55,11 @@ def compare_arms(
         ConfigError: the arms are of two kinds, or no common window is known; more items count than versions' lists hold; or versions are to be trained again
             whose recipes cut different windows, which is seen before anything is trained.
     """
-    both = sides(config, a, b, as_of, test_start, reporter, _n_windows(config, rerun))
-    if both.fetched is not None and k > N_SLOTS:
+    if k > N_SLOTS and not (Path(a).exists() or Path(b).exists()):  # before anything is trained again
         raise ConfigError(
             f"-k {k}: the lists that evaluations of versions store hold {N_SLOTS} items; ask for that many or fewer"
         )
+    both = sides(config, a, b, as_of, test_start, reporter, _n_windows(config, rerun))
     with reporter.stage("reading tables") as progress:
         tables = judges(config, both.window)
         both = with_ids_like(both, tables.labels)

@@ -6,13 +6,15 @@ from typing import Any
 
 import pandas as pd
 
+from features.dataset import Dataset
 from recsys.config import Config
+from recsys.errors import ModelError
 from recsys.progress import Reporter
-from recsys.registry import Registry, RegistryDownError
+from recsys.registry import Fetched, Registry
 from recsys.revision import code_revision
 from serving.door import load_dataset
 from training.job import evaluation_summary
-from training.model import Model
+from training.moments import cut
 from training.pipeline import evaluate_recipe
 
 
@@ -21,7 +23,7 @@ def model_cache(config: Config) -> Path:
     return Path(config.text.cache).parent / "models"
 
 
-def load_model(config: Config, wanted: str, reporter: Reporter) -> Model:
+def fetched_version(config: Config, wanted: str, reporter: Reporter) -> Fetched:
     """A verified version by number or alias; the last copy of it, and a line that says so, where the registry is down.
 
     Raises:
@@ -30,7 +32,7 @@ def load_model(config: Config, wanted: str, reporter: Reporter) -> Model:
     fetched = Registry(config.mlflow).fetch(wanted, model_cache(config))
     if fetched.stale:
         reporter.say(f"the registry is down: version {fetched.version.version}, the last one verified")
-    return Model.load(fetched.bundle.folder)
+    return fetched
 
 
 def evaluation_in(folder: Path) -> dict[str, Any]:
@@ -42,16 +44,24 @@ def evaluation_in(folder: Path) -> dict[str, Any]:
 def evaluation_of(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> dict[str, Any]:
     """The per-source table for the data before `as_of`: stored where this code trained a version on just these, else made."""
     dataset, _ = load_dataset(config, as_of, reporter)
-    wanted = {
-        "data_sha256": dataset.sha256, "data_until": dataset.as_of.isoformat(),
-        "config_sha256": config.fingerprint(), "code_revision": code_revision(),
-    }  # fmt: skip
+    return _stored_evaluation(config, dataset, reporter) or evaluation_summary(
+        evaluate_recipe(dataset, config, reporter.stage), dataset
+    )
+
+
+def _stored_evaluation(config: Config, dataset: Dataset, reporter: Reporter) -> dict[str, Any] | None:
+    """That of a version with these data, settings, code and window; the moment may be another: no event lies between."""
+    made_by = {"config_sha256": config.fingerprint(), "code_revision": code_revision()}
+    wanted = made_by | {"data_sha256": dataset.sha256}
+    start = str(pd.Timestamp(cut(dataset, config).starts[1], unit="us", tz="UTC"))
     registry = Registry(config.mlflow)
     try:
         for version in registry.versions():
             if wanted.items() <= version.tags.items():
-                reporter.say(f"version {version.version} was trained on these data and settings: its evaluation")
-                return evaluation_in(registry.fetch(version.version, model_cache(config)).bundle.folder)
-    except RegistryDownError as error:
-        reporter.say(f"no stored evaluation is looked for: {error}")
-    return evaluation_summary(evaluate_recipe(dataset, config, reporter.stage), dataset)
+                found = evaluation_in(registry.fetch(version.version, model_cache(config)).bundle.folder)
+                if found["test_start"] == start:
+                    reporter.say(f"version {version.version} was trained on these data and settings: its evaluation")
+                    return found
+    except (ModelError, OSError) as error:
+        reporter.say(f"evaluated anew, as no stored evaluation can be read: {error}")
+    return None

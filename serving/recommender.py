@@ -20,8 +20,9 @@ from recsys.progress import Reporter
 from recsys.schema import lists_frame
 from recsys.types import IntArray
 from serving.door import dataset_of
-from serving.models import load_model
+from serving.models import fetched_version
 from serving.score import Scorer, Stamp
+from serving.soundness import sound_model
 from training.evaluate import Evaluation
 from training.model import Model
 from training.pipeline import train
@@ -45,6 +46,7 @@ class Recommender:
         self._model: Model | None = None
         self._dataset: Dataset | None = None
         self._snapshot: Snapshot | None = None
+        self._version = "fitted"
 
     @classmethod
     def from_config(cls, path: str | Path) -> "Recommender":
@@ -66,9 +68,10 @@ class Recommender:
         """
         made = cls.from_config(path)
         moment = pd.Timestamp.now(tz="UTC") if as_of is None else moment_of(as_of, "as_of")
-        made._model = load_model(made.config, version, made.reporter)
+        fetched = fetched_version(made.config, version, made.reporter)
         made._dataset = dataset_of(made.config, moment)
-        made._snapshot = made._model.snapshot(made._dataset, made.config)
+        sound = sound_model(fetched, made._dataset, made.config, made.reporter)
+        made._model, made._snapshot, made._version = sound.model, sound.snapshot, fetched.version.version
         return made
 
     def fit(self, dataset: Dataset) -> "Recommender":
@@ -90,7 +93,7 @@ class Recommender:
         dataset = dataset.without(self.config.rules.blocked)
         trained = train(dataset, self.config, self.reporter.stage)
         self.evaluation, self._model, self._dataset = trained.evaluation, trained.model, dataset
-        self._snapshot = trained.model.snapshot(dataset, self.config)
+        self._snapshot, self._version = trained.model.snapshot(dataset, self.config), "fitted"
         return self
 
     @property
@@ -111,7 +114,7 @@ class Recommender:
         """
         model, dataset, snapshot = self._fitted()
         k, (positions, ids) = _length(k), _with_strangers(dataset.users, _ids(users, "user"))
-        stamp = Stamp("notebook", "fitted", f"{dataset.as_of:%Y-%m-%d}")
+        stamp = Stamp("notebook", self._version, f"{dataset.as_of:%Y-%m-%d}")
         scorer = Scorer(snapshot, model.ranker, IdMap(ids), dataset.items, dataset.catalogue["title"], stamp)
         table = lists_frame(scorer.score(positions, k))
         return table.sort_values(["user_id", "rank"], kind="stable").reset_index(drop=True)

@@ -23,10 +23,11 @@ from recsys.schema import lists_frame
 from recsys.types import BoolArray, FloatArray, IntArray
 from serving import releases
 from serving.door import dataset_of
-from serving.models import load_model
+from serving.models import fetched_version
 from serving.publish import ReleaseStore
 from serving.releases import read_parts
 from training.evaluate import Evaluation
+from training.model import Model
 
 _METRICS = (
     ("ndcg_10", "NDCG@10"),
@@ -166,7 +167,7 @@ def show_similar(config: Config, item: str, n: int, console: Console, as_json: b
         DataError: the item is unknown.
     """
     reporter = Reporter()
-    model = load_model(config, "champion", reporter)
+    model = Model.load(fetched_version(config, "champion", reporter).bundle.folder)
     with reporter.stage("reading tables"):
         dataset = dataset_of(config, pd.Timestamp.now(tz="UTC"))
     pos = _item_position(dataset.items, item)

@@ -3,29 +3,41 @@
 Hashes say that a model is the one registered; they do not say that training ended well.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from features import pairs
 from features.dataset import Dataset
 from features.snapshot import Snapshot
 from features.text import item_texts
 from recsys.config import Config
 from recsys.errors import ModelError
-from recsys.ranker import Ranker
+from recsys.progress import Reporter
 from recsys.registry import Fetched
 from recsys.types import FloatArray
 from recsys.vectors import unit_rows
-from serving.runs import Run
 from training.model import Model
 
 SAME = 1e-5  # of a cosine; float32 noise of collapsed rows stays below
 REMEDY = "train again with: recsys train, or go back with: recsys rollback --model"
 
 
-def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapshot, Ranker]:
-    """A verified model over a data set, ready to score, and its ranker.
+@dataclass(frozen=True)
+class Sound:
+    """A model fit to score, over a data set.
+
+    Args:
+        model: without calibration where it learned with other settings: `p` would be of other events.
+        warning: which settings these are, and of which version; "" where there are none.
+    """
+
+    model: Model
+    snapshot: Snapshot
+    warning: str
+
+
+def sound_model(fetched: Fetched, dataset: Dataset, config: Config, reporter: Reporter) -> Sound:
+    """A verified model over a data set, ready to score.
 
     Raises:
         ModelError: naming the tower that is broken, or the two parts that do not fit each other.
@@ -36,14 +48,14 @@ def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapsh
     except (OSError, ValueError, KeyError, ModelError) as error:
         raise ModelError(f"{where}: cannot be loaded: {error}; {REMEDY}") from error
     check_parts(model, where)
-    ranker = model.ranker
-    if other := _other_settings(model.config, run.config):
-        run.facts["other_settings"] = f"version {fetched.version.version} learned with another {' and '.join(other)}"
-        run.reporter.say(f"{run.facts['other_settings']}: its lists are off until a version trained since is promoted")
-        ranker = replace(ranker, calibration=None)  # p would be of other events
-    with run.reporter.stage("item vectors") as progress:
+    warning = ""
+    if other := _other_settings(model.config, config):
+        warning = f"version {fetched.version.version} learned with another {' and '.join(other)}"
+        reporter.say(f"{warning}: its lists are off until a version trained since is promoted")
+        model = replace(model, ranker=replace(model.ranker, calibration=None))
+    with reporter.stage("item vectors") as progress:
         try:
-            snapshot = model.snapshot(dataset, run.config, progress)
+            snapshot = model.snapshot(dataset, config, progress)
         except ModelError as error:
             raise ModelError(f"{where}: {error}; {REMEDY}") from error
     check_finite("text tower: item vectors", snapshot.text_vectors, where)
@@ -53,7 +65,7 @@ def sound_snapshot(fetched: Fetched, dataset: Dataset, run: Run) -> tuple[Snapsh
         says = np.array([bool(text) for text in texts])
         check_apart("text tower: item vectors", snapshot.text_vectors[says], where)
     check_apart("CF tower: item factors", model.cf.item_factors[model.cf.is_warm], where)
-    return snapshot, ranker
+    return Sound(model, snapshot, warning)
 
 
 def _other_settings(learned: Config, asked: Config) -> list[str]:
@@ -67,10 +79,6 @@ def _other_settings(learned: Config, asked: Config) -> list[str]:
 
 def check_parts(model: Model, where: str) -> None:
     """Refuses towers and ids that were not made together, and weights that are no numbers."""
-    if model.ranker.names != pairs.NAMES:  # as many by other names, or in another order, would be scored in silence
-        raise ModelError(
-            f"{where}: its ranker learned from other features than are computed today; train again: recsys train"
-        )
     cf, n_items = model.cf, len(model.items)
     sizes = {
         "CF factors": len(cf.item_factors), "CF flags": len(cf.is_warm),

@@ -1,6 +1,7 @@
 """The main job as its user runs it: the command line on a small shop, with real files and a real registry."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -160,8 +161,34 @@ def test_a_notebook_that_loads_the_champion_sees_what_is_served(shop_folder: Pat
     pd.testing.assert_frame_equal(found, served.sort_values(["user_id", "rank"], ignore_index=True)[columns])
     item = served["item_id"].iloc[0]
     assert len(model.similar(item, k=3)) == 3
+    assert set(model.recommend(served["user_id"].iloc[:1], k=2)["model_version"]) == {"1"}
     with pytest.raises(ModelError, match="99"):
         Recommender.load(shop_folder / "recsys.toml", "99")
+
+
+def test_p_is_no_number_where_a_notebook_counts_other_events_than_the_version_did(
+    shop_folder: Path, night: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from serving.recommender import Recommender
+
+    other = shop_folder / "other.toml"
+    text = (shop_folder / "recsys.toml").read_text()
+    assert "purchase = " in text
+    other.write_text(re.sub(r"purchase = [0-9.]+", "purchase = 3, view = 1", text))
+    try:
+        model = Recommender.load(other, as_of=AS_OF)
+    finally:
+        other.unlink()
+    assert "learned with another data.event_weights" in capsys.readouterr().err
+    assert model.recommend(lists(shop_folder)["user_id"].iloc[:1], k=3)["p"].isna().all()
+
+
+def test_the_evaluation_of_a_night_is_not_made_again(shop_folder: Path, night: dict[str, object]) -> None:
+    """Days later too, as long as no event came."""
+    for when in (AS_OF, "2024-04-13"):
+        found = run(shop_folder, "evaluate", "--as-of", when, "--json")
+        assert "was trained on these data and settings: its evaluation" in found.stderr
+        assert json.loads(found.stdout)["table"]
 
 
 def test_the_report_fetches_a_copy_of_the_model_that_is_gone(shop_folder: Path, night: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features import pairs
 from features.cold_items import with_cold_items
 from features.dataset import Dataset
 from features.histories import StoredHistories
@@ -58,14 +59,21 @@ class Model:
 
     @classmethod
     def load(cls, folder: Path) -> "Model":
-        """A model saved by `save`; verify the folder first with `recsys.bundle.open_bundle`."""
+        """A model saved by `save`; verify the folder first with `recsys.bundle.open_bundle`.
+
+        Raises:
+            ModelError: a part is damaged, or the ranker learned from other features than are computed today.
+        """
         mark_used(folder / MANIFEST)
+        ranker = Ranker.load(folder)
+        if ranker.names != pairs.NAMES:  # as many by other names, or in another order, would be scored in silence
+            raise ModelError(f"{folder}: its ranker learned from other features than are computed today; train again")
         items = pq.read_table(folder / "items.parquet", page_checksum_verification=True)["item_id"].to_pandas()
         return cls(
             parse_config(json.loads((folder / "config.json").read_text()), str(folder / "config.json")),
             TextTower.load(folder / "text"),
             CFTower.load(folder),
-            Ranker.load(folder),
+            ranker,
             IdMap.from_values(items),
         )
 

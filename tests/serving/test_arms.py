@@ -291,9 +291,9 @@ def test_versions_are_not_judged_by_what_comes_after_as_of(trained: Path) -> Non
     assert "leave --as-of out" in str(done.exception)
 
 
-@pytest.mark.slow
-def test_no_more_items_count_than_versions_have_listed(trained: Path) -> None:
-    done = run(trained, "1", "2", "-k", "60")
+def test_no_more_items_count_than_versions_have_listed(folder: Path) -> None:
+    """Said before the versions are so much as looked for."""
+    done = run(folder, "98", "99", "-k", "60")
     assert isinstance(done.exception, ConfigError)
     assert "hold 50 items" in str(done.exception)
 

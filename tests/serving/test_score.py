@@ -1,6 +1,7 @@
 """Lists that run short, ids of every width, and the same job for notebooks."""
 
 import gzip
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,11 @@ def test_a_shop_of_sessions_trains_a_model_that_opens(tmp_path: Path) -> None:
     model.model.save(tmp_path)
     assert Model.load(tmp_path).ranker.calibration is None
     assert model.recommend([3], 4)["p"].isna().all()
+    told = json.loads((tmp_path / "ranker.json").read_text())
+    told["names"][:2] = told["names"][1::-1]  # as many features in another order would be scored in silence
+    (tmp_path / "ranker.json").write_text(json.dumps(told))
+    with pytest.raises(ModelError, match="other features than are computed today; train again"):
+        Model.load(tmp_path)
 
 
 def test_users_are_read_by_ones_own_name_of_the_column(tmp_path: Path) -> None:
