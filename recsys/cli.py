@@ -244,7 +244,7 @@ def score(
     """
     from serving.runs import Run, recorded
 
-    run = Run(config, "score", moment(as_of), Reporter(log=log))
+    run = Run(config, "score", moment(as_of), Reporter(log=log), {"move_current": move_current})
     with stoppable(deadline), recorded(run):
         from serving.batch import publish_lists, read_users
         from serving.door import load_dataset
@@ -288,7 +288,7 @@ def nightly(
     """
     from serving.runs import Run, recorded
 
-    run = Run(config, "nightly", moment(as_of), Reporter(log=log))
+    run = Run(config, "nightly", moment(as_of), Reporter(log=log), {"move_current": move_current})
     with stoppable(deadline), recorded(run):  # before the heavy imports: a run that may not begin says so at once
         from serving.nightly import reported, run_nightly
 

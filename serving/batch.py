@@ -44,7 +44,7 @@ class Released:
 
     release: folder that holds the lists; is_new: False when the same inputs were published before;
     moved: whether `current` points to it now; is_pinned: whether a rollback holds it; is_part: for some of the users only;
-    is_early: as of a moment to come; was_asked: `current` was to move whatever the lists are;
+    is_early: as of a moment to come; move_current: `current` was to move whatever the lists are;
     rows, users: sizes; late_events: of before the release that was served then; stale_model: the registry was down, and a
     verified copy scored; seconds: of the whole.
     """
@@ -60,7 +60,7 @@ class Released:
     is_pinned: bool
     is_part: bool
     is_early: bool
-    was_asked: bool
+    move_current: bool
     stale_model: bool
     seconds: float
 
@@ -71,7 +71,7 @@ class Released:
     def sentence(self) -> str:
         """One line for a person."""
         what = "published" if self.is_new else "nothing to do, the same inputs are published already:"
-        if (self.is_part or self.is_early) and not self.was_asked:
+        if (self.is_part or self.is_early) and not self.move_current:
             whose = "some users'" if self.is_part else "a later day's"
             why = f"these are {whose} lists: --move-current"
         elif self.is_pinned:
@@ -144,7 +144,7 @@ def publish_lists(
         is_pinned=store.is_pinned,
         is_part=is_part,
         is_early=is_early,
-        was_asked=move_current,
+        move_current=move_current,
         stale_model=fetched.stale,
         seconds=run.seconds,
     )

@@ -235,17 +235,18 @@ def _of_served(served: Served | None, is_pinned: bool, last: dict[str, Any] | No
 def _last_run(store: ReleaseStore, served: Served | None) -> dict[str, Any] | None:
     """The newest record of a run that was to move what is served; "running" is "cut off" when nobody holds the lock.
 
-    A backfill of an earlier date was not, nor lists of a day to come. A record that began in the future was written while
-    the clock was wrong.
+    Lists of some users were not, nor a backfill of an earlier date, nor lists of a day to come, but with --move-current. A
+    record that began in the future was written while the clock was wrong.
     """
-    records = (r for r in last_runs(store.output) if r["command"] in ("nightly", "score") and not r.get("is_part"))
+    records = (r for r in last_runs(store.output) if r["command"] in ("nightly", "score"))
     for record in (r for r in records if _hours_since(r["began"]) > -CLOCK_H):
         if record["outcome"] == "running":
             if _is_held(store.output / ".lock"):
                 return record
             record["outcome"] = "cut off"
         is_past = served is not None and record["as_of"][:10] < served.run_date
-        if not is_past and (record.get("moved", True) or record.get("is_pinned")):
+        is_aside = record.get("is_part") or is_past or not (record.get("moved", True) or record.get("is_pinned"))
+        if record.get("move_current") or not is_aside:
             return record
     return None
 

@@ -40,7 +40,7 @@ def test_events_are_late_that_came_later_not_those_that_count_only_now(
 @pytest.mark.parametrize(
     ("states", "advice"),
     [
-        ({"is_pinned", "is_part", "was_asked"}, "it is pinned: recsys rollback --unpin"),
+        ({"is_pinned", "is_part", "move_current"}, "it is pinned: recsys rollback --unpin"),
         ({"is_pinned", "is_part"}, "these are some users' lists: --move-current"),
         ({"is_pinned"}, "it is pinned: recsys rollback --unpin"),
         ({"is_part"}, "these are some users' lists: --move-current"),
@@ -50,6 +50,6 @@ def test_events_are_late_that_came_later_not_those_that_count_only_now(
 )
 def test_why_current_stayed_is_the_reason_that_can_be_acted_on(states: set[str], advice: str) -> None:
     """Where it is pinned, --move-current was advised to who had just given it."""
-    flags: dict[str, Any] = {name: name in states for name in ("is_pinned", "is_part", "is_early", "was_asked")}
+    flags: dict[str, Any] = {name: name in states for name in ("is_pinned", "is_part", "is_early", "move_current")}
     facts = Released(Path("out/r"), "1", "", 2, 1, 0, is_new=True, moved=False, stale_model=False, seconds=1.0, **flags)
     assert f"(current was not moved: {advice})" in facts.sentence()

@@ -144,6 +144,18 @@ def test_a_backfill_hides_no_night_that_failed_and_is_none(
     assert standing(config).verdict.startswith("FAILED")
 
 
+@pytest.mark.parametrize("facts", [{"as_of": "2023-12-01T00:00:00+00:00"}, {"is_part": True}])
+def test_a_run_that_was_to_move_current_all_the_same_counts(
+    config: Config, tmp_path: Path, facts: dict[str, Any]
+) -> None:
+    release(tmp_path, "2024-01-02", "b")
+    record(tmp_path, "done", hours=2)
+    record(tmp_path, "failed", 5, "the disk is full", **facts)
+    assert standing(config).verdict == "ok"
+    record(tmp_path, "failed", 5, "the disk is full", move_current=True, **facts)
+    assert standing(config).verdict.startswith("FAILED")
+
+
 def test_a_run_that_hangs_is_late(config: Config, tmp_path: Path) -> None:
     done, _ = release(tmp_path, "2024-01-01", "a")
     aged(done, 80)
