@@ -264,9 +264,9 @@ class Table:
 
 TABLES = {
     "amazon": Table("amazon-scientific, last event of each user", "amazon-scientific", "2000-02-21"),
-    "retail": Table("online-retail from 2011-11-02 13:37, new items only", "online-retail", "2011-12-10"),
+    "retail": Table("online-retail from 2011-11-02, new items only", "online-retail", "2011-12-10"),
     "repeats": Table(
-        "online-retail from 2011-11-02 13:37, repeats count",
+        "online-retail from 2011-11-02, repeats count",
         "online-retail",
         "2011-12-10",
         ("rules.exclude_seen=false",),
