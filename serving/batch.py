@@ -165,9 +165,8 @@ def read_users(path: str, config: DataConfig) -> pd.Series:
     # with nothing required and nothing mapped: any of some names will do
     any_columns, unmapped = TableSchema("users", {}, {}), config.model_copy(update={"columns": {}})
     given = read_table(path if is_url else escape(path), any_columns, unmapped).drop(columns=PLACES)
-    own = (config.columns.get(table) for table in ("users", "events"))
-    theirs = [config.columns.get("user_id"), *(names.get("user_id") for names in own if isinstance(names, dict))]
-    names = list(dict.fromkeys(["user_id", *(name for name in theirs if isinstance(name, str))]))
+    mappings = (*config.mappings("users"), *config.mappings("events"))
+    names = list(dict.fromkeys(["user_id", *(one["user_id"] for one in mappings if "user_id" in one)]))
     column = next((name for name in names if name in given), None)
     if column is None:
         raise DataError(f"{path}: no column {' or '.join(names)}; found {', '.join(map(shown, given))}; add it")

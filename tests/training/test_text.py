@@ -10,16 +10,9 @@ from features.histories import Histories
 from recsys.config import TextConfig
 from recsys.split import DAY_US
 from recsys.text_tower import TextTower
+from tests.training.test_sampler import histories
 from training.sampler import Batch, BatchSampler
 from training.text import batch_loss, fit_encoder
-
-
-def histories(n_users: int = 40, n_items: int = 60, n_events: int = 900) -> Histories:
-    rng = np.random.default_rng(0)
-    user, item = rng.integers(0, n_users, n_events), rng.integers(0, n_items, n_events)
-    day = rng.integers(1, 30, n_events)
-    weight = rng.choice([1.0, 6.0], n_events).astype(np.float32)
-    return Histories.build(user, item, day * DAY_US, weight, n_users=n_users, n_items=n_items, as_of=31 * DAY_US)
 
 
 def test_the_loss_and_its_gradient_are_those_of_dense_histories() -> None:
