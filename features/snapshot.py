@@ -140,25 +140,6 @@ class Snapshot:
     is_eligible: BoolArray
     config: Config
 
-    @classmethod
-    def of(
-        cls,
-        histories: Past,
-        text_vectors: FloatArray,
-        cf: CFTower,
-        catalogue: pd.DataFrame,
-        available: BoolArray,
-        config: Config,
-    ) -> "Snapshot":
-        """The world at the moment of the histories.
-
-        Args:
-            catalogue: one row per item position; may hold items of later, which are not eligible.
-            available: True where the catalogue lets the item be recommended, (n_items,).
-        """
-        facts = ItemFacts.build(histories, catalogue)
-        return cls(histories, text_vectors, cf, facts, available & facts.exists, config)
-
     def text_users(self, some: Histories) -> FloatArray:
         """User vectors of the text tower, (n_users, dim) unit rows; zero for an empty history."""
         decayed = some.decayed(self.config.text.history_decay)

@@ -93,7 +93,8 @@ def test_features_of_a_user_do_not_depend_on_the_chunk() -> None:
     catalogue = pd.DataFrame(
         {"item_id": range(n_items), "price": rng.random(n_items), "category": rng.choice(9, n_items)}
     )
-    snapshot = Snapshot.of(past, vectors, cf, catalogue, np.ones(n_items, bool), config)
+    facts = ItemFacts.build(past, catalogue)
+    snapshot = Snapshot(past, vectors, cf, facts, facts.exists, config)
 
     def features(size: int) -> np.ndarray:
         parts = [past.of_users(users) for users in chunks(np.arange(n_users), size)]

@@ -32,7 +32,8 @@ def snapshot(available: BoolArray, exclude_seen: bool = True) -> Snapshot:
     vectors = np.eye(4, 2, dtype=np.float32)
     cf = CFTower.fit(histories.confidence(30.0), [vectors], config.cf, 0)
     catalogue = pd.DataFrame({"item_id": range(4), "title": "x", "created_at": pd.Series(CREATED)})
-    return Snapshot.of(histories, vectors, cf, catalogue, available, config)
+    facts = ItemFacts.build(histories, catalogue)
+    return Snapshot(histories, vectors, cf, facts, available & facts.exists, config)
 
 
 def test_an_item_is_eligible_once_it_was_created_and_while_it_is_available() -> None:

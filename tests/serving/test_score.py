@@ -15,7 +15,7 @@ import pytest
 from features.dataset import Dataset
 from features.histories import Histories
 from features.pairs import NAMES
-from features.snapshot import Snapshot
+from features.snapshot import ItemFacts, Snapshot
 from recsys.cf_tower import CFTower
 from recsys.config import DataConfig, parse_config
 from recsys.errors import ConfigError, DataError, ModelError
@@ -52,7 +52,8 @@ def scorer(exclude_seen: bool, popular: int = 2) -> Scorer:
     vectors = np.eye(N_ITEMS, dtype=np.float32)
     cf = CFTower.fit(histories.confidence(30.0), [vectors], config.cf, 0)
     catalogue = pd.DataFrame({"item_id": range(N_ITEMS), "title": "x"})
-    snapshot = Snapshot.of(histories, vectors, cf, catalogue, np.ones(N_ITEMS, bool), config)
+    facts = ItemFacts.build(histories, catalogue)
+    snapshot = Snapshot(histories, vectors, cf, facts, facts.exists, config)
     ranker = Ranker(NAMES, LinearFusion((0,), (1.0,), (0.0,), (1.0,)), None, "fusion", {})
     ids = IdMap.from_values(pd.Series(np.arange(12)))
     items = IdMap.from_values(pd.Series(np.arange(N_ITEMS, dtype=np.uint64) + np.uint64(2**63)))
