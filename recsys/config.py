@@ -264,6 +264,10 @@ class Config(Section):
                     raise ValueError(f"{where}: nothing reads a column {shown(ours)}; did you mean {near[0]}?")
         return self
 
+    def beside_cache(self, name: str) -> Path:
+        """A folder beside `text.cache`, of what a run left off or fetched: all of it can be made again."""
+        return Path(self.text.cache).parent / name
+
     def recipe_sha256(self) -> str:
         """sha256 of the settings that a training depends on; where and how lists are served is no part of it.
 

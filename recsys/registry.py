@@ -1,29 +1,26 @@
 """Runs, versions and aliases in MLflow; the only file that knows it.
 
 A version is a sealed bundle (`recsys.bundle`) logged as plain files, with its sha256 as a tag. MLflow's own
-model loaders unpickle, so they are never called: we download, verify, and load with our own code.
+model loaders unpickle, so they are never called: we download, verify (`recsys.copies`), and load with our own code.
 
     challenger   the version of newest data    champion   what is served
     previous     the champion before this one, where `rollback` goes
 """
 
 import errno
-import hashlib
 import json
 import logging
 import math
 import os
 import re
 import shlex
-import shutil
 import sqlite3
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -33,16 +30,15 @@ from urllib.request import url2pathname
 
 import pandas as pd
 
-from recsys.bundle import BundleInfo, open_bundle
+from recsys.bundle import open_bundle
 from recsys.config import MlflowConfig
 from recsys.errors import ModelError, RecsysError, ResourceError, public, shown
-from recsys.whole import replacing
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 MANY = 5  # versions that an error names
 TAKEN_BACK = "taken_back"  # tag of a champion that a rollback took away, when; it goes with the next promotion
 OLDER_THAN = "older_than_challenger"  # tag of a version that got no alias since its data are older
-_SHA256 = "bundle_sha256"
+SHA256 = "bundle_sha256"  # tag of every version
 _SQLITE = "sqlite:///"
 _PARENT = "mlflow.parentRunId"  # what MLflow's page nests by
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
@@ -68,15 +64,6 @@ class ModelVersion:
     created: pd.Timestamp
     aliases: tuple[str, ...]
     tags: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A verified local copy; `stale` when the registry was down and this is the last one it had named."""
-
-    bundle: BundleInfo
-    version: ModelVersion
-    stale: bool
 
 
 @dataclass(frozen=True)
@@ -181,7 +168,7 @@ class Registry:
                 model,
                 source,
                 run_id=run.id,
-                tags={**tags, _SHA256: info.sha256},
+                tags={**tags, SHA256: info.sha256},
                 await_creation_for=self._config.timeout_s,
             )
             challenger = (aliases or {}).get(CHALLENGER)
@@ -222,7 +209,7 @@ class Registry:
         known += [*numbers[::-1], *["or an older number"] * (len(versions) > MANY)]
         kind = ModelError if wanted in (CHAMPION, CHALLENGER, PREVIOUS) else UnknownVersionError
         raise kind(
-            f"{self._where}: model {shown(self._config.model_name)} has no version or alias {shown(wanted)}; "
+            f"{self.where}: model {shown(self._config.model_name)} has no version or alias {shown(wanted)}; "
             + (f"use one of {', '.join(known)}" if versions else "train one with: recsys train")
         )
 
@@ -233,27 +220,28 @@ class Registry:
             if aliases is None:
                 return []
             found = client.search_model_versions(f'name="{self._config.model_name}"', max_results=10_000)
-        ours = [_version(v, aliases) for v in found if _SHA256 in v.tags]
+        ours = [_version(v, aliases) for v in found if SHA256 in v.tags]
         return sorted(ours, key=lambda v: int(v.version), reverse=True)
 
-    def fetch(self, wanted: str, cache_dir: Path) -> Fetched:
-        """A verified local copy of a version, in `cache_dir/<sha256>`; downloaded only when not there yet.
-
-        When the registry is down, the last copy that `wanted` named here is verified again and returned
-        with `stale` set. A corrupt download is an error, never a reason to serve something older.
+    def download(self, version: ModelVersion, folder: str) -> Path:
+        """The files of a version as the registry has them, nothing of them verified, below `folder`.
 
         Raises:
-            ModelError: the download is not what its tag or manifest says (both hashes are named), or
-                the registry is down and there is no verified copy.
+            ModelError: the registry names files that are not there.
         """
-        record = self._record(cache_dir, wanted)
         try:
-            version = self.resolve(wanted)
-            bundle = self._local_copy(version, cache_dir)
-        except RegistryDownError as error:
-            return _last_verified(record, error)
-        _write_record(record, version)
-        return Fetched(bundle, version, stale=False)
+            with self.calls() as client:
+                self._found_experiment(client)
+                from mlflow.artifacts import download_artifacts
+
+                return Path(download_artifacts(version.source, dst_path=folder, tracking_uri=self._uri))
+        except RegistryDownError:
+            raise
+        except ModelError as error:
+            raise ModelError(
+                f"the files of version {version.version} cannot be fetched, and no copy is here: {error}; bring them back, or "
+                "train (recsys train) and serve what comes of it: recsys promote challenger --force --why 'files lost'"
+            ) from error
 
     def promote(self, wanted: str) -> ModelVersion:
         """Makes a version `champion`, and the champion until now `previous`; a no-op for the champion itself."""
@@ -283,19 +271,11 @@ class Registry:
                 self._set_previous(client, champion)
         return self.resolve(CHAMPION)
 
-    def forget(self, cache_dir: Path) -> None:
-        """Drops the notes of which version these aliases last were; whoever moves one calls it before.
-
-        Else a registry that is down tonight would bring back the version that was taken back today.
-        """
-        for alias in (CHAMPION, PREVIOUS):
-            self._record(cache_dir, alias).unlink(missing_ok=True)
-
     def page_command(self) -> str:
         """The shell command that opens MLflow's page on this store."""
         if self._uri.startswith(("http://", "https://")):
-            return shlex.join([sys.executable, "-m", "webbrowser", self._where])
-        page = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", self._where]
+            return shlex.join([sys.executable, "-m", "webbrowser", self.where])
+        page = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", self.where]
         return shlex.join(["env", "MLFLOW_DISABLE_TELEMETRY=true", *page])
 
     @contextmanager
@@ -324,8 +304,14 @@ class Registry:
         return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
+        """Its address, without user and password."""
         return public(self._uri)
+
+    @property
+    def model_name(self) -> str:
+        """What its versions are versions of."""
+        return self._config.model_name
 
     def _end(self, run_id: str, status: str) -> None:
         with self.calls() as client:
@@ -350,7 +336,7 @@ class Registry:
         is_ours = noted.startswith("file:") and noted.endswith(f"/mlartifacts/{_name(self._config.experiment)}")
         if is_ours and Path(url2pathname(urlsplit(noted).path)).resolve() != (place and place.resolve()):
             raise ModelError(
-                f"{self._where}: moved or copied here, and its models are noted to be in {noted}; note the folder they are in "
+                f"{self.where}: moved or copied here, and its models are noted to be in {noted}; note the folder they are in "
                 "now, as docs/deploy.md says under 'A shop that moves'"
             )
         return found
@@ -382,59 +368,17 @@ class Registry:
         if version is not None:
             client.set_registered_model_alias(self._config.model_name, PREVIOUS, version)
 
-    def _record(self, cache_dir: Path, wanted: str) -> Path:
-        """Note of the version that `wanted` last was; models of several names may keep their copies in one folder."""
-        model = hashlib.sha256(self._config.model_name.encode()).hexdigest()[:12]
-        return cache_dir / f"{_name(wanted).replace('/', '_')}.{model}.json"
-
-    def _local_copy(self, version: ModelVersion, cache_dir: Path) -> BundleInfo:
-        if not re.fullmatch("[0-9a-f]{64}", version.sha256):
-            raise ModelError(
-                f"{self._where}: version {version.version} has tag {_SHA256} {shown(version.sha256)}, no sha256"
-            )
-        target = cache_dir / version.sha256
-        try:
-            return _verified(target, version)
-        except ModelError:
-            shutil.rmtree(target, ignore_errors=True)  # absent or damaged: the registry has the original
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".fetch-") as folder:
-            with self.calls() as client:
-                self._found_experiment(client)
-            downloaded = self._download(version, folder)
-            _verified(downloaded, version)
-            try:
-                downloaded.rename(target)
-            except OSError as error:  # another run was quicker; what it left is verified below
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-        return _verified(target, version)
-
-    def _download(self, version: ModelVersion, folder: str) -> Path:
-        try:
-            with self.calls():
-                from mlflow.artifacts import download_artifacts
-
-                return Path(download_artifacts(version.source, dst_path=folder, tracking_uri=self._uri))
-        except RegistryDownError:
-            raise
-        except ModelError as error:
-            raise ModelError(
-                f"the files of version {version.version} cannot be fetched, and no copy is here: {error}; bring them back, or "
-                "train (recsys train) and serve what comes of it: recsys promote challenger --force --why 'files lost'"
-            ) from error
-
     def _translated(self, error: Exception) -> RecsysError:
         from mlflow.exceptions import MlflowException
 
         cause = shown(public(str(error)), limit=300)
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            return ResourceError(f"{error.filename or self._where}: {cause}; free space or rights, then run it again")
+            return ResourceError(f"{error.filename or self.where}: {cause}; free space or rights, then run it again")
         status: int = error.get_http_status_code() if isinstance(error, MlflowException) else 500  # type: ignore[no-untyped-call]
         if status < 500:
-            return ModelError(f"{self._where}: MLflow refuses: {cause}; look at it with: {self.page_command()}")
+            return ModelError(f"{self.where}: MLflow refuses: {cause}; look at it with: {self.page_command()}")
         return RegistryDownError(
-            f"{self._where}: MLflow does not work: {cause}; start it, or set [mlflow] tracking_uri to one that runs"
+            f"{self.where}: MLflow does not work: {cause}; start it, or set [mlflow] tracking_uri to one that runs"
         )
 
 
@@ -481,7 +425,7 @@ def _quiet(timeout_s: int) -> Iterator[None]:
 def _version(found: Any, aliases: Mapping[str, str]) -> ModelVersion:
     return ModelVersion(
         version=str(found.version),
-        sha256=found.tags[_SHA256],
+        sha256=found.tags[SHA256],
         source=found.source,
         created=pd.Timestamp(found.creation_timestamp, unit="ms", tz="UTC"),
         aliases=tuple(sorted(alias for alias, version in aliases.items() if version == str(found.version))),
@@ -495,31 +439,6 @@ def _is_newest(tags: Mapping[str, str], client: Any, model: str, challenger: str
         return True
     theirs = client.get_model_version(model, challenger).tags.get("data_until")
     return theirs is None or pd.Timestamp(tags["data_until"]) >= pd.Timestamp(theirs)
-
-
-def _verified(folder: Path, version: ModelVersion) -> BundleInfo:
-    bundle = open_bundle(folder)
-    if bundle.sha256 != version.sha256:
-        raise ModelError(
-            f"{folder}: version {version.version} has sha256 {bundle.sha256}, registered as {version.sha256}; "
-            "do not load it; train again with: recsys train"
-        )
-    return bundle
-
-
-def _write_record(record: Path, version: ModelVersion) -> None:
-    with replacing(record) as unfinished:
-        unfinished.write_text(json.dumps(asdict(version) | {"created": version.created.isoformat()}), encoding="utf-8")
-
-
-def _last_verified(record: Path, error: RegistryDownError) -> Fetched:
-    try:
-        fields = json.loads(record.read_text(encoding="utf-8"))
-        version = ModelVersion(**fields)
-        version = replace(version, created=pd.Timestamp(version.created), aliases=tuple(version.aliases))
-        return Fetched(_verified(record.parent / version.sha256, version), version, stale=True)
-    except (OSError, ValueError, TypeError, ModelError) as missing:
-        raise RegistryDownError(f"{error}; and no verified copy in {record.parent}: {shown(missing, 200)}") from error
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

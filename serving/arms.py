@@ -14,12 +14,13 @@ from features.clean import clean_ids, ids_like, settled_ids
 from features.files import CSV
 from features.read import read_csv
 from recsys.config import Config
+from recsys.copies import Copies, Fetched
 from recsys.errors import ConfigError, DataError, ModelError, shown
 from recsys.progress import Reporter
-from recsys.registry import CHAMPION, Fetched, Registry
+from recsys.registry import CHAMPION, Registry
 from serving import releases
 from serving.labels import Window, is_blocked
-from serving.models import model_cache
+from serving.models import copies_of
 from serving.remade import recipe, refuse_other_windows, refuse_unlike, score_before, train_again, training_facts
 from serving.report.world import Arm, Cost
 
@@ -154,8 +155,8 @@ def _typed_ids(arm: Arm, labels: pd.DataFrame) -> Iterator[tuple[str, pd.Series]
 
 def _versions(config: Config, names: tuple[str, str], as_of: pd.Timestamp, reporter: Reporter, n_windows: int) -> Sides:
     """Two versions on the last window of the one with later data; B where they are as late."""
-    registry = Registry(config.mlflow)
-    fetched = registry.fetch(names[0], model_cache(config)), registry.fetch(names[1], model_cache(config))
+    copies = copies_of(Registry(config.mlflow), config)
+    fetched = copies.fetch(names[0]), copies.fetch(names[1])
     base = max(reversed(fetched), key=_data_until)
     told = _evaluation(base)
     window = Window(
@@ -172,7 +173,7 @@ def _versions(config: Config, names: tuple[str, str], as_of: pd.Timestamp, repor
     users = made[0][1].intersection(made[1][1])
     arms = _unblocked(made[0][0], config), _unblocked(made[1][0], config)
     window = Window(window.start, window.end, window.by_column, users)
-    champion, notes = _champion(config, registry, fetched, base)
+    champion, notes = _champion(config, copies, fetched, base)
     return Sides(arms, window, fetched, champion, notes)
 
 
@@ -217,12 +218,12 @@ def _stored_arm(name: str, one: Fetched, info: dict[str, str], config: Config, w
 
 
 def _champion(
-    config: Config, registry: Registry, fetched: tuple[Fetched, Fetched], base: Fetched
+    config: Config, copies: Copies, fetched: tuple[Fetched, Fetched], base: Fetched
 ) -> tuple[Arm | None, tuple[str, ...]]:
     """The present champion, where it is neither arm; or why it cannot stand beside them."""
     if any(CHAMPION in one.version.aliases for one in fetched):
         return None, ()
-    champion = registry.fetch(CHAMPION, model_cache(config))
+    champion = copies.fetch(CHAMPION)
     version = champion.version.version
     if not _same_window(champion, base):
         told = f"The present champion, version {version}, was evaluated on another window: it does not stand beside."

@@ -18,16 +18,16 @@ from features.dataset import Dataset
 from features.quarantine import PLACES
 from features.read import read_table
 from recsys.config import Config, DataConfig
+from recsys.copies import Fetched
 from recsys.errors import DataError, ResourceError, shown
 from recsys.machine import peak_memory_mib
-from recsys.registry import Fetched
 from recsys.revision import code_revision
 from recsys.schema import TableSchema
 from recsys.types import BoolArray, IntArray
 from serving import releases
 from serving.audit import COLUMNS, AuditContext, LastRelease, audit
 from serving.columns import columns_known, refuse_lost_columns
-from serving.models import model_cache
+from serving.models import copies_of
 from serving.publish import ReleaseStore
 from serving.releases import read_parts
 from serving.runs import Run
@@ -105,7 +105,7 @@ def publish_lists(
     config, store = run.config, run.store
     k = k or config.serving.k
     refuse_lost_columns(dataset, store, config)
-    fetched = run.registry.fetch(model, model_cache(config))
+    fetched = copies_of(run.registry, config).fetch(model)
     if fetched.stale:
         run.reporter.say(f"the registry is down: scoring with version {fetched.version.version}, the last one verified")
     users = users_to_score(dataset, wanted)

@@ -6,9 +6,9 @@ from typing import Literal
 import pandas as pd
 
 from recsys.config import Config
+from recsys.copies import Fetched
 from recsys.errors import ConfigError
 from recsys.progress import Reporter
-from recsys.registry import Fetched
 from recsys.revision import code_revision
 from serving.arms import Sides, reruns_folder, sides, with_ids_like
 from serving.labels import Judges, Window, judges

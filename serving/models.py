@@ -8,9 +8,10 @@ import pandas as pd
 
 from features.dataset import Dataset
 from recsys.config import Config
+from recsys.copies import Copies, Fetched
 from recsys.errors import ModelError
 from recsys.progress import Reporter
-from recsys.registry import Fetched, Registry
+from recsys.registry import Registry
 from recsys.revision import code_revision
 from serving.door import load_dataset
 from training.job import evaluation_summary
@@ -18,9 +19,9 @@ from training.moments import cut
 from training.pipeline import evaluate_recipe
 
 
-def model_cache(config: Config) -> Path:
-    """Where verified copies of model versions lie."""
-    return Path(config.text.cache).parent / "models"
+def copies_of(registry: Registry, config: Config) -> Copies:
+    """The verified copies of a registry's versions that lie here."""
+    return Copies(registry, config.beside_cache("models"))
 
 
 def fetched_version(config: Config, wanted: str, reporter: Reporter) -> Fetched:
@@ -29,7 +30,7 @@ def fetched_version(config: Config, wanted: str, reporter: Reporter) -> Fetched:
     Raises:
         ModelError: there is no such version, or it is damaged.
     """
-    fetched = Registry(config.mlflow).fetch(wanted, model_cache(config))
+    fetched = copies_of(Registry(config.mlflow), config).fetch(wanted)
     if fetched.stale:
         reporter.say(f"the registry is down: version {fetched.version.version}, the last one verified")
     return fetched
@@ -58,7 +59,7 @@ def _stored_evaluation(config: Config, dataset: Dataset, reporter: Reporter) -> 
     try:
         for version in registry.versions():
             if wanted.items() <= version.tags.items():
-                found = evaluation_in(registry.fetch(version.version, model_cache(config)).bundle.folder)
+                found = evaluation_in(copies_of(registry, config).fetch(version.version).bundle.folder)
                 if found["test_start"] == start:
                     reporter.say(f"version {version.version} was trained on these data and settings: its evaluation")
                     return found

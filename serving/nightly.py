@@ -32,7 +32,7 @@ from serving.audit import refuse_old_data
 from serving.batch import Released, publish_lists
 from serving.columns import refuse_lost_columns
 from serving.door import load_dataset
-from serving.models import evaluation_in, model_cache
+from serving.models import copies_of, evaluation_in
 from serving.promotion import promoted_or_not
 from serving.publish import ReleaseStore
 from serving.runs import Run, message_of
@@ -129,7 +129,7 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
         served = f"{released.release.name} is published, by version {released.model_version}"
         raise TrainingError(f"{served}, but tonight's training failed: {failure}")
     with reported(released.release):
-        evaluation = evaluation_in(model_cache(config) / released.model_sha256)
+        evaluation = evaluation_in(copies_of(run.registry, config).folder_of(released.model_sha256))
     page = run.registry.page_command()
     version, trained = released.model_version, run.facts["trained"]
     return Outcome(data, released, released.release, evaluation, version, trained, page, config, run.seconds)
@@ -181,11 +181,12 @@ def report_of_served(config: Config) -> Outcome:
     if release is None:
         raise ConfigError(f"{config.serving.output}: nothing is published yet; run: recsys nightly")
     facts = releases.manifest(release)
-    models, registry, version = model_cache(config), Registry(config.mlflow), facts["model"]["version"]
-    copy = models / facts["model"]["sha256"]
+    registry, version = Registry(config.mlflow), facts["model"]["version"]
+    copies = copies_of(registry, config)
+    copy = copies.folder_of(facts["model"]["sha256"])
     with reported(release):
         if not copy.exists():
-            registry.fetch(version, models)
+            copies.fetch(version)
         evaluation = evaluation_in(copy)
     page = registry.page_command()
     return Outcome(None, None, release, evaluation, version, False, page, config, 0.0)

@@ -12,7 +12,7 @@ from recsys.errors import DeadlineError, RecsysError, StoppedError, shown
 from recsys.progress import Reporter
 from recsys.registry import CHAMPION, ModelVersion, Registry
 from serving.comparison import compare_arms
-from serving.models import model_cache
+from serving.models import copies_of
 from serving.publish import ReleaseStore
 from serving.report.document import Report
 
@@ -153,11 +153,11 @@ def _moving(config: Config, registry: Registry) -> Iterator[None]:
     store = ReleaseStore(Path(config.serving.output))
     store.output.mkdir(parents=True, exist_ok=True)
     with store.moving():
-        registry.forget(model_cache(config))
+        copies_of(registry, config).forget()
         yield
 
 
 def _note(config: Config, registry: Registry) -> None:
     """Keeps a copy of the new champion here, for a night on which the registry is down; the next night would, too."""
     with suppress(RecsysError):
-        registry.fetch(CHAMPION, model_cache(config))
+        copies_of(registry, config).fetch(CHAMPION)

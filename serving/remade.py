@@ -14,9 +14,9 @@ import pandas as pd
 
 from features.dataset import Dataset
 from recsys.config import Config, parse_config
+from recsys.copies import Fetched
 from recsys.errors import ConfigError
 from recsys.progress import Reporter
-from recsys.registry import Fetched
 from recsys.revision import code_revision
 from serving.door import dataset_of
 from serving.releases import write_whole

@@ -11,9 +11,9 @@ from features.dataset import Dataset
 from features.snapshot import Snapshot
 from features.text import item_texts
 from recsys.config import Config
+from recsys.copies import Fetched
 from recsys.errors import ModelError
 from recsys.progress import Reporter
-from recsys.registry import Fetched
 from recsys.types import FloatArray
 from recsys.vectors import unit_rows
 from training.model import Model

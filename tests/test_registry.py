@@ -22,6 +22,7 @@ import pytest
 
 from recsys.bundle import load_arrays, save_arrays, seal
 from recsys.config import MlflowConfig
+from recsys.copies import Copies
 from recsys.errors import ModelError, ResourceError
 from recsys.registry import OLDER_THAN, Registry, RegistryDownError
 
@@ -150,7 +151,7 @@ def test_promote_keeps_previous_and_a_rollback_is_not_undone_by_another(
 def test_fetched_copy_is_the_registered_bundle(registry: Registry, bundles: list[Path], tmp_path: Path) -> None:
     register(registry, bundles[1])
     cache = tmp_path / "cache"
-    fetched = registry.fetch("champion", cache)
+    fetched = Copies(registry, cache).fetch("champion")
     assert not fetched.stale
     assert fetched.bundle.folder == cache / fetched.version.sha256
     assert fetched.bundle.meta == {"value": 1}
@@ -164,13 +165,13 @@ def test_second_fetch_needs_no_download_and_heals_a_damaged_copy(
     registry: Registry, bundles: list[Path], tmp_path: Path
 ) -> None:
     register(registry, bundles[1])
-    fetched = registry.fetch("champion", tmp_path)
+    fetched = Copies(registry, tmp_path).fetch("champion")
     weights = fetched.bundle.folder / "text" / "weights.safetensors"
     inode = weights.stat().st_ino
-    assert registry.fetch("1", tmp_path).bundle == fetched.bundle
+    assert Copies(registry, tmp_path).fetch("1").bundle == fetched.bundle
     assert weights.stat().st_ino == inode
     weights.write_bytes(b"damaged")
-    assert registry.fetch("champion", tmp_path).bundle == fetched.bundle
+    assert Copies(registry, tmp_path).fetch("champion").bundle == fetched.bundle
     assert load_arrays(weights)["scale"] == [1.0]
 
 
@@ -186,12 +187,12 @@ def test_corrupt_artifact_is_refused_though_an_older_copy_exists(
 ) -> None:
     register(registry, bundles[0])
     cache = tmp_path / "cache"
-    registry.fetch("champion", cache)
+    Copies(registry, cache).fetch("champion")
     registry.promote(register(registry, bundles[1]))
     weights = artifacts_of(registry, "2") / "text" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ModelError, match=r"weights\.safetensors' has sha256 [0-9a-f]{64} .* says '[0-9a-f]{64}'"):
-        registry.fetch("champion", cache)
+        Copies(registry, cache).fetch("champion")
     assert [p.name for p in cache.iterdir() if p.name.startswith(".")] == []
 
 
@@ -204,38 +205,38 @@ def test_artifact_swapped_for_another_sound_bundle_is_refused(
     kept.rename(kept.with_name("gone"))
     other = seal(make_bundle(kept, 9), {})
     with pytest.raises(ModelError, match=f"has sha256 {other.sha256}, registered as {expected}"):
-        registry.fetch("champion", tmp_path / "cache")
+        Copies(registry, tmp_path / "cache").fetch("champion")
 
 
 def test_registry_down_serves_the_last_verified_copy_and_says_so(
     registry: Registry, bundles: list[Path], tmp_path: Path
 ) -> None:
     register(registry, bundles[0])
-    fetched = registry.fetch("champion", tmp_path / "cache")
+    fetched = Copies(registry, tmp_path / "cache").fetch("champion")
     with no_server() as port:
         dead = down(registry, port)
-        stale = dead.fetch("champion", tmp_path / "cache")
+        stale = Copies(dead, tmp_path / "cache").fetch("champion")
         assert stale.stale
         assert (stale.bundle, stale.version) == (fetched.bundle, fetched.version)
         with pytest.raises(RegistryDownError, match="no verified copy"):
-            dead.fetch("challenger", tmp_path / "cache")
+            Copies(dead, tmp_path / "cache").fetch("challenger")
         (fetched.bundle.folder / "text" / "weights.safetensors").write_bytes(b"damaged")
         with pytest.raises(RegistryDownError, match=r"no verified copy.*weights\.safetensors"):
-            dead.fetch("champion", tmp_path / "cache")
+            Copies(dead, tmp_path / "cache").fetch("champion")
 
 
 def test_a_registry_down_never_brings_back_another_model_or_one_that_was_taken_back(
     registry: Registry, bundles: list[Path], tmp_path: Path
 ) -> None:
     register(registry, bundles[0])
-    registry.fetch("champion", tmp_path)
+    Copies(registry, tmp_path).fetch("champion")
     with no_server() as port:
         other = Registry(MlflowConfig(tracking_uri=f"http://127.0.0.1:{port}", timeout_s=3, model_name="another"))
         with pytest.raises(RegistryDownError, match="no verified copy"):
-            other.fetch("champion", tmp_path)
-        registry.forget(tmp_path)
+            Copies(other, tmp_path).fetch("champion")
+        Copies(registry, tmp_path).forget()
         with pytest.raises(RegistryDownError, match="no verified copy"):
-            down(registry, port).fetch("champion", tmp_path)
+            Copies(down(registry, port), tmp_path).fetch("champion")
 
 
 def test_a_version_of_older_data_does_not_displace_the_challenger(registry: Registry, bundles: list[Path]) -> None:
@@ -251,7 +252,7 @@ def test_files_of_a_version_that_are_gone_are_told_with_the_way_out(bundles: lis
     register(registry, bundles[0])
     shutil.rmtree(tmp_path / "mlartifacts")
     with pytest.raises(ModelError, match=r"files of version 1 cannot be fetched.*promote challenger --force --why"):
-        registry.fetch("champion", tmp_path / "cache")
+        Copies(registry, tmp_path / "cache").fetch("champion")
 
 
 def test_a_store_that_was_copied_touches_no_model_of_the_one_before_until_its_paths_are_mended(
@@ -265,7 +266,7 @@ def test_a_store_that_was_copied_touches_no_model_of_the_one_before_until_its_pa
     config = MlflowConfig(tracking_uri=f"sqlite:///{new}/mlflow.db")
     for call in (
         lambda: register(Registry(config), bundles[1]),
-        lambda: Registry(config).fetch("champion", tmp_path),
+        lambda: Copies(Registry(config), tmp_path).fetch("champion"),
         lambda: Registry(config).attach("1", bundles[0], "report", {}),
     ):
         with pytest.raises(ModelError, match=rf"moved or copied here, .*{old}/mlartifacts/recsys"):
@@ -279,7 +280,7 @@ def test_a_store_that_was_copied_touches_no_model_of_the_one_before_until_its_pa
     new.rename(tmp_path / "newer")
     new.symlink_to(tmp_path / "newer")  # where it was, a link shows the way
     assert register(Registry(MlflowConfig(tracking_uri=f"sqlite:///{tmp_path}/newer/mlflow.db")), bundles[2]) == "3"
-    assert Registry(config).fetch("champion", tmp_path).bundle.meta == {"value": 0}
+    assert Copies(Registry(config), tmp_path).fetch("champion").bundle.meta == {"value": 0}
 
 
 def test_models_may_lie_on_another_disk_behind_a_link(bundles: list[Path], tmp_path: Path) -> None:
@@ -288,7 +289,7 @@ def test_models_may_lie_on_another_disk_behind_a_link(bundles: list[Path], tmp_p
     (tmp_path / "shop" / "mlartifacts").symlink_to(tmp_path / "disk")
     config = MlflowConfig(tracking_uri=f"sqlite:///{tmp_path}/shop/mlflow.db")
     assert [register(Registry(config), bundle) for bundle in bundles[:2]] == ["1", "2"]
-    assert Registry(config).fetch("champion", tmp_path).bundle.meta == {"value": 0}
+    assert Copies(Registry(config), tmp_path).fetch("champion").bundle.meta == {"value": 0}
 
 
 def test_whoever_dies_while_aliases_move_loses_no_sound_version(
@@ -332,7 +333,7 @@ def test_a_copy_that_another_run_fetched_meanwhile_is_used(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", late)
-    assert registry.fetch("champion", tmp_path / "cache").bundle.meta == {"value": 0}
+    assert Copies(registry, tmp_path / "cache").fetch("champion").bundle.meta == {"value": 0}
 
 
 @pytest.mark.parametrize("server", [no_server, silent_server, refusing_server])
@@ -404,6 +405,7 @@ def test_fresh_store_opens_silently_without_telemetry_in_its_own_folder(tmp_path
     code = f"""
 import os, sys
 from recsys.config import MlflowConfig
+from recsys.copies import Copies
 from recsys.registry import Registry, _quiet
 assert "mlflow" not in sys.modules
 before = dict(os.environ)
@@ -476,14 +478,14 @@ def test_whole_life_of_a_version_over_http(server: tuple[str, Path], bundles: li
         assert registry.register(run, bundles[0], TAGS) == "1"
     assert register(registry, bundles[1]) == "2"
 
-    fetched = registry.fetch("champion", tmp_path / "cache")
+    fetched = Copies(registry, tmp_path / "cache").fetch("champion")
     assert (fetched.version.version, fetched.bundle.meta, fetched.stale) == ("1", {"value": 0}, False)
     assert registry.promote("2").version == "2"
-    assert registry.fetch("champion", tmp_path / "cache").bundle.meta == {"value": 1}
+    assert Copies(registry, tmp_path / "cache").fetch("champion").bundle.meta == {"value": 1}
     assert registry.rollback().version == "1"
     assert [v.aliases for v in registry.versions()] == [("challenger", "previous"), ("champion",)]
 
     (weights,) = folder.glob(f"artifacts/**/{run.id}/**/weights.safetensors")
     weights.write_bytes(b"corrupt")
     with pytest.raises(ModelError, match=r"weights\.safetensors' has sha256"):
-        registry.fetch("1", tmp_path / "fresh")
+        Copies(registry, tmp_path / "fresh").fetch("1")

@@ -39,7 +39,7 @@ def train_and_register(dataset: Dataset, config: Config, reporter: Reporter) -> 
     tags |= {"recipe_sha256": config.recipe_sha256()}
     with registry.run(f"train {dataset.as_of:%Y-%m-%d}", config.model_dump(mode="json"), tags) as run:
         run.log_dataset("events", dataset.sha256, len(dataset.user_pos), "events", "training")
-        work = Path(config.text.cache).parent / "checkpoints"
+        work = config.beside_cache("checkpoints")
 
         # a registry of its own: one that did not answer is not asked again, and a curve that ends is no reason to lose
         # the training

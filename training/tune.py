@@ -255,7 +255,7 @@ def _range(dial: Dial) -> optuna.distributions.BaseDistribution:
 def _folder(dataset: Dataset, config: Config, dials: tuple[Dial, ...]) -> Path:
     """Where a search on these data, settings and dials is kept, beside the cache of vectors."""
     asked = f"{code_revision()} {dataset.sha256} {config.fingerprint()} {[asdict(dial) for dial in dials]}"
-    folder = Path(config.text.cache).parent / "tune" / hashlib.sha256(asked.encode()).hexdigest()[:12]
+    folder = config.beside_cache("tune") / hashlib.sha256(asked.encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -11,6 +11,7 @@ import pytest
 from features.candidates import top_k
 from recsys.bundle import load_arrays, save_arrays, seal
 from recsys.config import load_config
+from recsys.copies import Copies
 from recsys.registry import Registry
 from tests.faults.conftest import TODAY, Shop, dates
 from tests.faults.matrix import fault
@@ -19,7 +20,7 @@ from tests.faults.matrix import fault
 def champion_folder(shop: Shop) -> Path:
     """The verified copy of the champion."""
     registry = Registry(load_config(shop.config).mlflow)
-    return registry.fetch("champion", shop.folder / ".recsys" / "models").bundle.folder
+    return Copies(registry, shop.folder / ".recsys" / "models").fetch("champion").bundle.folder
 
 
 def register_changed(shop: Shop, change: Callable[[Path], None]) -> str:

@@ -12,9 +12,10 @@ from click.testing import CliRunner, Result
 from recsys.bundle import BundleInfo
 from recsys.cli import cli
 from recsys.config import RulesConfig, load_config, parse_config
+from recsys.copies import Fetched
 from recsys.errors import ConfigError, DataError
 from recsys.progress import Reporter
-from recsys.registry import Fetched, ModelVersion, Registry
+from recsys.registry import ModelVersion, Registry
 from serving import releases
 from serving.arms import Sides, _same_window, _told_apart, _unblocked, sides, table_arm, with_ids_like
 from serving.labels import Window, judges

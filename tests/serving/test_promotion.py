@@ -14,7 +14,7 @@ from recsys.errors import ConfigError, DataError, DeadlineError, ModelError
 from recsys.progress import Reporter
 from recsys.registry import Registry
 from serving import promotion
-from serving.models import model_cache
+from serving.models import copies_of
 from serving.nightly import _unjudged
 from serving.promotion import promote, promoted_or_not, take_back
 from serving.report.compare import compare
@@ -267,11 +267,11 @@ def test_a_night_that_dies_before_it_crowns_leaves_the_version_to_be_judged(
 def test_what_moves_the_champion_notes_it_for_a_night_without_a_registry(config: Config, told: Report) -> None:
     def last_verified() -> str:
         gone = config.mlflow.model_copy(update={"tracking_uri": "http://127.0.0.1:9", "timeout_s": 3})
-        fetched = Registry(gone).fetch("champion", model_cache(config))
+        fetched = copies_of(Registry(gone), config).fetch("champion")
         assert fetched.stale
         return fetched.version.version
 
-    Registry(config.mlflow).fetch("champion", model_cache(config))
+    copies_of(Registry(config.mlflow), config).fetch("champion")
     assert last_verified() == "1"
     promote(config, "2", Reporter())
     assert last_verified() == "2"

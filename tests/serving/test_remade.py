@@ -8,9 +8,10 @@ import pytest
 
 from recsys.bundle import BundleInfo
 from recsys.config import Config, load_config
+from recsys.copies import Fetched
 from recsys.errors import ConfigError
 from recsys.progress import Reporter
-from recsys.registry import Fetched, ModelVersion
+from recsys.registry import ModelVersion
 from serving import comparison
 from serving.comparison import Rerun, _n_windows, _run
 from serving.door import dataset_of
