@@ -115,8 +115,10 @@ def encoding(size: Row) -> Row:
     """A catalogue of texts of mixed length, against `SentenceTransformer.encode` as it comes."""
     from sentence_transformers import SentenceTransformer
 
-    catalogue = Shop(10, size["texts"], 10).items().to_pandas()
-    texts = item_texts(catalogue, ["title", "brand", "category", "description"])
+    tables = [pd.read_parquet(path) for path in size.get("catalogues", [])]
+    tables = tables or [Shop(10, size["texts"], 10).items().to_pandas()]
+    fields = ["title", "brand", "category", "description"]
+    texts = [text for items in tables for text in item_texts(items, [name for name in fields if name in items]) if text]
     peer = SentenceTransformer(str(packaged_folder()), device="cpu")
     peer.max_seq_length = 64
     tower = TextTower.from_encoder(PACKAGED_ENCODER, 64)
@@ -340,11 +342,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--users", type=int, help="instead of the row's own number")
     parser.add_argument("--items", type=int, help="instead of the row's own number")
+    parser.add_argument(
+        "--catalogues", nargs="+", help="tables of items whose texts are encoded, instead of the shop's"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])  # our scoring takes what cores it may
-    given = {name: getattr(args, name) for name in ("users", "items") if getattr(args, name)}
+    given = {name: getattr(args, name) for name in ("users", "items", "catalogues") if getattr(args, name)}
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name in args.rows.split(","):
         work, full, quick = ROWS[name]
