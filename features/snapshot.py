@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from features.caps import Cap, caps_of, codes_of
 from features.histories import Histories, Past
 from recsys.cf_tower import CFTower
 from recsys.config import Config
@@ -96,8 +97,8 @@ class ItemFacts:
             _rebought(n_events, n_buyers),
             age_days,
             nothing if price is None else price.to_numpy(dtype=float, na_value=np.nan),
-            _codes(catalogue, "category"),
-            _codes(catalogue, "brand"),
+            codes_of(catalogue, "category"),
+            codes_of(catalogue, "brand"),
         )
 
 
@@ -192,6 +193,11 @@ class Snapshot:
         """Eligible items nobody took yet or that are younger than 30 days, (n_items,)."""
         return self.is_eligible & ((self.facts.counts == 0) | (self.facts.age_days < NEW_DAYS))
 
+    @property
+    def caps(self) -> tuple[Cap, ...]:
+        """What the rules allow of one kind in a list."""
+        return caps_of(self.config.rules, {"category": self.facts.category, "brand": self.facts.brand})
+
     @cached_property
     def popular(self) -> dict[str, IntArray]:
         """Eligible items, most event weight first, ties by position: of the last 7 days, of 30, of all time."""
@@ -220,10 +226,3 @@ def _by_mass(mass: FloatArray) -> IntArray:
     """Positions of the items with any mass, most first."""
     order = np.argsort(-mass, kind="stable")
     return order[mass[order] > 0]
-
-
-def _codes(catalogue: pd.DataFrame, column: str) -> IntArray:
-    if column not in catalogue:
-        return np.full(len(catalogue), -1, dtype=np.int64)
-    values = catalogue[column].fillna("").astype("str").str.strip()
-    return np.asarray(pd.factorize(values.where(values != ""))[0], dtype=np.int64)

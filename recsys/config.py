@@ -158,6 +158,16 @@ class RulesConfig(Section):
         default_factory=list,
         description="Ids of items never to recommend, such as recalled ones; from the next scoring on.",
     )
+    max_per_category: int | None = Field(
+        None,
+        ge=1,
+        description="Most items of one category in a list; the next best take their places. None: any number.",
+    )
+    max_per_brand: int | None = Field(None, ge=1, description="Most items of one brand in a list, likewise.")
+
+
+RULES_AT_ONCE = ("blocked", "max_per_category", "max_per_brand")
+"""Rules of what is listed alone: nothing is learned from them, so they hold from the next scoring on."""
 
 
 class AuditConfig(Section):
@@ -268,12 +278,18 @@ class Config(Section):
         """A folder beside `text.cache`, of what a run left off or fetched: all of it can be made again."""
         return Path(self.text.cache).parent / name
 
+    def with_rules_of(self, other: "Config | None") -> "Config":
+        """The same with the rules of another run that hold from the next scoring on; without any for None."""
+        rules = other.rules if other else RulesConfig()
+        own = {name: getattr(rules, name) for name in RULES_AT_ONCE}
+        return self.model_copy(update={"rules": self.rules.model_copy(update=own)})
+
     def recipe_sha256(self) -> str:
         """sha256 of the settings that a training depends on; where and how lists are served is no part of it.
 
-        Nor is what is blocked: a recall makes no other recipe.
+        Nor are rules that hold from the next scoring on: a recall makes no other recipe.
         """
-        free = self.model_copy(update={"rules": self.rules.model_copy(update={"blocked": []})})
+        free = self.with_rules_of(None)
         return free.fingerprint("seed", "data", "text", "cf", "candidates", "ranker", "rules")
 
     def fingerprint(self, *sections: str) -> str:
@@ -293,8 +309,8 @@ class Config(Section):
         dump = self.model_dump(mode="json", exclude=places)
         # recipes of registered versions keep their hashes, so that a version on newer data is known as a refresh
         dump["data"]["max_bad_share"] = DataConfig.model_fields["max_bad_share"].default
-        if not self.rules.blocked:
-            del dump["rules"]["blocked"]
+        for name in (name for name in RULES_AT_ONCE if not getattr(self.rules, name)):
+            del dump["rules"][name]
         chosen = {name: dump[name] for name in sections} if sections else dump
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from features.caps import Cap, catalogue_caps, pick
 from features.clean import clean_ids, ids_like, settled_ids
 from features.files import CSV
 from features.read import read_csv
 from recsys.config import Config
 from recsys.copies import Copies, Fetched
 from recsys.errors import ConfigError, DataError, ModelError, shown
+from recsys.ids import IdMap
 from recsys.progress import Reporter
 from recsys.registry import CHAMPION, Registry
+from recsys.types import BoolArray
 from serving import releases
 from serving.labels import Window, is_blocked
 from serving.models import copies_of
@@ -236,10 +239,50 @@ def _unblocked(arm: Arm, config: Config) -> Arm:
     is_out = is_blocked(arm.table["item_id"], config) if config.rules.blocked else np.zeros(len(arm.table), dtype=bool)
     if not is_out.any():
         return arm
+    told = f"{is_out.sum():,} rows of items that rules.blocked names taken out, ranks closed up"
+    return replace(_without(arm, is_out), info=arm.info | {"blocked": told})
+
+
+def with_caps(both: Sides, items: pd.DataFrame, config: Config) -> Sides:
+    """Versions' lists with no more of a kind than this run's rules allow, ranks closed up. Tables are as they are.
+
+    Args:
+        items: the catalogue.
+    """
+    caps = catalogue_caps(config.rules, items)
+    if not caps or both.fetched is None:
+        return both
+    a, b = (_capped(arm, items, caps) for arm in both.arms)
+    champion = both.champion and _capped(both.champion, items, caps)
+    return replace(both, arms=(a, b), champion=champion)
+
+
+def _capped(arm: Arm, items: pd.DataFrame, caps: tuple[Cap, ...]) -> Arm:
+    table = arm.table.sort_values(["user_id", "rank"], kind="stable", ignore_index=True)
+    row = pd.factorize(table["user_id"])[0]
+    slot = table.groupby(row).cumcount().to_numpy()
+    item_at = np.full((row.max(initial=-1) + 1, slot.max(initial=-1) + 1), -1)
+    known = IdMap.from_values(items["item_id"])
+    row_of = np.argsort(known.positions(items["item_id"]))  # of the catalogue, by position
+    found = known.positions(table["item_id"])
+    item_at[row, slot] = np.where(found >= 0, row_of[found], -1)
+    is_there = np.zeros(item_at.shape, dtype=bool)
+    is_there[row, slot] = True
+    picked = pick(is_there, tuple(cap.of(item_at) for cap in caps), item_at.shape[1])
+    is_kept = np.zeros(item_at.shape, dtype=bool)
+    who, place = np.nonzero(picked >= 0)
+    is_kept[who, picked[who, place]] = True
+    is_out = ~is_kept[row, slot]
+    rules = " and ".join(f"rules.max_per_{cap.column} = {cap.most}" for cap in caps)
+    told = f"{is_out.sum():,} rows beyond {rules} taken out, ranks closed up"
+    return replace(_without(replace(arm, table=table), is_out), info=arm.info | {"caps": told})
+
+
+def _without(arm: Arm, is_out: BoolArray) -> Arm:
+    """Lists without some rows, (n_rows,), ranks closed up."""
     kept = arm.table[~is_out]
     rank = kept.groupby("user_id")["rank"].rank(method="first").astype(kept["rank"].dtype)
-    told = f"{is_out.sum():,} rows of items that rules.blocked names taken out, ranks closed up"
-    return replace(arm, table=kept.assign(rank=rank), info=arm.info | {"blocked": told})
+    return replace(arm, table=kept.assign(rank=rank))
 
 
 def reruns_folder(config: Config) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.caps import Cap
 from recsys.config import AuditConfig
 from recsys.errors import AuditError
 from recsys.metrics import gini
@@ -64,6 +65,7 @@ class AuditContext:
         eligible_users: how many users should have a list.
         k: items a list should have.
         taken: items that nearly every user has taken at most, and may not get again.
+        caps: how many items of one kind a list may hold, over `catalogue`.
         catalogue: (n_items,) unique ids that may be recommended: known, available, not blocked.
         last_release: what is served, or None: then nothing is compared.
         model_age_days: from the end of the model's data to the moment of scoring; below 0 it saw later events.
@@ -79,6 +81,13 @@ class AuditContext:
     data_age_hours: float
     config: AuditConfig
     taken: int = 0
+    caps: tuple[Cap, ...] = ()
+
+    @property
+    def capacity(self) -> int:
+        """Items of the catalogue that a list can hold at most, (n_items,) or what the caps leave of them."""
+        everything = np.ones(len(self.catalogue), dtype=np.bool_)
+        return min([len(self.catalogue), *(cap.capacity(everything) for cap in self.caps)])
 
 
 @dataclass(frozen=True)
@@ -230,7 +239,7 @@ class _Seen:
             self.counts["compared"] += n_compared
 
     def _add_shape(self, lists: _Lists) -> None:
-        wanted = min(self.context.k, max(1, len(self.context.catalogue) - self.context.taken))
+        wanted = min(self.context.k, max(1, self.context.capacity - self.context.taken))
         row = np.arange(len(lists.user))
         first_row = np.maximum.accumulate(np.where(lists.starts, row, 0))
         self.counts["rows"] += lists.n_rows
@@ -262,6 +271,8 @@ class _Seen:
         positions = _found_in(lists.items.dictionary, self.context.catalogue)[lists.item]
         self.counts["items that may not be shown"] += int((positions < 0).sum())
         self.exposure += np.bincount(positions[positions >= 0], minlength=len(self.exposure))
+        for cap in self.context.caps:
+            self.counts["too many of a kind in a list"] += _n_beyond(lists.user, cap.of(positions))
         is_own = ~pc.is_in(lists.table["source"], pa.array(FALLBACKS, lists.table["source"].type)).to_numpy()
         n_own = np.bincount(lists.user, is_own[lists.is_complete], lists.n_users)
         self.counts["fallback lists"] += int(((n_own == 0) & (lists.sizes > 0)).sum())
@@ -307,6 +318,7 @@ def _exposure(seen: _Seen, limits: AuditConfig) -> list[Gate]:
     fallback = seen.share("fallback lists", "listed users", 1.0)
     return [
         _none(seen, "items that may not be shown", "check available in the items table and rules.blocked, score again"),
+        _none(seen, "too many of a kind in a list", DEFECT),
         _gate("catalogue coverage", coverage, f">= {limits.min_coverage}", coverage >= limits.min_coverage,
               "few items are shown: look at the lists, or lower min_coverage"),
         _gate("exposure Gini", inequality, f"<= {limits.max_gini}", inequality <= limits.max_gini,
@@ -316,6 +328,14 @@ def _exposure(seen: _Seen, limits: AuditConfig) -> list[Gate]:
               "many lists hold popular items alone, for want of history or, where lists are short, by choice: check the events, "
               "or raise max_fallback_share"),
     ]  # fmt: skip
+
+
+def _n_beyond(user: IntArray, cap: Cap) -> int:
+    """Rows beyond what a cap allows in a list; its codes are of the rows, (n_rows,)."""
+    counted = cap.codes >= 0
+    pairs = user[counted] * (cap.codes.max(initial=0) + 1) + cap.codes[counted]
+    n_rows = np.unique(pairs, return_counts=True)[1]
+    return int(np.maximum(n_rows - cap.most, 0).sum())
 
 
 def _against_last(seen: _Seen, last: LastRelease, limits: AuditConfig) -> list[Gate]:

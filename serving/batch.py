@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.caps import catalogue_caps
 from features.dataset import Dataset
 from features.quarantine import PLACES
 from features.read import read_table
@@ -108,6 +109,10 @@ def publish_lists(
     fetched = copies_of(run.registry, config).fetch(model)
     if fetched.stale:
         run.reporter.say(f"the registry is down: scoring with version {fetched.version.version}, the last one verified")
+    for cap in catalogue_caps(config.rules, dataset.catalogue):
+        if (longest := cap.capacity(dataset.available)) < k:
+            rule = f"rules.max_per_{cap.column} = {cap.most}"
+            run.reporter.say(f"{rule}: the catalogue's fill lists of {longest} items at most, not {k}")
     users = users_to_score(dataset, wanted)
     is_part = len(users) < len(dataset.users)
     if wanted is not None and (n_strangers := wanted.nunique() - len(users)):
@@ -215,16 +220,18 @@ def _audit(
 ) -> None:
     """Judges what was read back from disk; refused lists go to quarantine."""
     config, store = run.config, run.store
+    caps, eligible = catalogue_caps(config.rules, dataset.catalogue), dataset.available.nonzero()[0]
     trained_until = pd.Timestamp(tags["data_until"]) if "data_until" in tags else dataset.as_of
     context = AuditContext(
         eligible_users=len(users) - (_all_taken(dataset, users) if config.rules.exclude_seen else 0),
         k=k,
-        catalogue=pa.array(dataset.items.values(dataset.available.nonzero()[0])),
+        catalogue=pa.array(dataset.items.values(eligible)),
         last_release=last_release,
         model_age_days=(dataset.as_of - trained_until).total_seconds() / 86_400,
         data_age_hours=(dataset.as_of - dataset.newest).total_seconds() / 3600,
         config=config.serving.audit,
         taken=_taken(dataset, users, k) if config.rules.exclude_seen else 0,
+        caps=tuple(cap.of(eligible) for cap in caps),
     )
     result = audit(releases.each_part(staging, COLUMNS), context)
     run.facts["audit"] = {gate.name: gate.number for gate in result.gates}

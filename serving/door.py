@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from features.caps import catalogue_caps
 from features.data_report import DataReport
 from features.dataset import Dataset
 from features.impressions import checked_impressions
@@ -39,12 +40,15 @@ def read_tables(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> Tabl
 
 def dataset_of(config: Config, as_of: pd.Timestamp) -> Dataset:
     """The tables as a data set, as of a moment, without what the rules block; nothing is written or told."""
-    return Dataset.from_tables(load_tables(config.data, as_of), as_of).without(config.rules.blocked)
+    tables = load_tables(config.data, as_of)
+    catalogue_caps(config.rules, tables.items)
+    return Dataset.from_tables(tables, as_of).without(config.rules.blocked)
 
 
 def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tuple[Dataset, DataReport]:
     """The same with progress and refused rows kept, and what the tables looked like."""
     tables = read_tables(config, as_of, reporter)
+    catalogue_caps(config.rules, tables.items)
     dataset, blocked = Dataset.from_tables(tables, as_of), config.rules.blocked
     if not blocked:  # to look up nothing would still make texts of all ids that are numbers
         return dataset, tables.report

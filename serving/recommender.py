@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype
 
+from features.caps import catalogue_caps
 from features.dataset import Dataset
 from features.snapshot import Snapshot
 from recsys.config import Config, load_config, parse_config
@@ -79,6 +80,7 @@ class Recommender:
 
         Raises:
             ConfigError: what is given is no data set, or it lacks the `data.split_column` that the settings name.
+            DataError: a rule counts categories or brands, and no item has one.
         """
         if not isinstance(dataset, Dataset):
             raise ConfigError(
@@ -90,6 +92,7 @@ class Recommender:
                 f"data.split_column names {named}, and the data set has no split; give from_frames(..., split_column={named}), or "
                 "take it out of the settings to cut by time"
             )
+        catalogue_caps(self.config.rules, dataset.catalogue)
         dataset = dataset.without(self.config.rules.blocked)
         trained = train(dataset, self.config, self.reporter.stage)
         self.evaluation, self._model, self._dataset = trained.evaluation, trained.model, dataset
@@ -160,7 +163,7 @@ class Recommender:
         if row.empty:
             raise DataError(
                 f"item {shown(item)} is in no list of user {shown(user)}, however long: it may not be recommended, was taken "
-                "before, or never sold and is like nothing they took"
+                "before, never sold and is like nothing they took, or is one too many of its kind"
             )
         return row.reset_index(drop=True)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from features.dataset import Dataset
-from recsys.config import Config, parse_config
+from recsys.config import RULES_AT_ONCE, Config, parse_config
 from recsys.copies import Fetched
 from recsys.errors import ConfigError
 from recsys.progress import Reporter
@@ -49,16 +49,15 @@ class Remade:
 
 
 def recipe(fetched: Fetched, config: Config, seed: int | None = None) -> Config:
-    """The settings that a version was trained with; where data lie, results go, and what is blocked is this run's."""
+    """The settings that a version was trained with; where data lie, results go, and rules of lists alone are this run's."""
     path = fetched.bundle.folder / "config.json"
     theirs = parse_config(json.loads(path.read_text()), str(path))
     places = {name: getattr(config.data, name) for name in ("events", "items", "users", "impressions")}
-    return theirs.model_copy(
+    return theirs.with_rules_of(config).model_copy(
         update={
             "seed": theirs.seed if seed is None else seed,
             "data": theirs.data.model_copy(update=places),
             "text": theirs.text.model_copy(update={"cache": config.text.cache}),
-            "rules": theirs.rules.model_copy(update={"blocked": config.rules.blocked}),
             "serving": config.serving,
             "mlflow": config.mlflow,
             "report": config.report,
@@ -130,15 +129,15 @@ def _window(config: Config, as_of: pd.Timestamp) -> Span:
 
 
 def _key(dataset: Dataset, config: Config) -> str:
-    """Names what a training depends on; what is blocked too, which makes no other recipe but other lists.
+    """Names what a training depends on; rules of lists alone too, which make no other recipe but other lists.
 
     And the moment, where the window ends: days may pass without an event, and the data stay the same.
     """
     read = hashlib.sha256(f"{dataset.sha256} {dataset.as_of}".encode()).hexdigest()
     parts = [read[:12], config.recipe_sha256()[:12], str(config.report.max_users)]
-    if config.rules.blocked:
-        blocked = json.dumps(sorted(map(str, config.rules.blocked)))
-        parts.append(hashlib.sha256(blocked.encode()).hexdigest()[:12])
+    rules = {name: getattr(config.rules, name) for name in RULES_AT_ONCE if getattr(config.rules, name)}
+    if rules:
+        parts.append(hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:12])
     return "-".join([*parts, code_revision().replace("+", "-")])
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from features import pairs
 from features.activity import activity
 from features.candidates import gather
+from features.caps import pick
 from features.chunks import chunk_size, chunks
 from features.clean import clean_ids
 from features.cold_order import score_pairs
@@ -74,7 +75,7 @@ class Scorer:
         """The recommendation table of users, sorted by user, then rank.
 
         A user without history gets the popular list of the last days. A user gets fewer than k rows only
-        where fewer items that ever sold may be recommended to them. `p` is null where calibration is off, for users without history (nobody
+        where fewer items that ever sold may be recommended to them, or no more of a category or brand. `p` is null where calibration is off, for users without history (nobody
         knows whether a stranger takes anything) and for popular items that fill a list up (the ranker never saw them).
 
         Args:
@@ -103,7 +104,7 @@ class Scorer:
         table = pairs.build(self.snapshot, some, candidates)
         scores = score_pairs(self.ranker, candidates, table)
         refuse_broken(scores)
-        items, values = rank_pairs(candidates, scores, k)
+        items, values = rank_pairs(candidates, scores, k, self.snapshot.caps)
         user_row, slot = np.nonzero(items >= 0)
         item_pos = items[user_row, slot]
         keys = candidates.user_row * some.n_items + candidates.item_pos
@@ -120,15 +121,13 @@ class Scorer:
         """With popular items for users whose candidates ran out, scored below everything they have."""
         user_row, item_pos, score = (listed[name].to_numpy() for name in ("user_row", "item_pos", "score"))
         bounds = np.searchsorted(user_row, np.arange(some.n_users + 1))
-        popular = self.snapshot.popular["all_time"]
         parts = [listed]
         for row in np.flatnonzero(np.diff(bounds) < k):  # rare: the popular lists are among everybody's candidates
             mine = slice(bounds[row], bounds[row + 1])
             barred = item_pos[mine]
             if self.snapshot.config.rules.exclude_seen:
                 barred = np.union1d(barred, some.item_pos[some.user_pos == row])
-            first = popular[: k + len(barred)]
-            extra = first[~np.isin(first, barred)][: k - len(item_pos[mine])]
+            extra = self._next(item_pos[mine], barred, k)
             n, floor = len(extra), score[mine].min(initial=0.0 if bounds[row] == bounds[row + 1] else np.inf)
             columns = {
                 "user_row": np.full(n, row), "item_pos": extra, "score": floor - 1 - np.arange(n),
@@ -138,6 +137,14 @@ class Scorer:
             parts.append(pa.table(columns))
         whole = pa.concat_tables(parts)
         return whole if len(parts) == 1 else whole.take(np.argsort(whole["user_row"].to_numpy(), kind="stable"))
+
+    def _next(self, listed: IntArray, barred: IntArray, k: int) -> IntArray:
+        """Popular items that make a list as long as k, or as long as it gets."""
+        popular, caps = self.snapshot.popular["all_time"], self.snapshot.caps
+        first = popular if caps else popular[: k + len(barred)]
+        whole = np.concatenate([listed, first[~np.isin(first, barred)]])[None]
+        picked = pick(whole >= 0, tuple(cap.of(whole) for cap in caps), k)[0]
+        return np.asarray(whole[0, picked[picked >= len(listed)]])
 
     def _table(self, listed: pa.Table, users: IntArray) -> pa.Table:
         """The lists as people outside know them, ranks from 1."""

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from features import pairs
 from features.candidates import Candidates, gather, source_scores, top_k
+from features.caps import Cap, pick
 from features.chunks import chunk_size, chunks
 from features.cold_order import score_pairs
 from features.histories import Histories
@@ -178,21 +179,32 @@ def rank_all(
     table = pairs.build(snapshot, some, candidates)
     best_scores: FloatArray = np.empty(0)
     for name, by in (("fusion", "fusion"), ("ranker", None)):
-        ranked[name], best_scores = rank_pairs(candidates, score_pairs(ranker, candidates, table, by), N_SLOTS)
+        by_score = score_pairs(ranker, candidates, table, by)
+        ranked[name], best_scores = rank_pairs(candidates, by_score, N_SLOTS, snapshot.caps)
     return {source: ranked[source] for source in SOURCES if source in ranked}, best_scores, candidates, table
 
 
-def rank_pairs(candidates: Candidates, scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
-    """The k best candidates of each user, ties by item position: items and scores, (n_users, k); -1, nan where empty."""
+def rank_pairs(
+    candidates: Candidates, scores: FloatArray, k: int, caps: tuple[Cap, ...] = ()
+) -> tuple[IntArray, FloatArray]:
+    """The k best candidates of each user that the caps leave, ties by item position.
+
+    Returns:
+        Items and scores, (n_users, k); -1, nan where empty.
+    """
     user, bounds = candidates.user_row, candidates.indptr
     slot = np.arange(len(user)) - bounds[user]
     padded = np.full((candidates.n_users, max(k, int(np.diff(bounds).max(initial=0)))), -np.inf)
-    padded[user, slot] = scores
-    best = top_k(padded, k)  # slots are in order of item position
+    item_at = np.full(padded.shape, -1, dtype=np.int64)
+    padded[user, slot], item_at[user, slot] = scores, candidates.item_pos
     row = np.arange(candidates.n_users)[:, None]
-    pairs = np.minimum(bounds[:-1, None] + np.maximum(best, 0), max(0, len(user) - 1))
-    items = np.where(best >= 0, candidates.item_pos[pairs], -1) if len(user) else best
-    return items, np.where(best >= 0, padded[row, best], np.nan)
+    best = top_k(padded, padded.shape[1] if caps else k)  # slots are in order of item position
+    if caps:
+        ordered = np.where(best >= 0, item_at[row, best], -1)
+        picked = pick(best >= 0, tuple(cap.of(ordered) for cap in caps), k)
+        best = np.where(picked >= 0, best[row, picked], -1)
+    is_there = best >= 0
+    return np.where(is_there, item_at[row, best], -1), np.where(is_there, padded[row, best], np.nan)
 
 
 def _frames(
@@ -238,7 +250,7 @@ def _cpu_ms_per_user(snapshot: Snapshot, ranker: Ranker, users: IntArray) -> flo
         began = time.process_time()
         candidates = gather(snapshot, some)
         scores = score_pairs(ranker, candidates, pairs.build(snapshot, some, candidates))
-        rank_pairs(candidates, scores, N_SLOTS)
+        rank_pairs(candidates, scores, N_SLOTS, snapshot.caps)
         spent.append(1000 * (time.process_time() - began) / len(users))
     return min(spent, default=float("nan"))
 

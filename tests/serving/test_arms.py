@@ -17,7 +17,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.progress import Reporter
 from recsys.registry import ModelVersion, Registry
 from serving import releases
-from serving.arms import Sides, _same_window, _told_apart, _unblocked, sides, table_arm, with_ids_like
+from serving.arms import Sides, _same_window, _told_apart, _unblocked, sides, table_arm, with_caps, with_ids_like
 from serving.labels import Window, judges
 from serving.publish import ReleaseStore
 from serving.report.world import Arm
@@ -364,6 +364,27 @@ def test_an_older_version_of_another_window_is_compared_as_it_is_but_never_train
         assert "window_days is " in str(asked.exception)
         assert "training again" not in asked.stderr
     assert set(kept.glob("*")) == before
+
+
+def test_versions_lists_are_cut_to_todays_caps_and_tables_are_not() -> None:
+    """Items 7 and 8 are teas, in lists in the order 8, 7, 9; a list with no more than one tea stays as it is."""
+    table = pd.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [7, 8, 9, 7], "rank": [2, 1, 3, 1]})
+    items = pd.DataFrame({"item_id": [9, 8, 7], "category": ["oil", "tea", "tea"]})
+    config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}})
+    one_each = config.model_copy(update={"rules": RulesConfig(max_per_category=1)})
+    window = Window(pd.Timestamp(START), pd.Timestamp(END))
+    none = Fetched(BundleInfo(Path(), "", {}), ModelVersion("1", "", "", pd.Timestamp(END), (), {}), stale=False)
+    versions = Sides(
+        (Arm("A", table), Arm("B", table.astype({"item_id": "str"}))), window, (none, none), Arm("C", table)
+    )
+    cut = with_caps(versions, items, one_each)
+    assert cut.champion is not None
+    for arm in (*cut.arms, cut.champion):
+        assert arm.table.astype(int).to_numpy().tolist() == [[1, 8, 1], [1, 9, 2], [2, 7, 1]]
+        assert arm.info["caps"] == "1 rows beyond rules.max_per_category = 1 taken out, ranks closed up"
+    assert with_caps(versions, items, config) is versions
+    tables = Sides(versions.arms, window)
+    assert with_caps(tables, items, one_each) is tables
 
 
 @pytest.mark.slow

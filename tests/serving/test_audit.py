@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from features.caps import Cap
 from features.dataset import Dataset
 from recsys.config import AuditConfig
 from recsys.errors import AuditError
@@ -73,6 +74,18 @@ def test_sound_lists_pass() -> None:
 )
 def test_a_broken_list_fails_the_gate_made_for_it(columns: dict[str, object], gate: str) -> None:
     assert gate in failed(table(**columns))
+
+
+def test_one_too_many_of_a_kind_is_refused_and_lists_that_caps_keep_short_are_not() -> None:
+    halves, each = np.repeat([0, 1], 6), np.where(np.arange(12) < 11, np.arange(12), -1)
+    context = replace(CONTEXT, caps=(Cap("category", halves, 1),))
+    result = audit([table()], context)  # user 5 has one item of each half, the others both of one
+    assert [gate.name for gate in result.failed] == ["too many of a kind in a list"]
+    assert [gate.number for gate in result.failed] == [9]
+    assert failed(table(), replace(CONTEXT, caps=(Cap("category", halves, 2), Cap("brand", each, 1)))) == []
+    short = table(score=np.arange(20.0, 0, -1)).take(np.arange(0, 20, 2))
+    assert "short lists, share" in failed(short)
+    assert failed(short, replace(CONTEXT, caps=(Cap("category", np.zeros(12, int), 1),))) == []
 
 
 def test_missing_users_short_lists_and_old_data_are_refused_with_number_and_remedy() -> None:

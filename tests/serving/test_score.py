@@ -91,6 +91,30 @@ def test_a_list_runs_short_only_where_nothing_is_left(exclude_seen: bool) -> Non
     assert table.groupby("user_id")["score"].is_monotonic_decreasing.all()
 
 
+def test_a_capped_list_takes_the_next_best_and_fills_up_with_what_sold_of_other_kinds() -> None:
+    """Items 0 to 7 fall into categories 0, 1, 2, 0, 1, 2, 0, 1; later ones sold more often."""
+    made = scorer(exclude_seen=False)
+    facts = replace(made.snapshot.facts, category=np.arange(N_ITEMS) % 3)
+    rules = made.snapshot.config.rules.model_copy(update={"max_per_category": 1})
+    config = made.snapshot.config.model_copy(update={"rules": rules})
+    capped = replace(made, snapshot=replace(made.snapshot, facts=facts, config=config))
+    free, table = (some.score(np.arange(3), k=5).to_pandas() for some in (made, capped))
+    for frame in (free, table):
+        frame["item_pos"] = [int(item) - 2**63 for item in frame["item_id"]]
+    for user, mine in table.groupby("user_id"):
+        assert sorted(mine["item_pos"] % 3) == [0, 1, 2]
+        assert mine["rank"].tolist() == [1, 2, 3]
+        assert mine["score"].is_monotonic_decreasing
+        theirs = free[free["user_id"] == user]
+        assert mine["item_pos"].iloc[0] == theirs["item_pos"].iloc[0]
+    assert table[table["user_id"] == 2]["item_pos"].tolist() == [
+        6,
+        7,
+        5,
+    ]  # two candidates, and what sold most of the third
+    assert made.score(np.arange(3), k=3).num_rows == 9
+
+
 def test_ids_of_64_bits_without_sign_stay_whole() -> None:
     table = scorer(True).score(np.arange(3), k=2)
     assert table.schema.field("item_id").type == pa.uint64()
