@@ -116,7 +116,7 @@ def _cut(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Ite
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dictionaries decoded, UUIDs, bytes and whole decimals as text, lists of words joined by commas."""
+    """Dictionaries decoded, UUIDs, bytes, dates and whole decimals as text, lists of words joined by commas."""
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
         return _plain(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
@@ -124,9 +124,9 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return _uuids(column)
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type))
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return column.cast(pa.large_string())
-    if pa.types.is_decimal(kind) and kind.scale == 0:
+    if pa.types.is_date(kind) or (pa.types.is_decimal(kind) and kind.scale == 0):  # dates in Python end in 9999
         return column.cast(pa.string())
     if any(is_list(kind) for is_list in _LISTS):
         value = kind.value_type.value_type if pa.types.is_dictionary(kind.value_type) else kind.value_type

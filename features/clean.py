@@ -15,7 +15,8 @@ MAX_ID = 512  # characters
 MOST = 0.9  # share of a column's values that tells what the export did to all of them
 _CONTROL = {c: " " for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) == "Cc"} | {0: ""}
 _CONTROLS = r"[\x00-\x1f\x7f-\x9f]"
-_HAS_ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
+_HAS_ZONE = r"[T ]\d.*[Z+-]"
+_OF_THE_CLOCK = ("now", "today")  # pandas reads them as the moment at which it does
 _FLAGS = {"true": True, "t": True, "yes": True, "y": True, "1": True, "1.0": True} | {
     "false": False, "f": False, "no": False, "n": False, "0": False, "0.0": False,
 }  # fmt: skip
@@ -126,7 +127,11 @@ def utc_times(values: pd.Series, timezone: str | None, place: str) -> pd.Series:
     texts = _texts(values).str.strip().str.replace(r" ?UTC$", "Z", regex=True)
     if texts.str.fullmatch(r"\d{9,}").mean() > 0.5:
         raise _no_unit(values, place)
+    texts = texts.mask(texts.isin(_OF_THE_CLOCK))
     times = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
+    if times.dt.unit == "ns":  # which end in 2262: one text as fine as that would make later ones beside it unreadable
+        texts = texts.str.replace(r"(\.\d{6})\d+", r"\1", regex=True)
+        times = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
     is_naive = times.notna() & ~texts.str.contains(_HAS_ZONE).fillna(False).astype(bool)
     if is_naive.any():
         times = _sane(times)

@@ -232,7 +232,7 @@ class EventWriter:
                 f"events: no column {shown(self.split_column)}, which data.split_column names; "
                 + (f"did you mean {shown(near)}?" if near else "take the setting out, or add the column")
             )
-        codes = pd.Index(SPLITS).get_indexer(pd.Index(rows[self.split_column]))
+        codes = pd.Index(SPLITS).get_indexer(pd.Index(rows[self.split_column].astype("str")))
         is_wrong = (codes < 0) & is_label
         if is_wrong.any():
             self._wrong_split.append(shown(rows[self.split_column][is_wrong].iloc[0]))

@@ -12,12 +12,13 @@ import pandas as pd
 import pyarrow as pa
 
 from features.arrow_tables import arrow_tables
-from features.files import files_of, shown_place
+from features.files import files_of, reason_of, shown_place
 from recsys.config import DataConfig
 from recsys.errors import DataError, public, shown
 from recsys.schema import TableSchema, columns_of, nearest, quoted, require_columns, table_of, told_apart
 
 CHUNK = 500_000  # rows
+_BEYOND_PANDAS = (ValueError, OverflowError, pa.ArrowException)
 NULL_PART = "__HIVE_DEFAULT_PARTITION__"  # Spark and Hive write it for null in the name of a folder
 
 
@@ -107,7 +108,22 @@ def _frame(table: pa.Table, file: str, schema: TableSchema, config: DataConfig) 
     named = _our_names(table.column_names, file, schema.name, config)
     require_columns(schema, [ours for _, ours in named], file)
     kept = {ours: table.column(at) for at, ours in named if not ours.startswith("__index_level_")}  # left by pandas
-    frame = pa.table(kept).to_pandas(types_mapper=_nullable, ignore_metadata=True)
+    try:
+        return _in_utc(pa.table(kept))
+    except _BEYOND_PANDAS:
+        for ours, column in kept.items():
+            try:
+                _in_utc(pa.table({ours: column}))
+            except _BEYOND_PANDAS as error:
+                raise DataError(
+                    f"{file}: column {shown(ours)} of type {column.type} holds what cannot be read: {reason_of(error)}; "
+                    "export it as text, or leave it out"
+                ) from error
+        raise
+
+
+def _in_utc(table: pa.Table) -> pd.DataFrame:
+    frame = table.to_pandas(types_mapper=_nullable, ignore_metadata=True)
     for column in frame.columns[[isinstance(kind, pd.DatetimeTZDtype) for kind in frame.dtypes]]:
         frame[column] = frame[column].dt.tz_convert("UTC")
     return frame

@@ -67,6 +67,20 @@ def test_text_without_a_zone_needs_one_even_beside_text_with_one() -> None:
     assert times(given, "Europe/Madrid")[1] == "2024-07-01 08:00:00+00:00"
 
 
+@pytest.mark.parametrize("zone", ["+1:00", "+1", "+01", "+01:00"])
+def test_a_zone_of_one_digit_is_not_applied_twice(zone: str) -> None:
+    assert times([f"2024-07-01T10:00:00{zone}"], "Asia/Tokyo") == ["2024-07-01 09:00:00+00:00"]
+
+
+def test_words_that_mean_the_moment_of_reading_are_no_times() -> None:
+    assert times(["now", " today", "2024-07-01T10:00:00Z"]) == ["NaT", "NaT", "2024-07-01 10:00:00+00:00"]
+
+
+def test_a_time_far_off_is_no_unreadable_one_beside_nanoseconds() -> None:
+    given = ["9999-01-01T00:00:00Z", "2024-07-01T10:00:00.123456789Z"]
+    assert times(given) == ["2200-01-01 00:00:00+00:00", "2024-07-01 10:00:00.123456+00:00"]
+
+
 def test_clock_changes_take_the_first_pass_and_the_moment_of_the_change() -> None:
     given = pd.to_datetime(["2024-10-27 02:30", "2024-03-31 02:30"])
     assert times(given, "Europe/Madrid") == ["2024-10-27 00:30:00+00:00", "2024-03-31 01:00:00+00:00"]

@@ -193,3 +193,8 @@ def test_events_that_all_weigh_nothing_are_an_error_of_the_table() -> None:
     """A night ended with 5, "holds no part; run again", and so was run again."""
     with pytest.raises(DataError, match="every label has weight 0"):
         Dataset.from_frames(EVENTS.assign(weight=0.0), ITEMS, event_weights=BOTH)
+
+
+def test_a_split_column_of_no_words_is_refused_by_value() -> None:
+    with pytest.raises(DataError, match=r"part holds .*expected train, valid or test"):
+        dataset(EVENTS.assign(part=[("train",)] * len(EVENTS)), split_column="part")

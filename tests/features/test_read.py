@@ -135,6 +135,30 @@ def test_a_list_without_words_is_empty_text_and_no_list_is_null(tmp_path: Path, 
     assert read_table(str(path), ITEMS, config())["tags"].fillna("(null)").tolist() == ["", "(null)"]
 
 
+def test_dates_beyond_those_of_python_are_text_that_is_no_time(tmp_path: Path) -> None:
+    days = pa.array([2**31 - 1, 19_000], pa.int32()).cast(pa.date32())
+    path = write(tmp_path / "i.parquet", item_id=[1, 2], title=["Tea", "Oil"], created_at=days)
+    assert read_table(str(path), ITEMS, config())["created_at"].tolist() == [
+        "<value out of range: 2147483647>",
+        "2022-01-08",
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([1], pa.timestamp("us", "Mars/Base")),
+        pa.StructArray.from_arrays([pa.array([2**31 - 1], pa.int32()).cast(pa.date32())], ["day"]),
+    ],
+)
+def test_a_column_that_pandas_cannot_hold_is_named(tmp_path: Path, values: pa.Array) -> None:
+    path = write(tmp_path / "i.parquet", item_id=[1], title=["Tea"], odd=values)
+    with pytest.raises(
+        DataError, match=r"i\.parquet: column 'odd' of type .* holds what cannot be read: .*; export it"
+    ):
+        read_table(str(path), ITEMS, config())
+
+
 def test_bytes_that_are_no_utf8_are_refused_with_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "items.parquet", item_id=pa.array([b"\xff"]), title=["Tea"])
     with pytest.raises(DataError, match=r"items\.parquet"):
