@@ -197,4 +197,4 @@ def test_events_that_all_weigh_nothing_are_an_error_of_the_table() -> None:
 
 def test_a_split_column_of_no_words_is_refused_by_value() -> None:
     with pytest.raises(DataError, match=r"part holds .*expected train, valid or test"):
-        dataset(EVENTS.assign(part=[("train",)] * len(EVENTS)), split_column="part")
+        dataset(EVENTS.assign(part=pd.Series([["train"]] * len(EVENTS))), split_column="part")
