@@ -135,7 +135,7 @@ def publish_lists(
     is_early = dataset.as_of > pd.Timestamp.now(tz="UTC") + EARLY
     # also where it is no new one: a run may have died between the two; some users' lists would take all others' away, and
     # those of a day to come would keep the nights until then from being served
-    moved = store.publish(release, allow_backfill=move_current) if move_current or not (is_part or is_early) else False
+    moved = _served(release, run, move_current) if move_current or not (is_part or is_early) else False
     manifest = releases.manifest(release)
     released = Released(
         release=release,
@@ -155,7 +155,17 @@ def publish_lists(
     )
     run.facts |= released.to_dict() | {"release": release.name}
     run.facts.pop("seconds")
+    run.write("running")  # a comparison that comes after may be killed
     return released
+
+
+def _served(release: Path, run: Run, move_current: bool) -> bool:
+    """Publishes a release; where that ends in an error after the swap, the record says that it is out all the same."""
+    try:
+        return run.store.publish(release, allow_backfill=move_current)
+    finally:
+        if run.store.current() == release:
+            run.facts["release"] = release.name
 
 
 def read_users(path: str, config: DataConfig) -> pd.Series:

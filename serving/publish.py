@@ -144,13 +144,14 @@ class ReleaseStore:
 
         Raises:
             ConfigError: there is no earlier release; trying again would not help.
-            ResourceError: the earlier release is damaged.
+            ResourceError: the earlier release is damaged, which may be one that is pinned already.
         """
         nowhere = ConfigError(f"{self.output}: there is no earlier release to go back to; see: recsys status")
         if self.current() is None:  # not even the folder, perhaps
             raise nowhere
         with self.moving():
             if pinned := self.pinned_release():
+                releases.verify(pinned)
                 return pinned
             now, before = self.current(), self.previous()
             if now == before and self.is_pinned:  # one that died between its two moves goes on where it was

@@ -9,7 +9,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from recsys.config import Config
-from recsys.errors import DeadlineError, RecsysError, ResourceError, StoppedError, as_ours, shown
+from recsys.errors import AlreadyRunningError, DeadlineError, RecsysError, ResourceError, StoppedError, as_ours, shown
 from recsys.machine import peak_memory_mib
 from recsys.progress import Reporter
 from serving.publish import ReleaseStore
@@ -116,10 +116,15 @@ def recorded(run: Run, needs_lock: bool = True) -> Iterator[Run]:
         ResourceError: also for what the system refused on the way: a disk, a file, memory.
     """
     run.reporter.run_id = run.id
-    with run.store.lock() if needs_lock else nullcontext():
-        run.write("running")
+    with ExitStack() as held:
         try:
+            if needs_lock:
+                held.enter_context(run.store.lock())
+            run.write("running")
             yield run
+            run.write("done")
+        except AlreadyRunningError:
+            raise
         except BaseException as error:
             told = as_ours(error)
             with suppress(ResourceError):  # the disk that ended the run may not take its record either
@@ -136,7 +141,6 @@ def recorded(run: Run, needs_lock: bool = True) -> Iterator[Run]:
             if told is error:
                 raise
             raise told from error
-        run.write("done")
         run.log_metrics(0)
 
 

@@ -38,6 +38,8 @@ _NEXT = {
     143: "run again, it goes on where it stopped: recsys nightly",
 }
 
+_JUDGE = "nothing for the lists; to judge the new version: recsys nightly"
+
 _WARNINGS = {  # facts of a run that ended well, and what to do about them before they cost a night
     "training_error": ("published, but no new model", "start or mend the registry; the next night trains again"),
     "other_settings": (
@@ -128,7 +130,7 @@ def standing(config: Config) -> Standing:
     served = served_by(store)
     last = _last_run(store, served)
     before = store.previous()
-    verdict, todo = _judge(served, store.is_pinned, last)
+    verdict, todo = _judge(served, store, last)
     return Standing(
         verdict, todo, served, before.name if before else None, store.is_pinned, last, aliases_of(config),
         config.serving.output,
@@ -178,14 +180,23 @@ def aliases_of(config: Config) -> dict[str, str] | None:
         return None
 
 
-def _judge(served: Served | None, is_pinned: bool, last: dict[str, Any] | None) -> tuple[str, str]:
+def _judge(served: Served | None, store: ReleaseStore, last: dict[str, Any] | None) -> tuple[str, str]:
     """What is wrong in a few words, and what to do; the worst thing counts."""
     if served is not None and served.damage:
-        mend = "recsys nightly" + (" and recsys rollback --unpin" if is_pinned else "")
-        return "BROKEN: what is served is damaged on disk", f"make it anew at once: {mend}; or go back: recsys rollback"
+        return "BROKEN: what is served is damaged on disk", _mends(store)
     if served is None and last is None:
         return "nothing is published yet", "run: recsys nightly"
-    return _of_run(served, last) or _of_served(served, is_pinned, last)
+    return _of_run(served, last) or _of_served(served, store.is_pinned, last)
+
+
+def _mends(store: ReleaseStore) -> str:
+    """What brings whole lists back."""
+    before, is_pinned = store.previous(), store.is_pinned
+    anew = "make it anew at once: " + "recsys rollback --unpin, then " * is_pinned + "recsys nightly"
+    if before is None or before == store.current() or not store.is_whole(before):
+        return anew
+    back = "serve what the rollback took away: recsys rollback --undo" if is_pinned else "go back: recsys rollback"
+    return f"{anew}; or {back}"
 
 
 def _of_run(served: Served | None, last: dict[str, Any] | None) -> tuple[str, str] | None:
@@ -196,19 +207,20 @@ def _of_run(served: Served | None, last: dict[str, Any] | None) -> tuple[str, st
             late = f"LATE: no new release for {age(served.age_hours)}, and a run is at work"
             return late, f"see in its log that it makes headway; if not: kill {last['pid']}, then run: recsys nightly"
         return "ok, a run is at work", "wait for it; it holds the lock"
+    is_out = last is not None and bool(last.get("release"))
     if outcome == "cut off":
+        if is_out:
+            return "published, but killed before its end", _JUDGE
         return "LATE: the last run was killed", "run again, it goes on where it stopped: recsys nightly"
     if not code:
         return None
-    if last and last.get("release") and outcome == "stopped":
-        return (
-            "published, but stopped before its end",
-            "nothing for the lists; to judge the new version: recsys nightly",
-        )
+    if is_out and outcome == "stopped":
+        return "published, but stopped before its end", _JUDGE
     still = "yesterday's lists are served" if served else "nothing is served"
     published = {7: "published, but the report failed", 8: "published, but no new model: the training failed"}
     todo = _NEXT.get(code, "look at the error below, then run: recsys nightly")
-    return published.get(code, f"FAILED: the last run did not publish, {still}"), todo
+    failed = "published, but failed before its end" if is_out else f"FAILED: the last run did not publish, {still}"
+    return published.get(code, failed), todo
 
 
 def _of_served(served: Served | None, is_pinned: bool, last: dict[str, Any] | None) -> tuple[str, str]:
@@ -245,7 +257,9 @@ def _last_run(store: ReleaseStore, served: Served | None) -> dict[str, Any] | No
                 return record
             record["outcome"] = "cut off"
         is_past = served is not None and record["as_of"][:10] < served.run_date
-        is_aside = record.get("is_part") or is_past or not (record.get("moved", True) or record.get("is_pinned"))
+        is_early = _hours_since(record["began"]) - _hours_since(record["as_of"]) > CLOCK_H
+        is_beside = not (record.get("moved", True) or record.get("is_pinned"))
+        is_aside = record.get("is_part") or is_past or is_early or is_beside
         if record.get("move_current") or not is_aside:
             return record
     return None

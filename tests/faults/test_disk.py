@@ -234,6 +234,25 @@ for name in ("fsync", "rename", "replace"):
             assert str(shop.folder) in ended.err
 
 
+@fault(4)
+def test_a_night_that_fails_after_the_swap_is_not_told_as_one_that_did_not_publish(yesterday: Shop) -> None:
+    first = """
+from serving.publish import ReleaseStore
+real = ReleaseStore._point
+def point(self, name, release):
+    real(self, name, release)
+    if name == "current":
+        raise OSError(5, "Input/output error", str(self.output / name))
+ReleaseStore._point = point
+"""
+    assert yesterday.tonight(first=first).code == 5
+    yesterday.assert_today_served()
+    assert "published, but failed before its end" in yesterday.run("status").out
+    assert yesterday.tonight().code == 0
+    assert "ok" in yesterday.run("status").out.splitlines()[0]
+    yesterday.assert_today_served()
+
+
 @fault(6)
 def test_a_read_only_output_is_refused_before_any_work_in_two_seconds(yesterday: Shop) -> None:
     with mounted(yesterday.output, "--bind", str(yesterday.output)):

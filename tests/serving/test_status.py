@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from recsys.config import Config, parse_config
+from recsys.errors import ResourceError
 from serving.publish import ReleaseStore
 from serving.status import show_status, standing
 from tests.faults.small import aged, damage, release
@@ -104,7 +105,6 @@ def test_pinned_damaged_and_late_are_said_first(config: Config, tmp_path: Path) 
     state = standing(config)
     assert state.verdict.startswith("BROKEN")
     assert "recsys nightly" in state.next
-    assert "recsys rollback" in state.next
     (first / "manifest.json").unlink()
     assert json.loads(json.dumps(standing(config).to_dict()))["served"]["age_hours"] is None
 
@@ -114,6 +114,10 @@ def test_lists_that_are_out_are_not_called_failed(config: Config, tmp_path: Path
     release(tmp_path, "2024-01-01", "a")
     record(tmp_path, "stopped", 124, "the deadline passed", release="2024-01-01.a")
     assert standing(config).verdict == "published, but stopped before its end"
+    record(tmp_path, "failed", 5, "out/current: Input/output error", release="2024-01-01.a")
+    assert standing(config).verdict == "published, but failed before its end"
+    record(tmp_path, "running", None, release="2024-01-01.a")  # and no lock is held
+    assert standing(config).verdict == "published, but killed before its end"
 
 
 def test_a_clock_that_was_ahead_hides_no_run(config: Config, tmp_path: Path) -> None:
@@ -144,7 +148,9 @@ def test_a_backfill_hides_no_night_that_failed_and_is_none(
     assert standing(config).verdict.startswith("FAILED")
 
 
-@pytest.mark.parametrize("facts", [{"as_of": "2023-12-01T00:00:00+00:00"}, {"is_part": True}])
+@pytest.mark.parametrize(
+    "facts", [{"as_of": "2023-12-01T00:00:00+00:00"}, {"as_of": "2093-01-01T00:00:00+00:00"}, {"is_part": True}]
+)
 def test_a_run_that_was_to_move_current_all_the_same_counts(
     config: Config, tmp_path: Path, facts: dict[str, Any]
 ) -> None:
@@ -178,12 +184,21 @@ def test_what_is_pinned_is_not_late_while_nights_go_on(config: Config, tmp_path:
     assert standing(config).verdict.startswith("LATE")
 
 
-def test_what_is_pinned_and_damaged_is_to_be_unpinned_too(config: Config, tmp_path: Path) -> None:
+def test_advice_about_damaged_lists_can_be_followed(config: Config, tmp_path: Path) -> None:
     first, _ = release(tmp_path, "2024-01-01", "a")
-    release(tmp_path, "2024-01-02", "b")
-    ReleaseStore(tmp_path).rollback()
-    damage(next(first.glob("*.parquet")))
-    assert "--unpin" in standing(config).next
+    second, _ = release(tmp_path, "2024-01-02", "b")
+    store = ReleaseStore(tmp_path)
+    store.rollback()
+    damage(first / "part-00000.parquet")
+    with pytest.raises(ResourceError, match="part-00000"):  # it said that all was done
+        store.rollback()
+    assert standing(config).next == (
+        "make it anew at once: recsys rollback --unpin, then recsys nightly; "
+        "or serve what the rollback took away: recsys rollback --undo"
+    )
+    store.undo()
+    damage(second / "part-00001.parquet")  # and what came before it is damaged, too
+    assert standing(config).next == "make it anew at once: recsys nightly"
 
 
 def test_lists_of_a_day_to_come_are_a_warning(config: Config, tmp_path: Path) -> None:
