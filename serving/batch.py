@@ -129,9 +129,11 @@ def publish_lists(
         store.check_space(len(users) * k * BYTES_PER_ROW)
         n_late = _count_late(dataset, run)
         staging = _score_shards(dataset, run, fetched, key, users, k)
-        last_release = None if is_part and not move_current else _last_release(store, staging, k, dataset)
+        last_release = None if is_part and not move_current else _last_release(store, staging, len(users), k, dataset)
         _audit(staging, dataset, run, users, k, fetched.version.tags, last_release)
-        release = store.finish(staging, _facts(key, dataset, run, fetched) | {"late_events": n_late, "k": k})
+        release = store.finish(
+            staging, _facts(key, dataset, run, fetched) | {"late_events": n_late, "k": k, "is_part": is_part}
+        )
     is_early = dataset.as_of > pd.Timestamp.now(tz="UTC") + EARLY
     # also where it is no new one: a run may have died between the two; some users' lists would take all others' away, and
     # those of a day to come would keep the nights until then from being served
@@ -254,10 +256,11 @@ def _audit(
     result.raise_if_refused()
 
 
-def _last_release(store: ReleaseStore, staging: Path, k: int, dataset: Dataset) -> LastRelease | None:
+def _last_release(store: ReleaseStore, staging: Path, n_users: int, k: int, dataset: Dataset) -> LastRelease | None:
     """What staged lists are held against: those served, unless they are of a later date.
 
-    Its rows are as many as it would have with lists of the length asked for now.
+    Its rows are as many as it would have with lists of the length asked for now, and, where it was for some users alone,
+    of as many users.
     """
     served = store.last_whole()
     if served is None or staging.name[:10] < served.name[:10]:
@@ -273,7 +276,8 @@ def _last_release(store: ReleaseStore, staging: Path, k: int, dataset: Dataset) 
 
     n_available = max(1, int(dataset.available.sum()))
     longer = min(k, n_available) / min(manifest.get("k", k), n_available)
-    return LastRelease(round(manifest["rows"] * longer), lists_of)
+    more = n_users / manifest["users"] if manifest.get("is_part") else 1.0
+    return LastRelease(round(manifest["rows"] * longer * more), lists_of)
 
 
 def _count_late(dataset: Dataset, run: Run) -> int:

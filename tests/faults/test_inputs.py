@@ -190,6 +190,8 @@ def test_lists_of_some_users_do_not_take_those_of_all_others_away(yesterday: Sho
     moved = yesterday.run(*asked, "--move-current")  # they are made already, and now they are asked for by name
     assert moved.code == 0
     assert yesterday.served()["user_id"].unique().to_pylist() == ["u007", "u008"]
+    assert yesterday.tonight().code == 0  # the audit called the lists of all too many
+    assert len(yesterday.served()["user_id"].unique()) == 120
 
 
 @fault(16)

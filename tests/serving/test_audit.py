@@ -233,6 +233,6 @@ def test_rows_are_held_against_as_many_as_lists_of_the_length_asked_for(
         releases.write_part(staging, 0, pa.table({"user_id": [0] * 8, "item_id": range(8)}))
         facts = {"key": {}, "run_date": "2024-01-02", "model": {"version": "1"}} | ({"k": before} if before else {})
         store.publish(store.finish(staging, facts))
-        last = _last_release(store, store.begin("2024-01-03", "b"), k, dataset)
+        last = _last_release(store, store.begin("2024-01-03", "b"), len(dataset.users), k, dataset)
     assert last is not None
     assert last.n_rows == rows
