@@ -89,14 +89,15 @@ def as_ours(error: BaseException) -> BaseException:
 
 
 def shown(value: object, limit: int = 80) -> str:
-    r"""`value` as it may stand in a message or a log: escaped, on one line, at most `limit` characters.
+    r"""`value` as it may stand in a message or a log: on one line, at most `limit` characters; letters of any script stay,
+    what does not print is escaped.
 
-    >>> shown("a\nb")
-    "'a\\nb'"
+    >>> print(shown("größe\nb\u202e"))
+    'größe\nb\u202e'
     >>> shown("x" * 100, limit=5)
     "'xxxx…"
     """
-    text = ascii(value) if isinstance(value, str) else ascii(str(value))
+    text = repr(value if isinstance(value, str) else str(value))
     return text if len(text) <= limit else text[:limit] + "…"
 
 
