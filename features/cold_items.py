@@ -39,7 +39,7 @@ def with_cold_items(cf: CFTower, vectors: FloatArray, readings: Sequence[Sequenc
     n_broken = int((~np.isfinite(vectors)).sum())
     if n_broken:
         raise ModelError(f"text tower: item vectors hold {n_broken:,} numbers that are NaN or infinite; train again")
-    lenders = np.flatnonzero((np.diff(cf.ease.indptr) > 0) & cf.is_warm)
+    lenders = np.flatnonzero(np.diff(cf.ease.indptr))  # all of them warm
     cold = np.flatnonzero(~cf.is_warm)
     borrowers = cold[np.array([bool(readings[0][item]) for item in cold.tolist()], dtype=bool)]
     if not len(lenders) or not len(borrowers):

@@ -30,7 +30,7 @@ def hits_of(ranked: IntArray, relevant: sp.csr_matrix) -> BoolArray:
     rows = np.repeat(np.arange(n_users), np.diff(relevant.indptr))
     wanted = (rows * n_items + relevant.indices)[relevant.data != 0]
     keys = np.where(ranked >= 0, np.arange(n_users)[:, None] * n_items + ranked, -1)
-    hits = np.isin(keys, wanted) & (ranked >= 0)
+    hits = np.isin(keys, wanted)
     order = np.argsort(keys, axis=1, kind="stable")
     ordered = np.take_along_axis(keys, order, axis=1)
     again = np.zeros_like(hits)
@@ -46,7 +46,7 @@ def ndcg(hits: BoolArray, n_relevant: IntArray, k: int) -> FloatArray:
     """
     discount = 1 / np.log2(np.arange(2, k + 2))
     ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(n_relevant, k)]
-    return _over(hits[:, :k] @ discount[: hits[:, :k].shape[1]], ideal)
+    return _over(hits[:, :k] @ discount[: hits.shape[1]], ideal)
 
 
 def recall(hits: BoolArray, n_relevant: IntArray, k: int) -> FloatArray:
@@ -94,7 +94,7 @@ def gini(counts: IntArray | FloatArray) -> float:
     """
     ordered = np.sort(np.asarray(counts, dtype=np.float64))
     n, total = len(ordered), ordered.sum()
-    if n == 0 or total == 0:
+    if total == 0:
         return 0.0
     return float(((2 * np.arange(1, n + 1) - n - 1) * ordered).sum() / (n * total))
 

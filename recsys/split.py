@@ -72,11 +72,11 @@ def split_by_column(split: IntArray, timestamp: IntArray) -> Windows:
 
 def _checked(windows: Windows, remedy: str) -> Windows:
     counts = np.bincount(windows.window, minlength=3)
-    if (counts[:3] == 0).any():
-        empty = NAMES[int(np.flatnonzero(counts[:3] == 0)[0])]
+    if (counts == 0).any():
+        empty = NAMES[int(np.flatnonzero(counts == 0)[0])]
         raise DataError(
             f"events: the window '{empty}' holds none of {len(windows.window)} labelled events "
-            f"(windows: {', '.join(f'{n} {c}' for n, c in zip(NAMES, counts, strict=False))}); "
+            f"(windows: {', '.join(f'{n} {c}' for n, c in zip(NAMES, counts, strict=True))}); "
             f"{remedy}, or bring more data"
         )
     return windows

@@ -7,7 +7,7 @@ from scipy.special import expit
 
 from features.activity import activity
 from features.histories import Histories
-from recsys.calibration import FILE, Calibration, Logistic, Reliability
+from recsys.calibration import FILE, RIDGE, Calibration, Logistic, Reliability
 from recsys.errors import ModelError
 from recsys.split import DAY_US
 
@@ -88,6 +88,20 @@ def test_a_stranger_has_no_p_and_a_user_without_candidates_no_pair() -> None:
     )
     assert np.isnan(p).tolist() == [True, False, False]
     assert made.probabilities(np.zeros(0), np.zeros(2, int), np.ones(1, int), np.ones((1, 2))).shape == (0,)
+
+
+def test_weights_are_where_the_slope_of_the_loss_is_zero_and_only_the_first_must_rise() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal([5, -2], [3, 0.5], (60, 2))
+    is_true = rng.random(60) < expit(inputs[:, 0] - 5 - 4 * (inputs[:, 1] + 2))
+    found = Logistic.fit(inputs, is_true, n_rising=1)
+    assert found.weights[1] < 0 < found.weights[0]
+    odds, scales = found.odds(inputs), inputs.std(axis=0)
+    wrong = expit(odds) - is_true
+    middle = odds.mean()  # the intercept of standardised inputs, drawn to even odds by half a case of either kind
+    assert wrong.sum() + expit(middle) - 0.5 == pytest.approx(0, abs=1e-3)
+    slopes = (inputs - inputs.mean(axis=0)).T @ wrong / scales
+    np.testing.assert_allclose(slopes + RIDGE * np.array(found.weights) * scales, 0, atol=1e-3)
 
 
 def test_where_everybody_comes_the_chance_stays_below_one() -> None:

@@ -126,10 +126,13 @@ def test_lists_without_slots_score_zero() -> None:
 
 def test_two_of_four_items_shown_cover_half() -> None:
     assert metrics.coverage(np.array([[0, 3], [3, -1]]), 4) == 0.5
+    assert metrics.coverage(np.array([[0, -1]]), 1) == 1
 
 
 def test_one_item_taking_all_exposure_has_gini_near_one() -> None:
     assert metrics.gini(np.array([0] * 99 + [5])) == pytest.approx(0.99)
+    assert metrics.gini(np.array([0, 1])) == 0.5
+    assert metrics.gini(np.array([0, 0])) == metrics.gini(np.array([])) == 0  # nothing is shown, so nothing unequally
 
 
 def test_gini_is_the_mean_absolute_difference_over_twice_the_mean() -> None:
@@ -143,6 +146,14 @@ def test_mean_interval_of_one_two_three_leaves_nan_out() -> None:
     assert (interval.mean, interval.n) == (2, 3)
     assert interval.high - 2 == pytest.approx(4.30265 / np.sqrt(3), rel=1e-5)  # t(0.975, 2 degrees) times 1 / sqrt(3)
     assert 2 - interval.low == pytest.approx(interval.high - 2)
+
+
+def test_two_values_are_enough_for_an_interval_and_none_have_not_even_a_mean() -> None:
+    interval = metrics.mean_interval(np.array([1.0, 3.0]))
+    assert interval.high - 2 == pytest.approx(12.7062, rel=1e-5)  # t(0.975, 1 degree) times sqrt(2) / sqrt(2)
+    nobody = metrics.mean_interval(np.array([np.nan]))
+    assert nobody.n == 0
+    assert np.isnan([nobody.mean, nobody.low, nobody.high, nobody.p]).all()
 
 
 def test_one_value_has_a_mean_but_no_interval() -> None:

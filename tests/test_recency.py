@@ -5,7 +5,7 @@ import scipy.sparse as sp
 from features.histories import Histories
 from recsys.config import Config, parse_config
 from recsys.split import DAY_US
-from training.recency import HALF_LIVES, NEVER, _slowest_of_the_best, learn_recency
+from training.recency import HALF_LIVES, NEVER, _quality, _slowest_of_the_best, learn_recency
 
 N_USERS, N_ITEMS, DAYS = 300, 40, 400
 
@@ -60,6 +60,22 @@ def test_the_slowest_within_one_standard_error_of_the_best_is_taken() -> None:
     assert _slowest_of_the_best(values) == (NEVER, 1.0)
     values[180.0, 1.0] = 0.52 + noise
     assert _slowest_of_the_best(values) == (180.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("exclude_seen", "is_there", "expected"), [(True, True, 1), (False, True, 0.5), (True, False, 0)]
+)
+def test_what_may_not_be_listed_takes_no_slot_from_what_a_judge_took(
+    exclude_seen: bool, is_there: bool, expected: float
+) -> None:
+    """The judge has items 0, 1 and 3, which call for 1, 0 and 2 in this order, and takes item 2 next."""
+    past = Histories.build(
+        np.zeros(3, int), np.array([0, 1, 3]), np.zeros(3, int), np.ones(3, np.float32), n_users=1, n_items=4, as_of=1
+    )
+    weights = sp.csr_matrix(np.array([[0, 3, 1, 0], [2, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=np.float32))
+    wanted = sp.csr_matrix(np.array([[0, 0, 1, 0]]))
+    available = np.array([True, True, is_there, True])
+    assert _quality(past, wanted, weights, 1.0, available, exclude_seen).tolist() == [expected]
 
 
 def test_half_lives_are_tried_from_slow_to_fast() -> None:

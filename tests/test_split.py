@@ -63,6 +63,10 @@ def test_an_empty_label_names_itself_the_counts_and_the_column() -> None:
         DataError, match=r"'ranker's labels' holds none of 3 .*learn 2.*labels 0.*report 1.*split_column"
     ):
         split_by_column(np.array([0, 2, 0], dtype=np.int8), np.array([1, 2, 3]))
+    with pytest.raises(DataError, match=r"'report' holds none of 3 .*learn 2.*labels 1.*report 0.*split_column"):
+        split_by_column(np.array([0, 1, 0], dtype=np.int8), np.array([1, 2, 3]))
+    with pytest.raises(DataError, match=r"'towers learn' holds none of 0 .*split_column"):
+        split_by_column(np.array([], dtype=np.int8), np.array([], dtype=np.int64))
 
 
 def test_ties_that_swallow_a_window_name_it_and_the_remedy() -> None:
@@ -70,6 +74,11 @@ def test_ties_that_swallow_a_window_name_it_and_the_remedy() -> None:
         DataError, match=r"'ranker's labels' holds none of 10 .*larger one where many events bear one moment"
     ):
         split_by_time(np.array([0, 1, 2, 3, 4, 5, 7, 7, 7, 7]), end=8, share=0.2)
+
+
+def test_events_too_few_for_their_share_name_the_window_and_the_remedy() -> None:
+    with pytest.raises(DataError, match=r"'ranker's labels' holds none of 4 .*window_share"):
+        split_by_time(np.arange(4), end=4, share=0.1)
 
 
 def test_days_longer_than_the_data_leave_the_towers_nothing() -> None:

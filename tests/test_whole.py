@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,8 @@ def test_what_a_killed_process_left_is_cleared_after_a_day_and_not_before(tmp_pa
     old, new, other = (tmp_path / name for name in (".a[1].1.tmp", ".a[1].2.tmp", ".b.1.tmp"))
     for path in (old, new, other):
         path.write_text("half")
-    for path in (old, other):
-        os.utime(path, (0, 0))
+    for path, hours in ((old, 25), (new, 23), (other, 25)):
+        os.utime(path, (time.time() - hours * 3600,) * 2)
     with replacing(tmp_path / "a[1]") as unfinished:
         unfinished.write_text("whole")
     assert sorted(found.name for found in tmp_path.iterdir()) == [".a[1].2.tmp", ".b.1.tmp", "a[1]"]
