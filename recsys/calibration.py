@@ -5,6 +5,9 @@
 
 The window is as long as the one whose labels it was fitted on. Most users of a shop take nothing in a given window;
 the ranker never meets them, since they teach it no order, so the first factor is what keeps `p` honest for them.
+
+Events are counted over as long a past as it was fitted on: the counts of a shop that goes on as it was grow with every
+night, and who comes does not.
 """
 
 import json
@@ -78,6 +81,7 @@ class Calibration:
         pair: over (log of the softmax of the score among the user's candidates, log(1 + events)): whether a user who
             takes something takes this item.
         user: over `features.activity.activity`: whether a user takes something.
+        days: over which events are counted; None for all of them, as earlier revisions did.
 
     Source: Platt, Probabilistic outputs for support vector machines, 1999; out-of-fold scores as in
         sklearn.calibration.CalibratedClassifierCV(ensemble=False).
@@ -87,6 +91,7 @@ class Calibration:
 
     pair: Logistic
     user: Logistic
+    days: float | None = None
 
     @classmethod
     def fit(
@@ -94,9 +99,10 @@ class Calibration:
         scores: FloatArray,
         is_taken: BoolArray,
         indptr: IntArray,
-        n_events: IntArray,
-        activity: FloatArray,
+        takers: FloatArray,
+        known: FloatArray,
         is_active: BoolArray,
+        days: float | None = None,
     ) -> "Calibration":
         """Both maps, each on what it is about.
 
@@ -104,26 +110,24 @@ class Calibration:
             scores: of users who took something, each from a model that learned from other users, (n_pairs,).
             is_taken: (n_pairs,).
             indptr: where each of these users' pairs start, (n_some + 1,).
-            n_events: of these users, before the window, (n_some,).
-            activity: of all users known when the window began, (n_known, n_inputs), finite.
+            takers: activity of these users before the window, (n_some, n_inputs).
+            known: activity of all users known when the window began, (n_known, n_inputs), finite.
             is_active: whether they took something that could have been recommended, (n_known,).
+            days: over which both count events.
         """
-        pair = Logistic.fit(_pair_inputs(scores, indptr, n_events), is_taken, n_rising=1)
-        return cls(pair, Logistic.fit(activity, is_active))
+        pair = Logistic.fit(_pair_inputs(scores, indptr, takers), is_taken, n_rising=1)
+        return cls(pair, Logistic.fit(known, is_active), days)
 
-    def probabilities(
-        self, scores: FloatArray, indptr: IntArray, n_events: IntArray, activity: FloatArray
-    ) -> FloatArray:
+    def probabilities(self, scores: FloatArray, indptr: IntArray, activity: FloatArray) -> FloatArray:
         """P of pairs, (n_pairs,) float64 in [0, 1]; nan for a user whose activity is, since nobody knows who they are.
 
         Args:
             scores: of all candidates of each user, (n_pairs,).
             indptr: (n_users + 1,).
-            n_events: (n_users,).
-            activity: (n_users, n_inputs).
+            activity: (n_users, n_inputs), events counted over `days`.
         """
         takes = expit(self.user.odds(activity))
-        item = expit(self.pair.odds(_pair_inputs(scores, indptr, n_events)))
+        item = expit(self.pair.odds(_pair_inputs(scores, indptr, activity)))
         return np.asarray(item * np.repeat(takes, np.diff(indptr)))
 
     def save(self, folder: Path) -> None:
@@ -146,7 +150,10 @@ class Calibration:
             raise ModelError(
                 f"{path}: pair.weights[0] is {pair.weights[0]}, so p would fall with the score; train again"
             )
-        return cls(pair, user)
+        days = content.get("days")
+        if days is not None:
+            _refuse_broken(path, "days", days)
+        return cls(pair, user, days)
 
 
 def _logistic(path: Path, content: Any, name: str) -> Logistic:
@@ -156,16 +163,24 @@ def _logistic(path: Path, content: Any, name: str) -> Logistic:
     except (KeyError, TypeError):
         raise ModelError(f"{path}: {name} is not there whole; train again") from None
     for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-            raise ModelError(f"{path}: {name}.{key} is {shown(value)}, not a finite number; train again")
+        _refuse_broken(path, f"{name}.{key}", value)
     if len(values) != 3:
         raise ModelError(f"{path}: {name}.weights holds {len(values) - 1} numbers, expected 2; train again")
     intercept, *weights = values.values()
     return Logistic(float(intercept), tuple(map(float, weights)))
 
 
-def _pair_inputs(scores: FloatArray, indptr: IntArray, n_events: IntArray) -> FloatArray:
-    """(n_pairs, 2): log of the softmax of the scores of one user's candidates, and log(1 + events of the user)."""
+def _refuse_broken(path: Path, name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+        raise ModelError(f"{path}: {name} is {shown(value)}, not a finite number; train again")
+
+
+def _pair_inputs(scores: FloatArray, indptr: IntArray, activity: FloatArray) -> FloatArray:
+    """(n_pairs, 2): log of the softmax of the scores of one user's candidates, and log(1 + events of the user).
+
+    Args:
+        activity: of the users, the log of events first, (n_users, n_inputs).
+    """
     sizes = np.diff(indptr)
     has_pairs = sizes > 0
     starts, counts = indptr[:-1][has_pairs], sizes[has_pairs]
@@ -173,7 +188,7 @@ def _pair_inputs(scores: FloatArray, indptr: IntArray, n_events: IntArray) -> Fl
         return np.zeros((0, 2))
     shifted = scores - np.repeat(np.maximum.reduceat(scores, starts), counts)
     level = np.log(np.add.reduceat(np.exp(shifted), starts))
-    return np.stack([shifted - np.repeat(level, counts), np.repeat(np.log1p(n_events), sizes)], axis=1)
+    return np.stack([shifted - np.repeat(level, counts), np.repeat(activity[:, 0], sizes)], axis=1)
 
 
 @dataclass(frozen=True)

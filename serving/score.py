@@ -112,9 +112,10 @@ class Scorer:
         columns: dict[str, object] = {"user_row": user_row, "item_pos": item_pos, "score": values[user_row, slot]}
         columns |= reasons(self.quotes, candidates, table, rows)
         columns["p"] = np.full(len(rows), np.nan)
-        if self.ranker.calibration is not None:
-            bounds = candidates.indptr
-            columns["p"] = self.ranker.calibration.probabilities(scores, bounds, some.n_events, activity(some))[rows]
+        calibration = self.ranker.calibration
+        if calibration is not None:
+            lately = activity(some, calibration.days)
+            columns["p"] = calibration.probabilities(scores, candidates.indptr, lately)[rows]
         return self._table(self._filled(pa.table(columns), some, k), users)
 
     def _filled(self, listed: pa.Table, some: Histories, k: int) -> pa.Table:

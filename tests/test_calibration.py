@@ -1,8 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from scipy.special import expit
 
 from features.activity import activity
@@ -10,13 +13,14 @@ from features.histories import Histories
 from recsys.calibration import FILE, RIDGE, Calibration, Logistic, Reliability
 from recsys.errors import ModelError
 from recsys.split import DAY_US
+from training.calibration import fit_calibration
 
 N_USERS, N_PER_USER = 400, 25
 INDPTR = np.arange(0, N_USERS * N_PER_USER + 1, N_PER_USER)
 
 
 def planted(seed: int) -> tuple[np.ndarray, ...]:
-    """Scores, labels of users who take something, events, activity and who is active; chances are planted.
+    """Scores, labels of users who take something, their activity, that of all and who is active; chances are planted.
 
     A score is the log of the chance of its item, plus a level of the user that means nothing.
     """
@@ -24,29 +28,31 @@ def planted(seed: int) -> tuple[np.ndarray, ...]:
     chance = rng.dirichlet(np.full(N_PER_USER, 0.3), N_USERS)
     scores = np.log(np.maximum(chance, 1e-9)) + rng.normal(size=(N_USERS, 1))
     taken = rng.random(chance.shape) < chance
-    n_events = rng.integers(1, 40, N_USERS)
-    known = np.stack([np.log1p(rng.integers(1, 40, 5000)), np.log1p(rng.integers(0, 90, 5000))], axis=1)
+    takers, known = (
+        np.log1p(np.stack([rng.integers(1, 40, n), rng.integers(0, 90, n)], axis=1)) for n in (N_USERS, 5000)
+    )
     active = rng.random(5000) < expit(known[:, 0] - known[:, 1])
-    return scores.ravel(), taken.ravel(), n_events, known, active
+    return scores.ravel(), taken.ravel(), takers, known, active
 
 
 def fitted(seed: int = 0) -> Calibration:
-    scores, taken, n_events, known, active = planted(seed)
-    return Calibration.fit(scores, taken, INDPTR, n_events, known, active)
+    scores, taken, takers, known, active = planted(seed)
+    return Calibration.fit(scores, taken, INDPTR, takers, known, active, days=90.0)
 
 
 def test_p_is_the_share_of_the_softmax_times_the_chance_that_the_user_comes() -> None:
     # log-odds of the pair are the log of the softmax; the user's are 0 whatever the activity
     made = Calibration(Logistic(0.0, (1.0, 0.0)), Logistic(0.0, (0.0, 0.0)))
-    p = made.probabilities(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 3]), np.array([1, 1]), np.zeros((2, 2)))
+    p = made.probabilities(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 3]), np.zeros((2, 2)))
     # softmax: 1/4, 3/4 and 1; odds of 1/4 are a chance of 1/5; each halved
     np.testing.assert_allclose(p, [0.1, 3 / 14, 0.25])
 
 
 def test_planted_chances_come_back() -> None:
     made = fitted()
-    scores, taken, n_events, known, active = planted(1)
-    given = made.probabilities(scores, INDPTR, n_events, np.full((N_USERS, 2), [50.0, 0.0]))  # who surely comes
+    scores, taken, takers, known, active = planted(1)
+    comes_surely = replace(made, user=Logistic(50.0, (0.0, 0.0)))
+    given = comes_surely.probabilities(scores, INDPTR, takers)
     assert Reliability.measure(given, taken).error < 0.01 < 0.02 < taken.mean()
     comes = expit(made.user.odds(known))
     assert Reliability.measure(comes, active).error < 0.03  # 500 users a bin: .016 by chance
@@ -55,39 +61,37 @@ def test_planted_chances_come_back() -> None:
 
 def test_p_rises_with_the_score_within_a_user_and_is_a_probability() -> None:
     made = fitted()
-    scores, _, n_events, known, _ = planted(2)
-    p = made.probabilities(scores, INDPTR, n_events, known[:N_USERS])
+    scores, _, takers, _, _ = planted(2)
+    p = made.probabilities(scores, INDPTR, takers)
     assert ((p >= 0) & (p <= 1)).all()
     for user in range(N_USERS):
         mine = slice(INDPTR[user], INDPTR[user + 1])
         assert (np.diff(p[mine][np.argsort(scores[mine])]) >= 0).all()
-    far = made.probabilities(1e6 * scores, INDPTR, n_events, known[:N_USERS])
+    far = made.probabilities(1e6 * scores, INDPTR, takers)
     assert ((far >= 0) & (far <= 1)).all()
 
 
 def test_scores_that_say_the_opposite_give_a_flat_p_and_never_a_falling_one() -> None:
-    scores, taken, n_events, known, active = planted(0)
-    made = Calibration.fit(-scores, taken, INDPTR, n_events, known, active)
+    scores, taken, takers, known, active = planted(0)
+    made = Calibration.fit(-scores, taken, INDPTR, takers, known, active)
     assert made.pair.weights[0] == 0
 
 
 def test_permuting_users_permutes_p_and_a_level_per_user_changes_nothing() -> None:
     made = fitted()
-    scores, _, n_events, known, _ = planted(2)
-    p = made.probabilities(scores, INDPTR, n_events, known[:N_USERS]).reshape(N_USERS, -1)
+    scores, _, takers, _, _ = planted(2)
+    p = made.probabilities(scores, INDPTR, takers).reshape(N_USERS, -1)
     order = np.random.default_rng(0).permutation(N_USERS)
     moved = scores.reshape(N_USERS, -1)[order] + np.linspace(0, 9, N_USERS)[:, None]
-    again = made.probabilities(moved.ravel(), INDPTR, n_events[order], known[:N_USERS][order])
+    again = made.probabilities(moved.ravel(), INDPTR, takers[order])
     np.testing.assert_allclose(again.reshape(N_USERS, -1), p[order], rtol=1e-9)
 
 
 def test_a_stranger_has_no_p_and_a_user_without_candidates_no_pair() -> None:
     made = fitted()
-    p = made.probabilities(
-        np.zeros(3), np.array([0, 0, 1, 3]), np.ones(3, int), np.array([[1, 1], [np.nan, np.nan], [1, 1]])
-    )
+    p = made.probabilities(np.zeros(3), np.array([0, 0, 1, 3]), np.array([[1, 1], [np.nan, np.nan], [1, 1]]))
     assert np.isnan(p).tolist() == [True, False, False]
-    assert made.probabilities(np.zeros(0), np.zeros(2, int), np.ones(1, int), np.ones((1, 2))).shape == (0,)
+    assert made.probabilities(np.zeros(0), np.zeros(2, int), np.ones((1, 2))).shape == (0,)
 
 
 def test_weights_are_where_the_slope_of_the_loss_is_zero_and_only_the_first_must_rise() -> None:
@@ -116,6 +120,56 @@ def test_activity_counts_events_and_days_since_the_last_and_knows_no_stranger() 
     )
     expected = np.log1p(np.array([[2, 6], [np.nan, np.nan], [1, 1]]))
     np.testing.assert_allclose(activity(histories), expected)
+    expected[0, 0] = np.log1p(1)  # of the last six days, the day before them not counted
+    np.testing.assert_allclose(activity(histories, 6.0), expected)
+    expected[[0, 2], 0] = [0, 0]  # known, though silent
+    np.testing.assert_allclose(activity(histories, 0.5), expected)
+
+
+def test_in_a_shop_that_goes_on_as_it_was_as_many_come_as_p_says() -> None:
+    rng = np.random.default_rng(0)
+    n_users, fitted_at, tonight, window = 20_000, 160, 200, 20
+    n_events = rng.poisson(rng.lognormal(-4, 1, n_users) * (tonight + window))
+    user = np.repeat(np.arange(n_users), n_events)
+    day = rng.uniform(0, tonight + window, len(user))
+
+    def seen(at: int, days: float | None) -> tuple[np.ndarray, np.ndarray]:
+        known = Histories.build(
+            user, np.zeros_like(user), (day * DAY_US).astype(np.int64), np.ones(len(user), np.float32),
+            n_users=n_users, n_items=1, as_of=at * DAY_US,
+        )  # fmt: skip
+        found, comes = (
+            activity(known, days),
+            np.bincount(user[(day >= at) & (day < at + window)], minlength=n_users) > 0,
+        )
+        return found[known.n_events > 0], comes[known.n_events > 0]
+
+    made = Logistic.fit(*seen(fitted_at, None))
+    said, came = seen(tonight, float(fitted_at))
+    assert expit(made.odds(said)).sum() == pytest.approx(came.sum(), rel=0.03)
+    by_all, _ = seen(tonight, None)
+    assert expit(made.odds(by_all)).sum() > 1.08 * came.sum()  # as `p` once said it
+
+
+def test_a_fitted_map_knows_how_long_the_past_was() -> None:
+    histories = Histories.build(
+        np.array([0, 1]),
+        np.array([0, 0]),
+        np.array([1, 4]) * DAY_US,
+        np.ones(2, np.float32),
+        n_users=2,
+        n_items=1,
+        as_of=10 * DAY_US,
+    )
+    made = fit_calibration(
+        Mock(histories=histories),
+        np.array([0]),
+        sp.csr_matrix([[1.0], [0.0]]),
+        np.array([0, 1]),
+        np.ones(1),
+        np.zeros(1),
+    )
+    assert made.days == 9
 
 
 def test_reliability_is_that_worked_out_by_hand() -> None:
@@ -134,6 +188,10 @@ def test_save_then_load_says_the_same(tmp_path: Path) -> None:
     made = fitted()
     made.save(tmp_path)
     assert Calibration.load(tmp_path) == made
+    content = json.loads((tmp_path / FILE).read_text())
+    del content["days"]  # by an earlier revision, which counted all events
+    (tmp_path / FILE).write_text(json.dumps(content))
+    assert Calibration.load(tmp_path) == replace(made, days=None)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from features.dataset import Dataset
 from features.histories import Histories
 from features.pairs import NAMES
 from features.snapshot import ItemFacts, Snapshot
+from recsys.calibration import Calibration, Logistic
 from recsys.cf_tower import CFTower
 from recsys.config import DataConfig, parse_config
 from recsys.errors import ConfigError, DataError, ModelError
@@ -107,12 +108,18 @@ def test_a_capped_list_takes_the_next_best_and_fills_up_with_what_sold_of_other_
         assert mine["score"].is_monotonic_decreasing
         theirs = free[free["user_id"] == user]
         assert mine["item_pos"].iloc[0] == theirs["item_pos"].iloc[0]
-    assert table[table["user_id"] == 2]["item_pos"].tolist() == [
-        6,
-        7,
-        5,
-    ]  # two candidates, and what sold most of the third
+    of_a_stranger = table[table["user_id"] == 2]["item_pos"].tolist()
+    assert of_a_stranger == [6, 7, 5]  # two candidates, and what sold most of the third category
     assert made.score(np.arange(3), k=3).num_rows == 9
+
+
+@pytest.mark.parametrize(("days", "n_counted"), [(None, 4), (20.0, 4), (1.0, 0)])
+def test_p_counts_events_over_as_long_a_past_as_it_was_fitted_on(days: float | None, n_counted: int) -> None:
+    by_events, even = Logistic(0.0, (0.0, 1.0)), Logistic(0.0, (0.0, 0.0))
+    some = scorer(exclude_seen=True, popular=N_ITEMS)
+    some = replace(some, ranker=replace(some.ranker, calibration=Calibration(by_events, even, days)))
+    p = some.score(np.array([1]), 4)["p"].to_numpy()
+    np.testing.assert_allclose(p, 0.5 * (1 - 1 / (2 + n_counted)), rtol=1e-6)  # odds of 1 + events, halved
 
 
 def test_ids_of_64_bits_without_sign_stay_whole() -> None:
