@@ -80,6 +80,7 @@ def gather(snapshot: Snapshot, some: Histories) -> Candidates:
     user_row = np.repeat(np.arange(some.n_users), np.diff(indptr))
     item_pos = pair_keys - user_row * some.n_items
     scores = {name: score_values(values.ravel()[pair_keys]) for name, values in listings.items() if name != "text"}
+    scores["cf"][~snapshot.has_factors[item_pos]] = 0
     ranks = _ranks(listed, pair_keys, is_candidate)
     for name in set(SCORED) - {*listings}:
         scores[name], ranks[name] = np.zeros(len(pair_keys), np.float32), np.full(len(pair_keys), np.nan, np.float32)
@@ -92,13 +93,14 @@ def _source_lists(
     """What each source that knows users puts forward, for those of whom something is known.
 
     Args:
-        listings: scores of all items by source, (n_users, n_items), barred ones lowest; text's are changed here.
+        listings: scores of all items by source, (n_users, n_items), barred ones lowest; here those that are nowhere, too.
         users: vectors of the users by dense source.
     """
     limits = snapshot.config.candidates
     known = np.flatnonzero(some.n_events)
-    if not snapshot.has_text.all():
-        listings["text"][:, ~snapshot.has_text] = _lowest(listings["text"].dtype)
+    for name, is_somewhere in (("text", snapshot.has_text), ("cf", snapshot.has_factors)):
+        if not is_somewhere.all():  # what is nowhere is near nobody, and takes no place from what is
+            listings[name][:, ~is_somewhere] = _lowest(listings[name].dtype)
     # a zero of a sparse source means "never heard of it", not a low score
     floors = {"text": snapshot.text_search.floor, "cf": snapshot.cf_search.floor} | dict.fromkeys(SPARSE, 0.0)
     lists = {
@@ -106,8 +108,6 @@ def _source_lists(
     } | {"new": _new(snapshot, _rows(listings["text"], known), limits.new)}
     for name, vectors in (("text", users["text"]), ("new", users["text"]), ("cf", users["cf"])):
         lists[name][~vectors[known].any(axis=1)] = -1  # who is nowhere is near nothing
-    if not snapshot.has_factors.all():
-        lists["cf"][~snapshot.has_factors[lists["cf"]]] = -1  # nor is what is nowhere
     listed: dict[str, Listed] = {}
     for name, items in lists.items():
         row, place = np.nonzero(items >= 0)

@@ -1,10 +1,15 @@
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.candidates import Candidates, top_k
+from features.candidates import Candidates, gather, top_k
+from features.histories import Histories
+from features.snapshot import ItemFacts, Snapshot
+from recsys.cf_tower import CFTower
+from recsys.config import parse_config
 
 
 def slow_top_k(scores: np.ndarray, k: int, above: float) -> np.ndarray:
@@ -46,3 +51,24 @@ def test_values_at_pairs_where_there_are_some_and_where_there_are_none() -> None
     for users, items, found in (([0, 1, 1], [1, 1, 2], [2, 0, 1]), ([], [], [])):
         pairs = np.array(users, dtype=np.int64), np.array(items, dtype=np.int64)
         assert Candidates(*pairs, {}, {}, np.zeros((2, 1)), 2).values_of(matrix).tolist() == found
+
+
+def test_items_that_are_nowhere_take_no_place_from_those_that_are() -> None:
+    """Of the items that the user did not take the second is far from them, and 0, the score of the others, is more."""
+    past = Histories.build(
+        np.array([0, 1, 1]),
+        np.array([0, 1, 2]),
+        np.array([1, 2, 2]),
+        np.ones(3, np.float32),
+        n_users=2,
+        n_items=9,
+        as_of=9,
+    )
+    settings = {"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}, "candidates": {"per_source": 1}}
+    nothing, vectors = sp.csr_matrix(np.zeros((9, 9), np.float32)), np.zeros((9, 2), np.float32)
+    factors = np.array([[1.0], [-1.0], *[[0.0]] * 7], dtype=np.float32)
+    config, facts = parse_config(settings), ItemFacts.build(past, pd.DataFrame({"item_id": range(9)}))
+    cf = CFTower(config.cf, factors, nothing, nothing, factors[:, 0] != 0)
+    found = gather(Snapshot(past, vectors, cf, facts, facts.exists, config), past.of_users(np.array([0])))
+    assert found.item_pos[found.ranks["cf"] == 0].tolist() == [1]
+    assert found.scores["cf"][found.item_pos == 2].tolist() == [0.0]  # sold since ALS was fitted
