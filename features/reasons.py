@@ -51,7 +51,7 @@ def sources(candidates: Candidates, table: PairTable, rows: IntArray) -> IntArra
     is_cold = table.features[rows, NAMES.index("count_all")] == 0
     behaviour = np.where(is_cold, np.inf, behaviour)
     conditions = [
-        np.isfinite(ranks["repeat"]),
+        ~np.isnan(table.features[rows, NAMES.index("times_taken")]),  # its list ends long before some histories do
         (ranks["text"] < STRONG) & (behaviour < STRONG),
         np.isfinite(ranks["text"]) & (ranks["text"] <= behaviour),
         np.isfinite(behaviour),
