@@ -164,19 +164,20 @@ def _own_past(some: Histories, user: IntArray, item: IntArray) -> dict[str, Floa
     times = np.bincount(group, minlength=len(keys))
     first, last = np.empty((2, len(keys)), dtype=np.int64)
     first[group[::-1]], last[group] = some.timestamp[::-1], some.timestamp  # of a user's events, the last written stays
-    since = (some.as_of - last) / DAY_US
-    with np.errstate(divide="ignore", invalid="ignore"):
-        interval = np.where(times > 1, (last - first) / DAY_US / (times - 1), np.nan)
-        share = np.where(interval > 0, since / interval, np.nan)
     is_new = np.ones(len(events), dtype=bool)  # several lines of one basket are one moment
     is_new[1:] = (events[1:] != events[:-1]) | (some.step[1:] != some.step[:-1])
+    moments = np.bincount(group, is_new, len(keys))
+    since = (some.as_of - last) / DAY_US
+    with np.errstate(divide="ignore", invalid="ignore"):
+        interval = np.where(moments > 1, (last - first) / DAY_US / (moments - 1), np.nan)
+        share = np.where(interval > 0, since / interval, np.nan)
     step = np.zeros(len(keys), dtype=np.int64)
     step[group] = some.step  # events are old to new, so the newest is written last
     columns = {
         "times_taken": times,
         "days_since_taken": since,
         "interval_share": share,
-        "taken_share": np.bincount(group, is_new, len(keys)) / some.n_moments[keys // some.n_items],
+        "taken_share": moments / some.n_moments[keys // some.n_items],
         "steps_since_taken": step,
         "habit": np.bincount(group, is_new * HABIT_DECAY**some.step, len(keys)),
     }

@@ -31,6 +31,7 @@ def test_own_past_counts_moments_not_lines() -> None:
     nan = np.nan
     np.testing.assert_allclose(past["times_taken"], [4, 1, nan, nan])
     np.testing.assert_allclose(past["days_since_taken"], [60, 80, nan, nan])
+    np.testing.assert_allclose(past["interval_share"], [60 / 15, nan, nan, nan])  # from day 10 over 20 to 40
     np.testing.assert_allclose(past["taken_share"], [3 / 3, 1 / 3, nan, nan])
     np.testing.assert_allclose(past["steps_since_taken"], [0, 1, nan, nan])
     d = HABIT_DECAY
