@@ -208,9 +208,12 @@ class Registry:
         numbers = [version.version for version in versions][:MANY]
         known += [*numbers[::-1], *["or an older number"] * (len(versions) > MANY)]
         kind = ModelError if wanted in (CHAMPION, CHALLENGER, PREVIOUS) else UnknownVersionError
+        use = f"use one of {', '.join(known)}"
+        if wanted == CHAMPION:
+            use = f"give the name to one of {', '.join(known)}: recsys promote VERSION --force --why TEXT"
         raise kind(
             f"{self.where}: model {shown(self._config.model_name)} has no version or alias {shown(wanted)}; "
-            + (f"use one of {', '.join(known)}" if versions else "train one with: recsys train")
+            + (use if versions else "train one with: recsys train")
         )
 
     def versions(self) -> list[ModelVersion]:

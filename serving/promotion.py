@@ -60,7 +60,12 @@ def promote(
         RecsysError: the comparison cannot be made, and nobody overrules.
     """
     registry = Registry(config.mlflow)
-    chosen, champion = registry.resolve(wanted), registry.resolve(CHAMPION)
+    chosen = registry.resolve(wanted)
+    if (
+        why is not None and _champion(registry) is None
+    ):  # its name was deleted, or its version, which takes the name along
+        return _crown(config, registry, chosen, None, None, None, why)
+    champion = registry.resolve(CHAMPION)
     if chosen.version == champion.version:
         return Promotion(chosen.version, True, None, None, f"version {chosen.version} is champion already")
     try:
@@ -72,14 +77,14 @@ def promote(
         if why is None:
             raise
         reporter.say(f"no report: {error}")
-        return _crown(config, registry, chosen, champion, None, None, why)
+        return _crown(config, registry, chosen, champion.version, None, None, why)
     registry.attach(chosen.version, folder, f"compare/against-{champion.version}", {})
     judged = {"report_verdict": report.verdict, "report_against": champion.version}
     is_sound = report.verdict == "HOLD" and not report.counterfactual.is_veto
     if refresh and why is None and is_sound and _is_refresh(chosen, champion):
         why = f"these are the settings of version {champion.version} on newer data"
     if report.verdict == "PROMOTE" or why is not None:
-        promotion = _crown(config, registry, chosen, champion, report, folder, why)
+        promotion = _crown(config, registry, chosen, champion.version, report, folder, why)
         if promotion.is_champion:
             registry.tag(chosen.version, judged)  # last: what is tagged as judged no other night will look at
         return promotion
@@ -122,7 +127,7 @@ def _crown(
     config: Config,
     registry: Registry,
     chosen: ModelVersion,
-    against: ModelVersion,
+    against: str | None,
     report: Report | None,
     folder: Path | None,
     why: str | None,
@@ -130,10 +135,10 @@ def _crown(
     if why is not None:
         registry.tag(chosen.version, {"promoted_because": why})
     with _moving(config, registry):
-        now = registry.resolve(CHAMPION).version
-        if now == against.version:
+        now = _champion(registry)
+        if now == against:
             registry.promote(chosen.version)
-    if now != against.version:
+    if now != against:
         sentence = f"version {chosen.version} stays out: version {now} became champion meanwhile; compare with that one"
         return Promotion(chosen.version, False, report, folder, sentence)
     _note(config, registry)
@@ -141,6 +146,10 @@ def _crown(
     return Promotion(
         chosen.version, True, report, folder, f"champion is now version {chosen.version} ({_verdict(report)}{because})"
     )
+
+
+def _champion(registry: Registry) -> str | None:
+    return next((version.version for version in registry.versions() if CHAMPION in version.aliases), None)
 
 
 def _verdict(report: Report | None) -> str:

@@ -248,6 +248,16 @@ def test_a_champion_that_came_meanwhile_is_not_overrun(
     assert registry.resolve("champion").version == "3"
 
 
+def test_a_champion_whose_name_was_deleted_is_named_again_by_a_person(config: Config) -> None:
+    registry = Registry(config.mlflow)
+    with registry.calls() as client:
+        client.delete_registered_model_alias(config.mlflow.model_name, "champion")
+    with pytest.raises(ModelError, match="recsys promote VERSION --force --why"):
+        promote(config, "1", Reporter())
+    assert promote(config, "1", Reporter(), why="its name was deleted").is_champion
+    assert registry.resolve("champion").version == "1"
+
+
 @pytest.mark.parametrize("told", ["PROMOTE"], indirect=True)
 def test_a_night_that_dies_before_it_crowns_leaves_the_version_to_be_judged(
     config: Config, told: Report, monkeypatch: pytest.MonkeyPatch
