@@ -137,14 +137,14 @@ def source_scores(snapshot: Snapshot, some: Histories) -> dict[str, FloatArray]:
 def sparse_scores(snapshot: Snapshot, some: Histories) -> dict[str, FloatArray]:
     """Scores of all items by the sources that know few of them, (n_users, n_items) float32; 0 where unknown.
 
-    Without "repeat" where seen items are excluded: all of it would be barred.
+    Without "repeat" where all that was seen is excluded: all of it would be barred.
     """
     decay = snapshot.config.cf.history_decay
     recent = some.decayed(decay, FAINT)
     return {
         "item_item": snapshot.cf.neighbour_scores(recent).toarray(),
         "ease": snapshot.cf.ease_scores(recent).toarray(),
-        **({} if snapshot.config.rules.exclude_seen else {"repeat": some.decayed(decay).toarray()}),
+        **({} if snapshot.config.rules.only_new else {"repeat": some.decayed(decay).toarray()}),
     }
 
 
@@ -205,7 +205,7 @@ def _bar(snapshot: Snapshot, some: Histories, values: Scores | BoolArray, mark: 
     if not snapshot.is_eligible.all():
         values[:, ~snapshot.is_eligible] = mark
     if snapshot.config.rules.exclude_seen:
-        values[some.user_pos, some.item_pos] = mark
+        values[some.seen] = mark
 
 
 def _lowest(kind: np.dtype[Any]) -> float:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
@@ -15,7 +15,7 @@ from pandas.api.types import is_object_dtype
 from features.events import EVENT
 from features.ingest import Tables, clean_tables
 from features.spool import Records, Spool
-from recsys.config import parse_config
+from recsys.config import RulesConfig, parse_config
 from recsys.errors import ConfigError, DataError, shown
 from recsys.ids import IdMap, unwrapped
 from recsys.moments import moment_of
@@ -39,9 +39,11 @@ class Dataset:
             `as_of` do not count.
         bounds: where the records of each user start, (n_users + 1,).
         has_split, has_weight: whether the events had such a column.
-        available: True where the item may be recommended, (n_items,); see `without`.
+        available: True where the item may be recommended, (n_items,); see `under`.
         as_of: the moment of knowledge.
         sha256: of the tables it came from.
+        types: names of the codes of event types.
+        seen_by: codes of the labels by which an item counts as acted on; None: all labels.
     """
 
     users: IdMap
@@ -54,6 +56,8 @@ class Dataset:
     available: BoolArray
     as_of: pd.Timestamp
     sha256: str
+    types: tuple[str, ...] = ()
+    seen_by: tuple[int, ...] | None = None
 
     @classmethod
     def from_frames(
@@ -110,20 +114,26 @@ class Dataset:
         available = items["available"].to_numpy(dtype=bool) if "available" in items else np.ones(len(items), bool)
         return cls(
             log.users, log.items, items, log.records, log.bounds[: len(log.users) + 1],
-            bool(tables.split_column), log.has_weight, available, as_of, tables.sha256,
+            bool(tables.split_column), log.has_weight, available, as_of, tables.sha256, log.types,
         )  # fmt: skip
 
     def __repr__(self) -> str:
         n_events = len(self.records)
         return f"Dataset({len(self.users):,} users, {len(self.items):,} items, {n_events:,} events, as of {self.as_of})"
 
-    def without(self, blocked: Sequence[str | int]) -> "Dataset":
-        """The same, but some items may not be recommended; ids that the items table lacks change nothing."""
-        if not blocked:
-            return self
-        available, positions = self.available.copy(), self.items.positions(list(blocked))
-        available[positions[positions >= 0]] = False
-        return replace(self, available=available)
+    def under(self, rules: RulesConfig) -> "Dataset":
+        """The same under a shop's rules: without what they block, and with the labels that count as having acted on an item.
+
+        Ids that the items table lacks change nothing.
+        """
+        made = self
+        if rules.blocked:  # to look up nothing would still make texts of all ids that are numbers
+            available, positions = self.available.copy(), self.items.positions(list(rules.blocked))
+            available[positions[positions >= 0]] = False
+            made = replace(made, available=available)
+        if rules.seen_by:
+            made = replace(made, seen_by=tuple(self.types.index(name) for name in rules.seen_by if name in self.types))
+        return made
 
     @property
     def user_pos(self) -> IntArray:
@@ -144,6 +154,15 @@ class Dataset:
     def weight(self) -> FloatArray:
         """(n_events,) float32, label weight of the type times the row's own weight."""
         return self._columns["weight"]
+
+    @property
+    def marks_seen(self) -> BoolArray | None:
+        """(n_events,) by which events an item counts as acted on; None: by all."""
+        return None if self.seen_by is None else self._columns["marks_seen"]
+
+    def seeing(self, records: Records) -> BoolArray | None:
+        """The same of some records, (n_records,)."""
+        return None if self.seen_by is None else np.isin(records["type"], self.seen_by)
 
     @property
     def split(self) -> IntArray | None:
@@ -202,10 +221,13 @@ class Dataset:
     def _columns(self) -> dict[str, np.ndarray]:
         names = ["user", "item", "timestamp", "weight", *["split"] * self.has_split]
         parts: dict[str, list[np.ndarray]] = {name: [np.empty(0, EVENT[name])] for name in names}
+        marks = [np.empty(0, dtype=bool)]
         for block in self.blocks():
             for name in names:
                 parts[name].append(block[name].copy())  # a view would keep the whole block
-        return {name: np.concatenate(parts.pop(name)) for name in names}
+            if (marked := self.seeing(block)) is not None:
+                marks.append(marked)
+        return {name: np.concatenate(parts.pop(name)) for name in names} | {"marks_seen": np.concatenate(marks)}
 
 
 def _microseconds(moment: pd.Timestamp) -> int:

@@ -46,6 +46,7 @@ class Histories:
         weight: (n_events,) float32 label weight.
         n_users, n_items: sizes of the position spaces.
         as_of: int64 microseconds, UTC.
+        marks_seen: (n_events,) by which events their item counts as acted on; None: by all.
     """
 
     user_pos: IntArray
@@ -55,6 +56,7 @@ class Histories:
     n_users: int
     n_items: int
     as_of: int
+    marks_seen: BoolArray | None = None
 
     @classmethod
     def build(
@@ -68,10 +70,12 @@ class Histories:
         n_items: int,
         as_of: int,
         known: BoolArray | None = None,
+        marks_seen: BoolArray | None = None,
     ) -> "Histories":
         """Sorts events; `known` picks the events that count, all before `as_of` by default."""
         keep = timestamp < as_of if known is None else known
         user, item, time, mass = user_pos[keep], item_pos[keep], timestamp[keep], weight[keep]
+        marks = None if marks_seen is None else marks_seen[keep]
         same = user[1:] == user[:-1]
         rises = (user[1:] > user[:-1]) | same & (
             (time[1:] > time[:-1]) | (time[1:] == time[:-1]) & (item[1:] >= item[:-1])
@@ -79,7 +83,8 @@ class Histories:
         if not rises.all():
             order = np.lexsort((item, time, user))
             user, item, time, mass = user[order], item[order], time[order], mass[order]
-        return cls(user, item, time, mass, n_users, n_items, as_of)
+            marks = None if marks is None else marks[order]
+        return cls(user, item, time, mass, n_users, n_items, as_of, marks)
 
     @classmethod
     def of(cls, dataset: Dataset, known: BoolArray | None = None, as_of: int | None = None) -> "Histories":
@@ -87,7 +92,7 @@ class Histories:
         return cls.build(
             dataset.user_pos, dataset.item_pos, dataset.timestamp, dataset.weight,
             n_users=len(dataset.users), n_items=len(dataset.items),
-            as_of=int(dataset.as_of.value // 1000) if as_of is None else as_of, known=known,
+            as_of=int(dataset.as_of.value // 1000) if as_of is None else as_of, known=known, marks_seen=dataset.marks_seen,
         )  # fmt: skip
 
     @cached_property
@@ -136,6 +141,7 @@ class Histories:
             len(users),
             self.n_items,
             self.as_of,
+            None if self.marks_seen is None else self.marks_seen[rows],
         )
 
     def blocks(self) -> Iterator["Histories"]:
@@ -150,7 +156,7 @@ class Histories:
         """What was known at an earlier moment, int64 microseconds."""
         return Histories.build(
             self.user_pos, self.item_pos, self.timestamp, self.weight,
-            n_users=self.n_users, n_items=self.n_items, as_of=moment,
+            n_users=self.n_users, n_items=self.n_items, as_of=moment, marks_seen=self.marks_seen,
         )  # fmt: skip
 
     def renamed(self, item_pos: IntArray, n_items: int) -> "Histories":
@@ -185,9 +191,17 @@ class Histories:
         last[self.user_pos] = self.timestamp  # the newest event is written last
         return np.where(last > 0, (self.as_of - last) / DAY_US, np.nan)
 
+    @cached_property
+    def seen(self) -> tuple[IntArray, IntArray]:
+        """User and item position of what counts as acted on, (n_seen,) each; a pair may come more than once."""
+        if self.marks_seen is None:
+            return self.user_pos, self.item_pos
+        return self.user_pos[self.marks_seen], self.item_pos[self.marks_seen]
+
     def new_only(self, targets: sp.csr_matrix) -> sp.csr_matrix:
-        """Targets, (n_users, n_items), without what a user took before."""
-        left = sp.csr_matrix(targets - targets.multiply(self.counts() > 0))
+        """Targets, (n_users, n_items), without what a user acted on before."""
+        is_seen = sp.csr_matrix((np.ones(len(self.seen[0]), dtype=bool), self.seen), (self.n_users, self.n_items))
+        left = sp.csr_matrix(targets - targets.multiply(is_seen))
         left.eliminate_zeros()
         return left
 
@@ -258,13 +272,14 @@ class StoredHistories:
     def loaded(self) -> Histories:
         """All in memory."""
         data = self.dataset
-        return self._of(data.user_pos, data.item_pos, data.timestamp, data.weight)
+        return self._of((data.user_pos, data.item_pos, data.timestamp, data.weight), data.marks_seen)
 
     def _histories(self, records: Records) -> Histories:
-        return self._of(*(records[name] for name in ("user", "item", "timestamp", "weight")))
+        columns = (records["user"], records["item"], records["timestamp"], records["weight"])
+        return self._of(columns, self.dataset.seeing(records))
 
-    def _of(self, user: IntArray, item: IntArray, timestamp: IntArray, weight: FloatArray) -> Histories:
-        return Histories(user, item, timestamp, weight, self.n_users, self.n_items, self.as_of)
+    def _of(self, columns: tuple[IntArray, IntArray, IntArray, FloatArray], marks: BoolArray | None) -> Histories:
+        return Histories(*columns, self.n_users, self.n_items, self.as_of, marks)
 
 
 Past = Histories | StoredHistories

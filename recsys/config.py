@@ -154,6 +154,9 @@ class RulesConfig(Section):
     """What may be recommended."""
 
     exclude_seen: bool = Field(True, description="Never recommend what the user already acted on.")
+    seen_by: Words = Field(
+        (), description='Labels that count as having acted on an item, such as ["purchase"]; [] means all of them.'
+    )
     blocked: list[str | int] = Field(
         default_factory=list,
         description="Ids of items never to recommend, such as recalled ones; from the next scoring on.",
@@ -164,6 +167,11 @@ class RulesConfig(Section):
         description="Most items of one category in a list; the next best take their places. None: any number.",
     )
     max_per_brand: int | None = Field(None, ge=1, description="Most items of one brand in a list, likewise.")
+
+    @property
+    def only_new(self) -> bool:
+        """Whether nothing that a user ever took is recommended again."""
+        return self.exclude_seen and not self.seen_by
 
 
 RULES_AT_ONCE = ("blocked", "max_per_category", "max_per_brand")
@@ -274,6 +282,21 @@ class Config(Section):
                     raise ValueError(f"{where}: nothing reads a column {shown(ours)}; did you mean {near[0]}?")
         return self
 
+    @model_validator(mode="after")
+    def _seen_by_labels(self) -> "Config":
+        """A type that is no label would leave everything unseen without a word."""
+        labels = list(self.data.event_weights)
+        for name in self.rules.seen_by:
+            if name not in labels:
+                raise ValueError(
+                    f"rules.seen_by: {shown(name)} is no label of data.event_weights; {_hint(name, labels)}"
+                )
+        if self.rules.seen_by and not self.rules.exclude_seen:
+            raise ValueError(
+                "rules.seen_by: exclude_seen = false lists what was seen, by whatever label; set one of both"
+            )
+        return self
+
     def beside_cache(self, name: str) -> Path:
         """A folder beside `text.cache`, of what a run left off or fetched: all of it can be made again."""
         return Path(self.text.cache).parent / name
@@ -309,7 +332,7 @@ class Config(Section):
         dump = self.model_dump(mode="json", exclude=places)
         # recipes of registered versions keep their hashes, so that a version on newer data is known as a refresh
         dump["data"]["max_bad_share"] = DataConfig.model_fields["max_bad_share"].default
-        for name in (name for name in RULES_AT_ONCE if not getattr(self.rules, name)):
+        for name in (name for name in (*RULES_AT_ONCE, "seen_by") if not getattr(self.rules, name)):
             del dump["rules"][name]
         chosen = {name: dump[name] for name in sections} if sections else dump
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()

@@ -314,10 +314,11 @@ def _all_taken(dataset: Dataset, users: IntArray) -> int:
 
 
 def _distinct(dataset: Dataset, among: BoolArray) -> IntArray:
-    """Distinct items of each user's events, (n_users,), of those that count, (n_items,)."""
+    """Distinct items that each user acted on, (n_users,), of those that count, (n_items,)."""
     counts = np.zeros(len(dataset.users), dtype=np.int64)
     for block in dataset.blocks():
-        block = block[among[block["item"]]]
+        marks = dataset.seeing(block)
+        block = block[among[block["item"]] & (True if marks is None else marks)]
         pairs = np.unique(block["user"].astype(np.int64) * len(dataset.items) + block["item"])
         counts += np.bincount(pairs // len(dataset.items), minlength=len(counts))
     return counts

@@ -42,7 +42,7 @@ def dataset_of(config: Config, as_of: pd.Timestamp) -> Dataset:
     """The tables as a data set, as of a moment, without what the rules block; nothing is written or told."""
     tables = load_tables(config.data, as_of)
     catalogue_caps(config.rules, tables.items)
-    return Dataset.from_tables(tables, as_of).without(config.rules.blocked)
+    return Dataset.from_tables(tables, as_of).under(config.rules)
 
 
 def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tuple[Dataset, DataReport]:
@@ -50,14 +50,12 @@ def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tup
     tables = read_tables(config, as_of, reporter)
     catalogue_caps(config.rules, tables.items)
     dataset, blocked = Dataset.from_tables(tables, as_of), config.rules.blocked
-    if not blocked:  # to look up nothing would still make texts of all ids that are numbers
-        return dataset, tables.report
-    unknown = [item for item, pos in zip(blocked, dataset.items.positions(blocked), strict=True) if pos < 0]
-    if unknown:
+    positions = dataset.items.positions(blocked) if blocked else ()
+    if unknown := [item for item, pos in zip(blocked, positions, strict=True) if pos < 0]:
         reporter.say(
             f"rules.blocked: {len(unknown)} of {len(blocked)} ids are not in the items table, such as {shown(unknown[0])}"
         )
-    return dataset.without(blocked), tables.report
+    return dataset.under(config.rules), tables.report
 
 
 def examined(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> DataReport:

@@ -63,10 +63,13 @@ def judges(config: Config, window: Window) -> Judges:
         labels = labels[labels["user_id"].isin(window.users)]
         filters.append(f"users are the {len(window.users):,} that the versions' evaluations drew")
     if config.rules.exclude_seen:
-        keys = pd.MultiIndex.from_frame(history[["user_id", "item_id"]])
+        seen_by = config.rules.seen_by
+        acts = history[history["event_type"].isin(seen_by)] if seen_by else history
+        keys = pd.MultiIndex.from_frame(acts[["user_id", "item_id"]])
         is_seen = pd.MultiIndex.from_frame(labels[["user_id", "item_id"]]).isin(keys)
         labels = labels[~is_seen]
-        filters.append(f"what a user took before the window is no label ({is_seen.sum():,} events left out)")
+        took = f"acted on before by {' or '.join(seen_by)}" if seen_by else "took before the window"
+        filters.append(f"what a user {took} is no label ({is_seen.sum():,} events left out)")
     else:
         filters.append("what a user takes again is a label too")
     if "created_at" in tables.items and not window.by_column:

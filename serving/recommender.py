@@ -93,7 +93,7 @@ class Recommender:
                 "take it out of the settings to cut by time"
             )
         catalogue_caps(self.config.rules, dataset.catalogue)
-        dataset = dataset.without(self.config.rules.blocked)
+        dataset = dataset.under(self.config.rules)
         trained = train(dataset, self.config, self.reporter.stage)
         self.evaluation, self._model, self._dataset = trained.evaluation, trained.model, dataset
         self._snapshot, self._version = trained.model.snapshot(dataset, self.config), "fitted"

@@ -127,7 +127,7 @@ class Scorer:
             mine = slice(bounds[row], bounds[row + 1])
             barred = item_pos[mine]
             if self.snapshot.config.rules.exclude_seen:
-                barred = np.union1d(barred, some.item_pos[some.user_pos == row])
+                barred = np.union1d(barred, some.seen[1][some.seen[0] == row])
             extra = self._next(item_pos[mine], barred, k)
             n, floor = len(extra), score[mine].min(initial=0.0 if bounds[row] == bounds[row + 1] else np.inf)
             columns = {

@@ -73,6 +73,7 @@ def _other_settings(learned: Config, asked: Config) -> list[str]:
     settings = {
         "data.event_weights": (learned.data.event_weights, asked.data.event_weights),
         "rules.exclude_seen": (learned.rules.exclude_seen, asked.rules.exclude_seen),
+        "rules.seen_by": (set(learned.rules.seen_by), set(asked.rules.seen_by)),
     }
     return [name for name, (before, now) in settings.items() if before != now]
 

@@ -111,6 +111,11 @@ def test_set_overrides_and_paths_are_relative_to_the_file(tmp_path: Path) -> Non
         ("data.event_weights={click=true}", "event_weights.click: .*valid number"),
         ("data.event_weights={click=1e7}", "a weight from 0.000001 to 1,000,000"),
         ('rules.exclude_seen="no"', "valid boolean; got 'no'"),
+        (
+            'rules.seen_by=["purchas"]',
+            "rules.seen_by: 'purchas' is no label of data.event_weights; did you mean purchase",
+        ),
+        ('rules={exclude_seen=false, seen_by=["purchase"]}', "rules.seen_by: exclude_seen = false lists what was seen"),
         ("rules.blocked=[true]", "blocked.0.int: .*valid integer"),
         ('data.events=""', "recsys.toml: data.events: blank; name a place"),
     ],
@@ -242,6 +247,8 @@ def test_a_recipe_is_what_a_training_depends_on() -> None:
     recalled = parse_config(base | {"rules": {"blocked": ["i1", 2]}})
     assert recalled.recipe_sha256() == one.recipe_sha256()
     assert recalled.fingerprint("rules") != one.fingerprint("rules")
+    bought = parse_config(base | {"rules": {"seen_by": ["buy"]}})
+    assert bought.recipe_sha256() != one.recipe_sha256()  # other targets
     capped = parse_config(base | {"rules": {"max_per_brand": 2}})
     assert capped.recipe_sha256() == one.recipe_sha256()
     assert capped.fingerprint("rules") != one.fingerprint("rules")

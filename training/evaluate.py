@@ -165,7 +165,7 @@ def rank_all(
     """The first 50 items of every source for a chunk of users; the ranker's scores; its candidates; their features."""
     allowed = np.tile(snapshot.is_eligible, (some.n_users, 1))
     if snapshot.config.rules.exclude_seen:
-        allowed[some.user_pos, some.item_pos] = False
+        allowed[some.seen] = False
     scores = source_scores(snapshot, some)
     decayed = some.decayed(snapshot.config.text.history_decay)
     scores["frozen text"] = unit_rows(decayed @ frozen_vectors) @ frozen_vectors.T
@@ -173,7 +173,7 @@ def rank_all(
     ranked = {name: top_k(np.where(allowed, scores[key], -np.inf), N_SLOTS) for name, key in names.items()}
     for name, mass in (("popular", snapshot.facts.counts), ("popular 7d", snapshot.facts.counts_7d)):
         ranked[name] = top_k(np.where(allowed & (mass > 0), mass, -np.inf), N_SLOTS)
-    if not snapshot.config.rules.exclude_seen:
+    if not snapshot.config.rules.only_new:
         ranked["repeat"] = top_k(np.where(allowed & (scores["repeat"] > 0), scores["repeat"], -np.inf), N_SLOTS)
     candidates = gather(snapshot, some)
     table = pairs.build(snapshot, some, candidates)

@@ -127,7 +127,7 @@ def refuse_silence(late: Moment, windows: Windows, config: Config) -> None:
         raise DataError(
             f"data.events: from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC nobody took an item that was new to them, there "
             "before and not withdrawn since, so nothing can judge a model; set rules.exclude_seen = false where people buy the "
-            "same again, or a larger data.window_share"
+            "same again, rules.seen_by where a click or the like says little, or a larger data.window_share"
         )
 
 

@@ -98,7 +98,7 @@ def _quality(
         scores = (chunk.decayed(decay) @ weights).toarray()
         scores[:, ~available[ranked]] = -np.inf
         if exclude_seen:
-            seen = column[chunk.item_pos]
-            scores[chunk.user_pos[seen >= 0], seen[seen >= 0]] = -np.inf
+            seen = column[chunk.seen[1]]
+            scores[chunk.seen[0][seen >= 0], seen[seen >= 0]] = -np.inf
         values.append(ndcg(hits_of(top_k(scores, K), found[users]), np.diff(wanted[users].indptr), K))
     return np.concatenate(values)

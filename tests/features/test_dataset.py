@@ -9,7 +9,7 @@ import pytest
 
 from features.dataset import Dataset
 from features.ingest import clean_tables, load_tables
-from recsys.config import DataConfig
+from recsys.config import DataConfig, RulesConfig
 from recsys.errors import ConfigError, DataError
 
 ITEMS = pd.DataFrame({"item_id": ["c", "a", "b"], "title": ["Oil", "Tea", ""], "available": ["yes", None, "no"]})
@@ -172,9 +172,9 @@ def test_blocked_items_are_not_available_whatever_the_type_of_their_ids() -> Non
     data = Dataset.from_frames(
         events, pd.DataFrame({"item_id": [7, 8, 9], "title": "x", "available": [True, True, False]})
     )
-    assert data.without(["8", 5]).available.tolist() == [True, False, False]
-    assert data.without([7, "9"]).available.tolist() == [False, True, False]
-    assert data.without([]) is data
+    assert data.under(RulesConfig(blocked=["8", 5])).available.tolist() == [True, False, False]
+    assert data.under(RulesConfig(blocked=[7, "9"])).available.tolist() == [False, True, False]
+    assert data.under(RulesConfig()) is data
     assert data.available.tolist() == [True, True, False]
 
 

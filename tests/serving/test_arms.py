@@ -218,6 +218,10 @@ def test_what_may_be_a_label_is_counted_and_said(folder: Path, shop: tuple[pd.Da
     assert (is_new & is_late).sum() > (is_new & is_young).sum() > 0
     repeats = judges(config.model_copy(update={"rules": RulesConfig(exclude_seen=False)}), window)
     assert len(repeats.labels) == (~is_young).sum()
+    clicked = config.model_copy(update={"rules": RulesConfig(seen_by=("click",))})  # of which there are none
+    told = judges(clicked, window)
+    assert len(told.labels) == (~is_young).sum()
+    assert "what a user acted on before by click is no label (0 events left out)" in told.filters
 
 
 def test_what_is_blocked_is_no_label_and_the_page_says_so_only_then(folder: Path) -> None:

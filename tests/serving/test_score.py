@@ -92,6 +92,16 @@ def test_a_list_runs_short_only_where_nothing_is_left(exclude_seen: bool) -> Non
     assert table.groupby("user_id")["score"].is_monotonic_decreasing.all()
 
 
+def test_lists_are_filled_with_what_was_not_acted_on_by_the_labels_that_count() -> None:
+    made = scorer(exclude_seen=True)
+    histories = made.snapshot.histories.loaded()
+    bought = replace(
+        made, snapshot=replace(made.snapshot, histories=replace(histories, marks_seen=histories.item_pos < 3))
+    )
+    listed = bought.score(np.arange(2), k=N_ITEMS).to_pandas().groupby("user_id")["item_id"].agg(set)
+    assert [{int(item) - 2**63 for item in listed[user]} for user in (0, 1)] == [{3, 4, 5, 6, 7}] * 2
+
+
 def test_a_capped_list_takes_the_next_best_and_fills_up_with_what_sold_of_other_kinds() -> None:
     """Items 0 to 7 fall into categories 0, 1, 2, 0, 1, 2, 0, 1; later ones sold more often."""
     made = scorer(exclude_seen=False)
