@@ -14,7 +14,8 @@ from scipy.optimize import minimize
 
 from recsys.calibration import Calibration
 from recsys.config import RankerConfig
-from recsys.errors import ModelError
+from recsys.errors import ModelError, shown
+from recsys.tree_text import checked_trees
 from recsys.types import FloatArray, IntArray
 
 EARLY = 0.25  # share of the trees that see the first `REFINED` pairs of a user when lists are made
@@ -22,6 +23,7 @@ REFINED = 150  # what is further down by the fusion stays there
 FINALISTS = 60  # pairs of a user that the other trees see: those first after the early ones
 UNLISTED = 10_000.0  # longer than any list
 FEW = 30  # positives that chance can sort
+POPULAR = ("recent", "popular", "all_time")  # lists that strangers may get
 PATIENCE = 30  # trees without a gain after which there will be none
 
 
@@ -96,7 +98,7 @@ class Ranker:
         chosen: "trees" or "fusion".
         guard: NDCG@10 of both on users they did not learn from, for the record.
         calibration: of the chosen scores to probabilities; None where it is off or there was too little to fit it on.
-        strangers: popular list ("recent", "popular", "all_time") in whose order users without history get theirs; None
+        strangers: popular list, one of `POPULAR`, in whose order users without history get theirs; None
             where they are ranked like everybody.
     """
 
@@ -204,14 +206,37 @@ class Ranker:
 
     @classmethod
     def load(cls, folder: Path) -> "Ranker":
-        """A ranker saved by `save`."""
-        text = json.loads((folder / "ranker.json").read_text())
-        fusion = LinearFusion(**{k: tuple(v) for k, v in text["fusion"].items()})
+        """A ranker saved by `save`.
+
+        Raises:
+            ModelError: naming what in its files no training writes.
+        """
         trees = (folder / "ranker.txt").read_text() if (folder / "ranker.txt").exists() else None
-        calibration = Calibration.load(folder)
-        return cls(
-            tuple(text["names"]), fusion, trees, text["chosen"], text["guard"], calibration, text.get("strangers")
-        )
+        try:
+            text = json.loads((folder / "ranker.json").read_text())
+            names = tuple(map(str, text["names"]))
+            fusion = _fusion(text["fusion"], len(names))
+            trees = None if trees is None else checked_trees(trees, names)
+            chosen, strangers = text["chosen"], text.get("strangers")
+            if chosen != "fusion" and (chosen != "trees" or trees is None):
+                raise ValueError(f"chosen is {shown(chosen)}, which is not there")
+            if strangers not in (None, *POPULAR):
+                raise ValueError(f"strangers is {shown(strangers)}, no popular list")
+            return cls(names, fusion, trees, chosen, text["guard"], Calibration.load(folder), strangers)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ModelError(f"{folder}: the ranker is damaged: {shown(error, 200)}; train again") from error
+
+
+def _fusion(fields: Any, n_features: int) -> LinearFusion:
+    fusion = LinearFusion(**{name: tuple(values) for name, values in fields.items()})
+    numbers = (fusion.weights, fusion.means, fusion.scales)
+    if not all(isinstance(column, int) and 0 <= column < n_features for column in fusion.columns):
+        raise ValueError(f"fusion: columns {shown(fusion.columns)} are not those of {n_features} features")
+    if any(len(some) != len(fusion.columns) or not all(isinstance(n, float) for n in some) for some in numbers):
+        raise ValueError(f"fusion: expected {len(fusion.columns)} weights, means and scales, all of them numbers")
+    if any(scale <= 0 for scale in fusion.scales):
+        raise ValueError(f"fusion: scales {shown(fusion.scales)} are not above 0")
+    return fusion
 
 
 def list_scores(features: FloatArray, names: tuple[str, ...], source: str) -> FloatArray:

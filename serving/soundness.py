@@ -18,6 +18,8 @@ from recsys.types import FloatArray
 from recsys.vectors import unit_rows
 from training.model import Model
 
+# what readers of weights, tokenizers and JSON raise where a file is whole, but not what a training writes
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ModelError)
 SAME = 1e-5  # of a cosine; float32 noise of collapsed rows stays below
 REMEDY = "train again with: recsys train, or go back with: recsys rollback --model"
 
@@ -45,7 +47,7 @@ def sound_model(fetched: Fetched, dataset: Dataset, config: Config, reporter: Re
     where = f"model version {fetched.version.version} (sha256 {fetched.bundle.sha256})"
     try:
         model = Model.load(fetched.bundle.folder)
-    except (OSError, ValueError, KeyError, ModelError) as error:
+    except _UNREADABLE as error:
         raise ModelError(f"{where}: cannot be loaded: {error}; {REMEDY}") from error
     check_parts(model, where)
     warning = ""

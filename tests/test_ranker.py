@@ -1,3 +1,4 @@
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -277,3 +278,24 @@ def test_strangers_judge_no_trees_as_they_are_not_ranked_by_them() -> None:
     assert (tried.chosen, tried.among(~is_stranger).chosen) == ("trees", "fusion")
     assert len(tried.among(~is_stranger).ndcg["fusion"]) == 40
     assert tried.among(np.zeros(100, bool)) is tried  # nobody else is there to ask
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fusion": None}, "the ranker is damaged"),
+        ({"fusion": {"columns": [2], "weights": [1.0], "means": [0.0], "scales": [1.0]}}, "not those of 2 features"),
+        ({"fusion": {"columns": [0], "weights": [1.0, 2.0], "means": [0.0], "scales": [1.0]}}, "expected 1 weights"),
+        ({"fusion": {"columns": [0], "weights": ["x"], "means": [0.0], "scales": [1.0]}}, "expected 1 weights"),
+        ({"fusion": {"columns": [0], "weights": [1.0], "means": [0.0], "scales": [0.0]}}, "not above 0"),
+        ({"chosen": "trees"}, "chosen is 'trees'"),
+        ({"strangers": "x"}, "strangers is 'x'"),
+        ({"names": 1}, "the ranker is damaged"),
+    ],
+)
+def test_a_ranker_that_no_training_writes_is_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    Ranker(NAMES, LinearFusion((0,), (1.0,), (0.0,), (1.0,)), None, "fusion", {}).save(tmp_path)
+    content = json.loads((tmp_path / "ranker.json").read_text())
+    (tmp_path / "ranker.json").write_text(json.dumps(content | change))
+    with pytest.raises(ModelError, match=said):
+        Ranker.load(tmp_path)

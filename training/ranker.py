@@ -12,13 +12,12 @@ from features.cold_order import in_cold_order
 from features.snapshot import Snapshot
 from recsys.config import Config
 from recsys.metrics import ndcg
-from recsys.ranker import LinearFusion, Ranker, first_trees, fit_trees, list_scores, refuse_future
+from recsys.ranker import POPULAR, LinearFusion, Ranker, first_trees, fit_trees, list_scores, refuse_future
 from recsys.types import BoolArray, FloatArray, IntArray, Progress
 from training.calibration import fit_calibration
 
 FOLDS = 3  # each user's validation scores come from trees that never saw that user's labels
 KINDS = ("fusion", "trees")
-POPULAR = ("recent", "popular", "all_time")
 USUAL = "popular"  # that of 30 days: best or level in three windows of online-retail, docs/experiments.md
 MIN_STRANGERS = 30
 MAX_GAIN = 30  # LambdaMART's labels are small integers
