@@ -108,7 +108,8 @@ def remove_leftovers(
     if not store.is_locked:
         with store.lock():
             return remove_leftovers(store, keep, aliased, cache)
-    gone = leftovers(store, keep, aliased, cache)
+    with store.moving():  # or an undo between a look at one link and the next would leave what is served without a name
+        gone = leftovers(store, keep, aliased, cache)
     for path in (one.path for one in gone):
         with named(path):
             if path.parent == store.releases:  # half a release must not lie there when we die here

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -270,3 +271,29 @@ def test_a_disk_that_keeps_the_registry_from_answering_does_not_keep_room_from_b
     monkeypatch.setattr(Registry, "versions", full)
     config: Config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}})
     assert aliased_in(config) is None
+
+
+def test_an_undo_while_retention_looks_around_leaves_names_to_what_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day in range(1, 5):
+        release(tmp_path, f"2024-01-0{day}", "a", version="1")
+    store, real = ReleaseStore(tmp_path), Path.readlink
+    store.rollback()
+    for day in range(5, 7):  # beside what is pinned
+        release(tmp_path, f"2024-01-0{day}", "a", version="2")
+    undo = threading.Thread(target=ReleaseStore(tmp_path).undo)
+
+    def slow(link: Path) -> Path:
+        target = real(link)
+        if threading.current_thread() is threading.main_thread() and undo.ident is None and store.is_locked:
+            undo.start()
+            undo.join(0.2)
+        return target
+
+    with store.lock():
+        monkeypatch.setattr(Path, "readlink", slow)
+        remove_leftovers(store, keep=2)
+    undo.join()
+    assert (store.current(), store.previous()) == (store.releases / "2024-01-04.a", store.releases / "2024-01-03.a")
+    assert all(store.is_whole(store.releases / f"2024-01-0{day}.a") for day in (3, 4))
