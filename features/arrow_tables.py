@@ -66,10 +66,10 @@ def _streams(source: str | bytes, file: str) -> Callable[[], pa.NativeFile]:
 
 
 def _csv(opened: Callable[[], pa.NativeFile], name: str, rows: int) -> Iterator[pa.Table]:
-    parse = pacsv.ParseOptions(newlines_in_values=True)
-    read = pacsv.ReadOptions(block_size=CSV_BLOCK)
     with opened() as source:
-        _refuse_other_separators(source.read(2**16), name)
+        separator = separator_of(source.read(2**16))
+    parse = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    read = pacsv.ReadOptions(block_size=CSV_BLOCK)
     with pacsv.open_csv(opened(), read, parse) as reader:
         names = reader.schema.names
     # a column typed by its first rows would fail on one bad value later, and an item may be called NA
@@ -98,11 +98,14 @@ def _is_closed(opened: Callable[[], pa.NativeFile]) -> bool:
     return (len(tail) - len(tail.rstrip(b'"'))) % 2 == 1
 
 
-def _refuse_other_separators(start: bytes, name: str) -> None:
-    header = start.partition(b"\n")[0]
-    separator = next((c for c in ";\t|" if c.encode() in header), None)
-    if separator and b"," not in header:
-        raise DataError(f"{name}: columns are separated by {separator!r}; write it with commas")
+def separator_of(start: bytes) -> str:
+    r"""What separates the columns of a CSV, by its header: a comma, or where there is none a semicolon, tab or bar.
+
+    >>> separator_of(b"item_id;title\n1;Tea, green"), separator_of(b"user_id\n1")
+    (';', ',')
+    """
+    header = start.partition(b"\n")[0].decode(errors="replace")
+    return next((c for c in ",;\t|" if c in header), ",")
 
 
 def _cut(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

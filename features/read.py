@@ -2,16 +2,17 @@
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from features.arrow_tables import arrow_tables
+from features.arrow_tables import arrow_tables, separator_of
 from features.files import files_of, reason_of, shown_place
 from recsys.config import DataConfig
 from recsys.errors import DataError, public, shown
@@ -53,9 +54,11 @@ def read_chunks(place: str, schema: TableSchema, config: DataConfig, rows: int =
 
 def read_csv(path: str | Path) -> pd.DataFrame:
     """A CSV file with numbers as numbers, but ids as the text they are: neither is 007 a 7 nor NA nothing."""
-    frame = pd.read_csv(path, dtype={"user_id": "str", "item_id": "str"})
+    with fsspec.open(str(path), "rb", compression="infer") as file:
+        separator = separator_of(file.read(2**16))
+    frame = pd.read_csv(path, sep=separator, dtype={"user_id": "str", "item_id": "str"})
     ids = [column for column in ("user_id", "item_id") if column in frame]
-    texts = pd.read_csv(path, usecols=ids, dtype="str", keep_default_na=False, na_values=[""])
+    texts = pd.read_csv(path, sep=separator, usecols=ids, dtype="str", keep_default_na=False, na_values=[""])
     return frame.assign(**{column: texts[column] for column in ids})
 
 
@@ -73,10 +76,15 @@ def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -
     names = [shown_place(file) for file in files]  # all that anyone gets to see
     root = posixpath.dirname(names[0]) if len(names) == 1 else posixpath.commonpath(names)
     kinds: dict[str, tuple[str, str]] = {}
+    lacking: list[dict[str, str]] = []
     for file, name in zip(files, names, strict=True):
         n_read = 0
         for table in arrow_tables(filesystem, file, name, rows):
-            frame = _frame(_with_parts(table, file, _read_of(schema, config)), name, schema, config)
+            table = _with_parts(table, file, _read_of(schema, config))
+            lacking.append(_lacking(table.column_names, name, schema, config))
+            must = {*schema.required, *table.column_names} if len(files) > 1 else lacking[-1]
+            _refuse_lacking(lacking[-1], must)
+            frame = _frame(table, name, schema, config)
             _check_same_kinds(frame, name, schema, kinds)
             frame["_file"] = pd.Categorical.from_codes(
                 np.zeros(len(frame), np.int8), categories=pd.Index([posixpath.relpath(name, root)])
@@ -84,6 +92,9 @@ def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -
             frame["_row"] = np.arange(n_read, n_read + len(frame))
             n_read += len(frame)
             yield frame
+    _refuse_lacking(
+        lacking[0], set.intersection(*map(set, lacking))
+    )  # what came or went within a folder is in some file
 
 
 def _read_of(schema: TableSchema, config: DataConfig) -> set[str]:
@@ -105,7 +116,7 @@ def _with_parts(table: pa.Table, file: str, wanted: set[str]) -> pa.Table:
 
 
 def _frame(table: pa.Table, file: str, schema: TableSchema, config: DataConfig) -> pd.DataFrame:
-    named = _our_names(table.column_names, file, schema.name, config)
+    named = _our_names(table.column_names, schema.name, config)
     require_columns(schema, [ours for _, ours in named], file)
     kept = {ours: table.column(at) for at, ours in named if not ours.startswith("__index_level_")}  # left by pandas
     try:
@@ -138,31 +149,51 @@ def _nullable(kind: pa.DataType) -> Any:
     return pd.UInt64Dtype() if pa.types.is_uint64(kind) else pd.Int64Dtype()
 
 
-def _our_names(present: list[str], file: str, table: str, config: DataConfig) -> list[tuple[int, str]]:
+def _our_names(present: list[str], table: str, config: DataConfig) -> list[tuple[int, str]]:
     """The file's columns, by position, under our names; one that is mapped to several of ours is each of them.
 
-    A mapped column pushes aside one that has our name already. Of the mappings for every table those count whose column
-    this table knows, or no table does; users may have any.
-
-    Raises:
-        DataError: a mapping for this table, or one that no other table could want, names a column that is not there.
+    A mapped column pushes aside one that has our name already.
     """
-    elsewhere = set() if table == "users" else set(columns_of()) - set(columns_of(table))
-    shared, own = config.mappings(table)
-    common = {ours: theirs for ours, theirs in shared.items() if ours not in elsewhere}
-    wanted = {ours: theirs for ours, theirs in common.items() if table_of(ours) == table and ours not in present}
-    for ours, theirs in (wanted | own).items():
-        if theirs not in present:
-            near = nearest(theirs, present)
-            hint = f"did you mean {told_apart(near)}?" if near else f"found {', '.join(map(shown, present[:20]))}"
-            where = f"data.columns.{table}" if ours in own else "data.columns"
-            raise DataError(f"{file}: no column {quoted(theirs)}, which [{where}] names for {ours}; {hint}")
+    common, own = _mappings(table, config)
     theirs_of = {ours: theirs for ours, theirs in (common | own).items() if theirs in present}
     named = []
     for at, column in enumerate(present):
         ours_of = [ours for ours, theirs in theirs_of.items() if theirs == column]
         named += [(at, ours) for ours in ours_of or [f"{column} (not mapped)" if column in theirs_of else column]]
     return named
+
+
+def _mappings(table: str, config: DataConfig) -> tuple[dict[str, str], dict[str, str]]:
+    """Of the mappings for every table those whose column this table knows, or no table does; and its own. Users may have any."""
+    elsewhere = set() if table == "users" else set(columns_of()) - set(columns_of(table))
+    shared, own = config.mappings(table)
+    return {ours: theirs for ours, theirs in shared.items() if ours not in elsewhere}, own
+
+
+def _lacking(present: list[str], file: str, schema: TableSchema, config: DataConfig) -> dict[str, str]:
+    """Our columns that are mapped to one that a file lacks, and what to say of it.
+
+    Of the mappings for every table only those that no other table could want count.
+    """
+    common, own = _mappings(schema.name, config)
+    wanted = {c: theirs for c, theirs in common.items() if table_of(c) == schema.name and c not in present} | own
+    told = {}
+    for ours, theirs in ((c, theirs) for c, theirs in wanted.items() if theirs not in present):
+        near = nearest(theirs, present)
+        hint = f"did you mean {told_apart(near)}?" if near else f"found {', '.join(map(shown, present[:20]))}"
+        where = f"data.columns.{schema.name}" if ours in own else "data.columns"
+        told[ours] = f"{file}: no column {quoted(theirs)}, which [{where}] names for {ours}; {hint}"
+    return told
+
+
+def _refuse_lacking(told: dict[str, str], refused: Collection[str]) -> None:
+    """Refuses a table that lacks columns.
+
+    Raises:
+        DataError: naming the first of them.
+    """
+    for ours in (column for column in told if column in refused):
+        raise DataError(told[ours])
 
 
 def _check_same_kinds(frame: pd.DataFrame, file: str, schema: TableSchema, kinds: dict[str, tuple[str, str]]) -> None:

@@ -243,12 +243,26 @@ def test_a_csv_by_another_name_is_told_how_to_end(tmp_path: Path) -> None:
         read_table(str(tmp_path / "items.txt"), ITEMS, config())
 
 
-@pytest.mark.parametrize("separator", [";", "\t"])
-def test_a_csv_without_commas_says_what_stands_in_their_place(tmp_path: Path, separator: str) -> None:
-    (tmp_path / "items.csv").write_text(f"item_id{separator}title{separator}price\n1{separator}Tea{separator}14,95\n")
-    with pytest.raises(DataError) as error:
-        read_table(str(tmp_path / "items.csv"), ITEMS, config())
-    assert f"columns are separated by {separator!r}; write it with commas" in str(error.value)
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_csv_without_commas_in_its_header_is_read_by_what_stands_in_their_place(
+    tmp_path: Path, separator: str
+) -> None:
+    rows = ["item_id title price", "007 Tea,\u00a0green 14,95"]
+    (tmp_path / "items.csv").write_text("\n".join(row.replace(" ", separator) for row in rows))
+    row = read_table(str(tmp_path / "items.csv"), ITEMS, config()).iloc[0]
+    assert (row["item_id"], row["title"], row["price"]) == ("007", "Tea,\u00a0green", "14,95")
+
+
+def test_a_mapped_column_may_come_or_go_within_a_folder_but_not_be_in_no_file(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", item_id=["1"], title=["Tea"])
+    write(tmp_path / "b.parquet", item_id=["2"], title=["Oil"], vendor=["Kusmi"])
+    write(tmp_path / "c.parquet", item_id=["3"], title=["Salt"])
+    frame = read_table(str(tmp_path), ITEMS, config({"brand": "vendor"}))
+    assert frame["brand"].fillna("(null)").tolist() == ["(null)", "Kusmi", "(null)"]
+    with pytest.raises(DataError, match=r'a\.parquet: no column "verdor", which \[data.columns\] names for brand'):
+        read_table(str(tmp_path), ITEMS, config({"brand": "verdor"}))
+    with pytest.raises(DataError, match=r'a\.parquet: no column "vendor", which .* names for title'):
+        read_table(str(tmp_path), ITEMS, config({"items": {"title": "vendor"}}))
 
 
 @pytest.mark.parametrize("content", ["item_id,title\n1,Caf\u00e9\n", "item_id,title,Gr\u00f6\u00dfe\n1,Tea,2\n"])
