@@ -184,8 +184,6 @@ def _judge(served: Served | None, store: ReleaseStore, last: dict[str, Any] | No
     """What is wrong in a few words, and what to do; the worst thing counts."""
     if served is not None and served.damage:
         return "BROKEN: what is served is damaged on disk", _mends(store)
-    if served is None and last is None:
-        return "nothing is published yet", "run: recsys nightly"
     return _of_run(served, last) or _of_served(served, store.is_pinned, last)
 
 

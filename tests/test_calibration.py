@@ -1,6 +1,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from unittest.mock import Mock
 
 import numpy as np
@@ -10,10 +12,11 @@ from scipy.special import expit
 
 from features.activity import activity
 from features.histories import Histories
+from features.snapshot import Snapshot
 from recsys.calibration import FILE, RIDGE, Calibration, Logistic, Reliability
 from recsys.errors import ModelError
 from recsys.split import DAY_US
-from training.calibration import fit_calibration
+from training.calibration import _is_top, fit_calibration
 
 N_USERS, N_PER_USER = 400, 25
 INDPTR = np.arange(0, N_USERS * N_PER_USER + 1, N_PER_USER)
@@ -218,3 +221,26 @@ def test_broken_values_are_refused_by_name(tmp_path: Path, part: str, key: str, 
 def test_what_is_the_same_for_all_says_nothing_of_others(n: int) -> None:
     inputs = np.stack([np.random.default_rng(0).normal(size=n), np.full(n, np.log1p(1))], axis=1)
     assert Logistic.fit(inputs, inputs[:, 0] > 0).weights[1] == 0
+
+
+def test_the_first_ten_of_a_user_are_the_top_and_ties_go_to_the_earlier() -> None:
+    scores = np.array([*[2.0] * 9, 1, 1, 3, 0, 5])
+    # user 0 has twelve: 3, nine times 2, and one 1 of two; user 2 has the rest
+    expected = [True] * 9 + [False, False, True] + [True, True]
+    assert _is_top(scores, np.array([0, 12, 12, 14])).tolist() == expected
+    assert _is_top(scores[:11], np.array([0, 11])).tolist() == [True] * 10 + [False]
+
+
+def test_users_without_a_history_do_not_teach_who_comes() -> None:
+    histories = Histories.build(
+        np.array([0, 0, 2]), np.array([0, 1, 0]), np.array([1, 4, 9]) * DAY_US, np.ones(3, np.float32),
+        n_users=3, n_items=2, as_of=10 * DAY_US,
+    )  # fmt: skip
+    targets = sp.csr_matrix(np.array([[0, 0], [0, 1], [0, 1]]))  # user 1, who was not there, and user 2 take item 1
+    snapshot = cast(Snapshot, SimpleNamespace(histories=histories))
+    scores, indptr = np.array([0.5, -0.5]), np.array([0, 2])
+    made = fit_calibration(snapshot, np.array([2]), targets, indptr, np.array([0.0, 6.0]), scores)
+    assert made.user == Logistic.fit(activity(histories)[[0, 2]], np.array([False, True]))
+    logs = np.log(expit([1.0, -1.0]))  # softmax of two scores that differ by 1
+    pair = Logistic.fit(np.stack([logs, np.full(2, np.log1p(1))], axis=1), np.array([False, True]), n_rising=1)
+    np.testing.assert_allclose([made.pair.intercept, *made.pair.weights], [pair.intercept, *pair.weights], atol=1e-6)

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.clean import clean_flags, clean_ids, clean_texts, ids_like, is_bad_id, settled_ids, utc_times
+from features.clean import clean_flags, clean_ids, clean_texts, has_control, ids_like, is_bad_id, settled_ids, utc_times
 from recsys.errors import ConfigError, DataError
 
 
@@ -53,6 +53,11 @@ def test_blank_overlong_null_and_broken_ids_are_bad() -> None:
     assert is_bad_id(ids).tolist() == [False, True, True, True, True]
 
 
+def test_control_characters_in_ids_are_seen_and_numbers_have_none() -> None:
+    assert has_control(pd.Series(["a\nb", "a b", "a\x7f", None], dtype="str")).tolist() == [True, False, True, False]
+    assert has_control(pd.Series([10, 13])).tolist() == [False, False]
+
+
 def test_zones_in_the_text_are_honoured_and_unreadable_ones_are_nat() -> None:
     given = ["2024-01-01T10:00:00Z", "2024-01-01 10:00:00+02:00", "2024-01-01 10:00:00 UTC", "soon", None]
     assert times(given) == [
@@ -79,6 +84,10 @@ def test_words_that_mean_the_moment_of_reading_are_no_times() -> None:
 def test_a_time_far_off_is_no_unreadable_one_beside_nanoseconds() -> None:
     given = ["9999-01-01T00:00:00Z", "2024-07-01T10:00:00.123456789Z"]
     assert times(given) == ["2200-01-01 00:00:00+00:00", "2024-07-01 10:00:00.123456+00:00"]
+
+
+def test_a_column_without_any_time_needs_no_zone() -> None:
+    assert times(pd.to_datetime(["", ""])) == times([None, None]) == ["NaT", "NaT"]
 
 
 def test_clock_changes_take_the_first_pass_and_the_moment_of_the_change() -> None:
@@ -125,5 +134,7 @@ def test_ids_of_a_csv_meet_integers_digit_by_digit() -> None:
     assert found.tolist() == [7, big + 1, big + 1, -1, big, big + 1]
     assert not {big + 1} & set(known)
     assert found.index.tolist() == asked.index.tolist()
+    assert ids_like(pd.Series([7, 8]), known).tolist() == [7, 8]
+    assert ids_like(pd.Series([7, 8]), pd.Series(["7"], dtype="str")).tolist() == ["7", "8"]
     full = ids_like(pd.Series(["x", str(2**63)]), pd.Series([5, 2**64 - 1], dtype="uint64"))
     assert full.tolist() == [4, 2**63]

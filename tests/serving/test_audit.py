@@ -131,6 +131,34 @@ def test_numbers_are_those_worked_out_by_hand() -> None:
     assert number(table(), context, "rows against last release") == (1.0, "fail")
 
 
+def test_lists_of_one_item_are_not_flat() -> None:
+    found = table(score=np.r_[np.tile([2.0, 1.0], 9), 1, 1])
+    some = found.filter(pa.array((np.arange(20) % 2 == 0) | (np.arange(20) >= 16)))  # of two lists of two, one is flat
+    assert number(some, CONTEXT, "lists with one score, share") == (0.5, "pass")
+
+
+def test_a_number_at_its_limit_passes() -> None:
+    found = table(source=["popular", "text"] * 9 + ["popular", "recent"])
+    context = replace(CONTEXT, last_release=served(table(item_id=np.arange(20) % 12).slice(0, 18)), eligible_users=11)
+    number_of = {gate.name: gate.number for gate in audit([found], context).gates}
+    limits = AuditConfig(
+        min_users_covered=number_of["users covered"],
+        min_coverage=number_of["catalogue coverage"],
+        max_gini=number_of["exposure Gini"],
+        max_fallback_share=number_of["users served a popularity list, share"],
+        max_rows_change=number_of["rows against last release"],
+        min_overlap=number_of["overlap with last release"],
+        max_overlap=number_of["overlap with last release"],
+        model_warn_days=1,
+        data_warn_hours=1,
+    )
+    assert {gate.outcome for gate in audit([found], replace(context, config=limits)).gates} == {"pass"}
+    newest = audit([found], replace(context, config=limits, model_age_days=0.0, data_age_hours=72.0))
+    assert [(gate.name, gate.outcome) for gate in newest.gates if gate.outcome != "pass"] == [
+        ("newest event, hours", "warn")
+    ]
+
+
 def test_unchanged_lists_warn_and_strangers_are_refused() -> None:
     same = replace(CONTEXT, last_release=served(table()))
     assert number(table(), same, "overlap with last release") == (1.0, "warn")

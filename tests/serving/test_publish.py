@@ -116,6 +116,9 @@ def test_rollback_without_an_earlier_or_to_a_damaged_release_is_refused(tmp_path
     damage(first / "part-00000.parquet")
     with pytest.raises(ResourceError, match=r"2024-01-01\.a/part-00000\.parquet"):
         store.rollback()
+    store._point("previous", second)  # as a publication leaves it that died between its two moves
+    with pytest.raises(ConfigError, match="no earlier release"):
+        store.rollback()
     assert store.current() == second
     assert not store.is_pinned
 
@@ -154,6 +157,16 @@ def test_a_second_rollback_does_not_bring_back_what_the_first_took_away(tmp_path
     assert store.current() == first
     third, _ = release(tmp_path, "2024-01-03", "c")
     assert store.current() == third
+    assert store.rollback() == first
+
+
+def test_unpinning_a_rollback_that_died_before_its_moves_leaves_the_way_back(tmp_path: Path) -> None:
+    first, _ = release(tmp_path, "2024-01-01", "a")
+    second, _ = release(tmp_path, "2024-01-02", "b")
+    store = ReleaseStore(tmp_path)
+    store.pin.write_text(first.name)
+    assert store.unpin()
+    assert (store.current(), store.previous(), store.is_pinned) == (second, first, False)
     assert store.rollback() == first
 
 
@@ -219,6 +232,18 @@ def test_the_same_parts_again_leave_the_same_bytes(tmp_path: Path) -> None:
     assert release(tmp_path, "2024-01-01", "a") == (done, True)
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in done.iterdir()} == before
     assert ReleaseStore(tmp_path).previous() is None
+
+
+def test_other_parts_of_the_same_name_take_the_next_and_leave_the_first_as_it_is(tmp_path: Path) -> None:
+    first, _ = release(tmp_path, "2024-01-01", "a")
+    before = (first / "manifest.json").read_bytes()
+    store = ReleaseStore(tmp_path)
+    with store.lock():
+        staging = stage(store, "2024-01-01", "a")
+        releases.write_part(staging, 1, pa.table({"user_id": [9], "run_id": ["a"]}))
+        other = store.finish(staging, {"key": {}, "run_date": "2024-01-01", "model": {"version": "1"}})
+    assert (other.name, (first / "manifest.json").read_bytes()) == ("2024-01-01.a.2", before)
+    assert releases.read(other)["user_id"].to_pylist() == [0, 0, 0, 9]
 
 
 def test_a_damaged_release_is_replaced_beside_it_and_never_becomes_previous(tmp_path: Path) -> None:

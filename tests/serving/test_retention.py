@@ -76,6 +76,15 @@ def test_what_is_no_release_is_neither_deleted_nor_counted_as_one(store: Release
     assert [one.path for one in leftovers(store, 2)] == [releases[1], releases[0]]
 
 
+def test_what_a_rollback_that_died_was_going_to_stays(store: ReleaseStore) -> None:
+    """Between its two moves both links lead to the newest release; the pin alone names the other."""
+    first, second = (release(store.output, f"2024-01-0{day}", "a")[0] for day in (1, 2))
+    store.pin.write_text(first.name)
+    store._point("previous", second)
+    assert leftovers(store, 1) == []
+    assert store.rollback() == first
+
+
 @pytest.mark.parametrize(
     ("place", "days"),
     [

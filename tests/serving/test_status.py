@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from recsys.config import Config, parse_config
 from recsys.errors import ResourceError
 from serving.publish import ReleaseStore
-from serving.status import show_status, standing
+from serving.status import Served, Standing, show_status, standing
 from tests.faults.small import aged, damage, release
 
 
@@ -160,6 +161,34 @@ def test_a_run_that_was_to_move_current_all_the_same_counts(
     assert standing(config).verdict == "ok"
     record(tmp_path, "failed", 5, "the disk is full", move_current=True, **facts)
     assert standing(config).verdict.startswith("FAILED")
+
+
+def test_a_second_run_of_the_same_day_that_fails_is_told(config: Config, tmp_path: Path) -> None:
+    release(tmp_path, "2024-01-02", "a")
+    record(tmp_path, "done", hours=2)
+    record(tmp_path, "failed", 5, "the disk is full", as_of="2024-01-02T05:00:00+00:00")
+    assert standing(config).verdict.startswith("FAILED")
+
+
+def test_each_line_says_what_there_is_or_that_there_is_none() -> None:
+    bare = Standing("ok", "nothing to do", None, None, False, None, {}, "out")
+    assert dict(bare.lines()) == {
+        "state": "ok", "next": "nothing to do", "served": "nothing", "pinned": "no", "before it": "none",
+        "last run": "none", "models": "none registered", "folder": "out",
+    }  # fmt: skip
+    served = Served("2024-01-02.a", "2024-01-02", 2.0, 6000, 2, "7", "part-00000.parquet: missing")
+    run = {
+        "command": "nightly", "as_of": "2024-01-02T05:00:00+00:00", "began": datetime.now(UTC).isoformat(), "pid": 1,
+        "outcome": "failed", "exit_code": 5, "stage": "scoring", "error": "the disk is full",
+    }  # fmt: skip
+    aliases = {"previous": "6", "champion": "7"}
+    said = dict(replace(bare, served=served, previous="2024-01-01.a", last_run=run, aliases=aliases).lines())
+    assert said["served"].endswith("old: 6,000 rows for 2 users, model version 7")
+    assert (said["damage"], said["its error"]) == ("part-00000.parquet: missing", "the disk is full")
+    assert said["last run"].startswith("nightly as of 2024-01-02T05:00, began ")
+    assert said["last run"].endswith(" ago, failed with exit code 5 in scoring")
+    assert (said["before it"], said["models"]) == ("2024-01-01.a", "champion is version 7, previous is version 6")
+    assert dict(replace(bare, aliases=None).lines())["models"] == "the registry does not answer"
 
 
 def test_a_run_that_hangs_is_late(config: Config, tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def test_lists_of_all_that_is_left_to_list_are_not_short() -> None:
     events = pd.DataFrame({"user_id": np.arange(N), "item_id": 7, "timestamp": START})
     past = pd.DataFrame({"user_id": np.repeat(np.arange(N), 7), "item_id": np.tile(np.arange(7), N)})
     again = pd.concat([past, events[["user_id", "item_id"]].tail(1)])
-    for history, status in ((past, "pass"), (again, "fail"), (None, "fail")):
+    of_others = past.assign(item_id=past["item_id"] + 100)  # what nobody offers leaves as much to list as before
+    for history, status in ((past, "pass"), (again, "fail"), (None, "fail"), (of_others, "fail")):
         a, b = map(Arm, "AB", tables)
         report = compare(a, b, events, items, ReportConfig(), test_start=START, test_end=END, now=END, history=history)
         assert [check.status for check in report.checks if "no short lists" in check.name] == [status] * 2
@@ -119,6 +120,13 @@ def test_what_sold_before_the_window_existed_whatever_the_catalogue_says() -> No
         found = checks(arm("A"), arm("B"), items=items, history=unsold)[name]
         assert (found.status, found.detail.split(" rows")[0]) == ("fail", str(n_listed))
     assert checks(arm("A"), arm("B"), items=items)[name].status == "fail"
+
+
+def test_an_event_at_the_start_of_the_window_is_none_of_the_history() -> None:
+    past = pd.DataFrame({"user_id": 0, "item_id": [0, 1], "timestamp": [START - pd.Timedelta("1us"), START]})
+    found = checks(arm("A"), arm("B"), history=past)["Labels lie in the test window, the history before it"]
+    assert found.status == "fail"
+    assert "0 labels outside the window, 1 events of the history" in found.detail
 
 
 def policies(n_a: int, n_b: int) -> pd.DataFrame:

@@ -87,6 +87,8 @@ def test_the_clip_sweep_ends_at_ips() -> None:
     assert done.sweep[-1].cut_a == 0
     assert done.sweep[0].b < ips.b.value
     assert done.sweep[0].cut_b > 0
+    of_bound = {clip.largest: clip for clip in done.sweep}
+    assert (of_bound[N_ITEMS].a, of_bound[N_ITEMS].cut_a) == (ips.a.value, 0)  # a weight at the bound is not cut
 
 
 @pytest.mark.parametrize(
@@ -154,3 +156,19 @@ def test_a_veto_holds_what_else_would_be_promoted() -> None:
 def test_an_arm_against_itself_earns_exactly_the_same() -> None:
     done = found(log(1_000, 8, 0), b=WORST)
     assert {(row.diff.value, row.diff.low, row.diff.high) for row in done.estimates} == {(0, 0, 0)}
+    assert not done.is_veto
+
+
+def test_the_reward_model_learns_how_an_item_fares_from_the_other_half_of_the_users() -> None:
+    """Two items are shown evenly; the first is always clicked, the other never: half of all that is shown."""
+    user = np.arange(4_000)
+    rows = pd.DataFrame(
+        {"user_id": user, "item_id": user % 2, "position": 1, "clicked": user % 2 == 0, "timestamp": START}
+    ).assign(propensity=0.5)
+    never, always = (
+        Arm(name, pd.DataFrame({"user_id": user, "item_id": item, "rank": 1})) for name, item in (("A", 1), ("B", 0))
+    )
+    done = counterfactual(rows, (never, always), (START, END), 1, ReportConfig())
+    (model,) = [row for row in done.estimates if row.name == "DM"]
+    # of 1,000 showings an item would have had 500 clicks: .5 (0 + 10) / (500 + 10) and .5 (1,000 + 10) / (500 + 10)
+    assert (model.a.value, model.b.value) == pytest.approx((0.0098, 0.9902), abs=0.02)

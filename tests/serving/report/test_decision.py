@@ -44,8 +44,9 @@ def decided(
     success: Judged = HOLDS,
     guardrail: Judged = HOLDS,
     protected: Judged = HOLDS,
+    objections: tuple[str, ...] = (),
 ) -> Decision:
-    return decide(checks, effect, p, (success,), (guardrail,), (protected,), ReportConfig())
+    return decide(checks, effect, p, (success,), (guardrail,), (protected,), ReportConfig(), objections)
 
 
 def test_all_conditions_met_promote() -> None:
@@ -60,12 +61,25 @@ def test_all_conditions_met_promote() -> None:
         (decided(replace(GOOD, low=0.0)), "interval"),
         (decided(replace(GOOD, relative=0.0099)), "lift is under 1.0%"),
         (decided(guardrail=replace(HOLDS, low=-0.03)), "coverage is not shown"),
+        (decided(objections=("the seeds disagree",)), "the seeds disagree"),
         (decided(guardrail=replace(HOLDS, low=math.nan, high=math.nan)), "coverage is not shown"),
     ],
 )
 def test_each_missing_condition_holds_and_is_named(found: Decision, told: str) -> None:
     assert (found.verdict, found.rule) == ("HOLD", 4)
     assert told in found.reason
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        decided(replace(GOOD, relative=0.01)),
+        decided(guardrail=replace(HOLDS, low=-0.02)),
+        decided(guardrail=Judged("unchanged", low=0.0, high=0.0, margin=0.0)),
+    ],
+)
+def test_what_is_just_at_its_limit_promotes(found: Decision) -> None:
+    assert found.verdict == "PROMOTE"
 
 
 @pytest.mark.parametrize("role", ["success", "guardrail", "protected"])
@@ -80,6 +94,7 @@ def test_an_interval_wholly_below_the_margin_rejects_whatever_its_role(role: str
 def test_a_failed_check_comes_before_a_rejection_and_an_unknown_one_does_not_count() -> None:
     found = decided(checks=(*SOUND, Check("users", "fail", "none")), protected=Judged("tail", -1, -1, 0))
     assert (found.verdict, found.rule, found.reason) == ("INVALID", 1, "failed: users (none)")
+    assert [number.value for number in found.numbers] == [1, 1, 1]
 
 
 def test_a_share_at_its_floor_cannot_fall() -> None:

@@ -15,6 +15,24 @@ def test_the_paired_effect_is_scipys_paired_t_test() -> None:
     assert effect.won + effect.tied + effect.lost == effect.n == 80
 
 
+def test_numbers_of_two_users_are_those_worked_out_by_hand() -> None:
+    effect = statistics.paired_effect(np.array([1, 3, np.nan, 5]), np.array([2, 5, 9, np.nan]))  # differences 1 and 2
+    assert (effect.n, effect.a, effect.b, effect.diff, effect.relative) == (2, 2, 3.5, 1.5, 0.75)
+    assert (effect.won, effect.tied, effect.lost) == (2, 0, 0)
+    assert effect.size == pytest.approx(1.5 / 0.5**0.5)
+    # of one degree of freedom the 97.5% point is 12.7062 and the 80% point 1.37638; the error is sqrt(1/2) / sqrt(2)
+    assert (effect.low, effect.high) == pytest.approx((1.5 - 6.3531, 1.5 + 6.3531), abs=1e-4)
+    assert effect.detectable == pytest.approx((12.7062 + 1.37638) / 2, abs=1e-4)
+    assert statistics.users_needed(effect, 1.0) == 4  # (1.959964 + .841621)^2 / 2 = 3.92
+    assert np.isnan(statistics.users_needed(effect, 0.0))  # a lift on nothing
+    assert statistics.online_users(np.array([0.0, 2.0]), np.array([0.0, 2.0]), 2.0) == 8  # a fourth of 31.4
+    assert np.isnan(statistics.online_users(np.array([0.0, 2.0]), np.array([0.0, 2.0]), 0.0))
+    assert np.isnan(statistics.online_users(np.ones(2), np.ones(2), 1.0))
+    nobody = statistics.paired_effect(np.array([np.nan]), np.array([1.0]))
+    assert nobody.n == 0
+    assert np.isnan([nobody.a, nobody.b, nobody.diff, nobody.p, nobody.detectable]).all()
+
+
 def test_an_arm_against_itself_differs_by_exactly_nothing() -> None:
     a = np.random.default_rng(0).random(50)
     effect = statistics.paired_effect(a, a)
@@ -26,6 +44,7 @@ def test_sign_flips_of_eight_equal_differences_give_the_exact_p() -> None:
     # all signs equal in 2 of 2**8 flips
     p = statistics.sign_flip(np.ones((8, 1)), np.random.default_rng(0), n_flips=20_000)
     assert p[0] == pytest.approx(2 / 256, abs=0.002)
+    assert statistics.sign_flip(np.ones((1, 1)), np.random.default_rng(0), n_flips=9).tolist() == [1]
 
 
 def test_skewed_differences_of_mean_zero_are_rejected_at_the_level_and_not_beyond() -> None:
