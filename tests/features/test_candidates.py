@@ -10,6 +10,7 @@ from features.histories import Histories
 from features.snapshot import ItemFacts, Snapshot
 from recsys.cf_tower import CFTower
 from recsys.config import parse_config
+from recsys.split import DAY_US
 
 
 def slow_top_k(scores: np.ndarray, k: int, above: float) -> np.ndarray:
@@ -40,6 +41,50 @@ def test_a_row_of_ties_gives_its_first_positions_or_nothing(value: float) -> Non
     scores = np.full((2, 5000), value, dtype=np.float32)
     expected = np.arange(100) if np.isfinite(value) else np.full(100, -1)
     np.testing.assert_array_equal(top_k(scores, 100), [expected, expected])
+
+
+def small_shop(exclude_seen: bool) -> Snapshot:
+    """User 0 took item 0 yesterday, user 1 nothing; item 4 has no text, item 5 is withdrawn."""
+    past = Histories.build(
+        np.array([0]), np.array([0]), np.array([99 * DAY_US]), np.ones(1, np.float32), n_users=2, n_items=6,
+        as_of=100 * DAY_US,
+    )  # fmt: skip
+    vectors = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0.28, 0.96], [0, 0], [0.96, 0.28]], dtype=np.float32)
+    config = parse_config(
+        {
+            "data": {"events": "e", "items": "i", "event_weights": {"buy": 1}},
+            "rules": {"exclude_seen": exclude_seen},
+            "candidates": {"per_source": 4, "new": 2, "popular": 3},
+        }
+    )
+    cf = CFTower.fit(past.confidence(30.0), [vectors], config.cf, 0)
+    facts = ItemFacts.build(past, pd.DataFrame({"title": ["x"] * 6}))
+    return Snapshot(past, vectors, cf, facts, np.arange(6) != 5, config)
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_lists_hold_what_is_near_and_may_be_recommended(exclude_seen: bool) -> None:
+    snapshot = small_shop(exclude_seen)
+    found = gather(snapshot, snapshot.histories.loaded())
+    listed = {
+        name: {
+            (int(found.user_row[pair]), int(found.item_pos[pair])): int(places[pair])
+            for pair in np.flatnonzero(~np.isnan(places))
+        }
+        for name, places in found.ranks.items()
+    }
+    popular = {(1, 0): 0} if exclude_seen else {(0, 0): 0, (1, 0): 0}
+    assert {name: listed[name] for name in ("text", "new", "cf", "repeat", "all_time", "popular", "recent")} == {
+        "text": {(0, item): item - exclude_seen for item in range(int(exclude_seen), 4)},
+        "new": {(0, 1): 0, (0, 2): 1} if exclude_seen else {(0, 0): 0, (0, 1): 1},
+        "cf": {} if exclude_seen else {(0, 0): 0},
+        "repeat": {} if exclude_seen else {(0, 0): 0},
+        "all_time": popular,
+        "popular": popular,
+        "recent": popular,
+    }
+    pairs = list(zip(found.user_row.tolist(), found.item_pos.tolist(), strict=True))
+    assert pairs == sorted({pair for places in listed.values() for pair in places})
 
 
 def test_no_row_gives_no_list() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from features.candidates import Candidates, gather
+from features.candidates import LISTED, SCORED, Candidates, gather
 from features.chunks import chunks
 from features.histories import Histories
 from features.pairs import HABIT_DECAY, _own_past, build, standardised
@@ -80,6 +80,48 @@ def test_scores_are_standardised_by_user_and_rounding_is_no_deviation() -> None:
     expected = [-(1.5**0.5), 0, 1.5**0.5, 0, 0, 0]
     np.testing.assert_allclose(standardised(scores, pairs), expected, rtol=1e-6)
     np.testing.assert_allclose(standardised(1e-12 * scores, pairs), expected, rtol=1e-6)
+
+
+def test_features_are_those_worked_out_by_hand() -> None:
+    """User 0 takes item 1 on days 80 and 98, item 0 on day 90, two of item 3 on day 95; user 1 nothing."""
+    item, day = np.array([(1, 80), (0, 90), (3, 95), (3, 95), (1, 98)]).T
+    nobody, one = np.zeros(5, int), np.ones(5, np.float32)
+    past = Histories.build(nobody, item, day * DAY_US, one, n_users=2, n_items=4, as_of=AS_OF)
+    catalogue = pd.DataFrame(
+        {"price": [2, 4, 6, None], "category": ["tea", "tea", "oil", None], "brand": ["x", None, "x", "y"]}
+    )
+    facts = ItemFacts.build(past, catalogue)
+    vectors = np.array([[1, 0], [0.6, 0.8], [0, 1], [0, 0]], dtype=np.float32)  # item 3 has no text
+    config = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}})
+    cf = CFTower.fit(past.confidence(30.0), [vectors], config.cf, 0)
+    snapshot = Snapshot(past, vectors, cf, facts, facts.exists, config)
+    users, items = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 1, 2, 3, 0, 3])
+    scores = {name: np.arange(6, dtype=np.float32) for name in SCORED if name != "text"}
+    ranks = {name: np.full(6, np.nan, dtype=np.float32) for name in (*SCORED, *LISTED)}
+    ranks["cf"][1] = 7
+    text_users = np.array([[1, 0], [0, 0]], dtype=np.float32)
+    table = build(snapshot, past, Candidates(users, items, scores, ranks, text_users, 2))
+    nan, taken = np.nan, np.log1p(np.array([1, 2, 0, 2, 1, 2]))
+    z = np.array([0.6, 0.2, -0.4, -0.4]) / 0.18**0.5
+    expected = {
+        "text_score": [1, 0.6, 0, 0, 0, 0], "text_z": [*z, 0, 0], "cf_score": range(6), "cf_rank": [nan, 7, *[nan] * 4],
+        # likeness with items 1, 3 and 0, from the newest: nothing is like itself, nor like what has no text
+        "text_max": [0.6, 0.6, 0.8, nan, nan, nan], "text_mean": [0.6, 0.6, 0.4, nan, nan, nan],
+        "text_last": [0.6, nan, 0.8, nan, nan, nan],
+        "times_taken": [1, 2, nan, 2, nan, nan], "days_since_taken": [10, 2, nan, 5, nan, nan],
+        "interval_share": [nan, 2 / 18, nan, nan, nan, nan],
+        "count_1d": [0] * 6, "count_7d": np.log1p([0, 1, 0, 2, 0, 2]), "count_30d": taken, "count_all": taken,
+        "trend": np.log1p([0, 1, 0, 2, 0, 2]) - np.log1p(np.array([1, 2, 0, 2, 1, 2]) * 7 / 30),
+        "age_days": [10, 20, nan, 5, 10, 5], "price": [2, 4, 6, nan, 2, nan],
+        "price_ratio": [0.6, 1.2, 1.8, nan, nan, nan],  # of (4 + 2 + 4) / 3
+        "category_share": [0.6, 0.6, 0, nan, 0, nan], "brand_share": [0.2, nan, 0.2, 0.4, 0, 0],
+        "user_events": np.log1p([5, 5, 5, 5, 0, 0]), "user_items": np.log1p([3, 3, 3, 3, 0, 0]),
+        "user_moments": [4, 4, 4, 4, 0, 0], "user_days_since_last": [2, 2, 2, 2, nan, nan],
+    }  # fmt: skip
+    for name, values in expected.items():
+        np.testing.assert_allclose(table.column(name), np.array(values), rtol=1e-5, atol=1e-6, err_msg=name)
+    assert table.recent[0, :4].tolist() == [1, 3, 0, -1]
+    assert table.nearest(np.arange(6)).tolist() == [1, 0, 1, -1, -1, -1]
 
 
 def test_features_of_a_user_do_not_depend_on_the_chunk() -> None:
