@@ -15,11 +15,11 @@ from pandas.api.types import is_object_dtype
 from features.events import EVENT
 from features.ingest import Tables, clean_tables
 from features.spool import Records, Spool
-from recsys.config import RulesConfig, parse_config
+from recsys.config import DataConfig, RulesConfig, parse_config
 from recsys.errors import ConfigError, DataError, shown
 from recsys.ids import IdMap, unwrapped
 from recsys.moments import moment_of
-from recsys.schema import EVENTS, nearest, require_columns
+from recsys.schema import EVENTS, ITEMS, USERS, TableSchema, nearest, require_columns
 from recsys.types import BoolArray, FloatArray, IntArray
 
 # kinds of arrow, as pandas writes them
@@ -70,6 +70,7 @@ class Dataset:
         users: pd.DataFrame | None = None,
         timezone: str = "UTC",
         split_column: str | None = None,
+        max_bad_share: float = DataConfig.model_fields["max_bad_share"].default,
     ) -> "Dataset":
         """A data set from frames in the contract's columns, checked like files are.
 
@@ -81,19 +82,23 @@ class Dataset:
             users: checked along with the others.
             timezone: of times that name no zone, such as "Europe/Madrid".
             split_column: of events, holding train, valid or test, where windows are not to be cut by time.
+            max_bad_share: up to this share of bad rows is left out; more are an error, whose `quarantine` holds them.
 
         Raises:
-            ConfigError: `as_of` is no moment, a weight is no number above 0, or a setting is none that a config could hold.
+            ConfigError: a table is no frame, `as_of` is no moment, a weight is no number above 0, or a setting is none that
+                a config could hold.
             DataError: a column is missing, there are no events, a type that weighs never occurs, or too many rows are bad.
         """
         moment = None if as_of is None else moment_of(as_of, "as_of")
-        require_columns(EVENTS, map(str, events.columns), "events frame")
+        for given, schema in ((events, EVENTS), (items, ITEMS), *([] if users is None else [(users, USERS)])):
+            _require_frame(given, schema)
         types = _types(events)
         if not event_weights and len(types) > 1:
             warnings.warn(_all_count_1(types), stacklevel=2)
         weights = _weights(event_weights, types) if event_weights else dict.fromkeys(types, 1.0)
+        places = {"events": "frame", "items": "frame"}
         settings = {"event_weights": weights, "timezone": timezone, "split_column": split_column}
-        config = parse_config({"data": {"events": "frame", "items": "frame"} | settings}, "from_frames").data
+        config = parse_config({"data": places | settings | {"max_bad_share": max_bad_share}}, "from_frames").data
         events, items = _plain(events, with_objects=False), _plain(items)  # objects of millions of events take minutes
         tables = clean_tables(events, items, config, moment, None if users is None else _plain(users))
         newest = pd.Timestamp(tables.log.newest, unit="us", tz="UTC")
@@ -235,6 +240,19 @@ def _microseconds(moment: pd.Timestamp) -> int:
     return -(-moment.value // 1000)
 
 
+def _require_frame(given: object, schema: TableSchema) -> None:
+    """Refuses what is no frame, and a frame without its columns, with what mends it in a notebook."""
+    name = schema.name
+    if not isinstance(given, pd.DataFrame):
+        raise ConfigError(
+            f"{name}: a pandas frame is needed, not {type(given).__name__}; make one, as pd.read_parquet does of a file and "
+            "to_pandas() of a table"
+        )
+    if at_side := [column for column in schema.required if column in given.index.names and column not in given]:
+        raise DataError(f"{name} frame: {', '.join(at_side)} is in the index; give {name}.reset_index()")
+    require_columns(schema, map(str, given.columns), f"{name} frame", is_frame=True)
+
+
 def _types(events: pd.DataFrame) -> list[str]:
     """The event types that occur, sorted.
 
@@ -253,6 +271,8 @@ def _types(events: pd.DataFrame) -> list[str]:
 
 def _weights(given: Mapping[str, float], types: list[str]) -> dict[str, float]:
     """Weights of labels, checked against the types that occur."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f'event_weights: {shown(given)} names no weights; write such as {{"{types[0]}": 1}}')
     given = {str(name): weight for name, weight in given.items()}  # types are text, though a frame may hold numbers
     for name, weight in given.items():
         if not (isinstance(weight, Real) and 0 < weight < math.inf):

@@ -90,8 +90,11 @@ def table_of(column: str) -> str | None:
     return knows[0] if len(knows) == 1 else None
 
 
-def require_columns(schema: TableSchema, found: Iterable[str], place: str) -> None:
+def require_columns(schema: TableSchema, found: Iterable[str], place: str, is_frame: bool = False) -> None:
     """Checks that a table has what it must have, and no column twice.
+
+    Args:
+        is_frame: no config maps its columns.
 
     Raises:
         DataError: naming the file, the missing or repeated columns, the nearest column found and the remedy.
@@ -107,13 +110,14 @@ def require_columns(schema: TableSchema, found: Iterable[str], place: str) -> No
         )
     missing = [column for column in schema.required if column not in found]
     if missing:
-        theirs = _nearest_each(missing, found)
-        hints = "; ".join(
-            f"[data.columns.{schema.name}] {c} = {told_apart(theirs.get(c, 'your_column'))}" for c in missing
-        )
+        near = _nearest_each(missing, found)
+        theirs = {column: near.get(column, "your_column") for column in missing}
+        renamed = ", ".join(f"{quoted(name)}: {quoted(column)}" for column, name in theirs.items())
+        mapped = "; ".join(f"[data.columns.{schema.name}] {c} = {told_apart(name)}" for c, name in theirs.items())
         raise DataError(
             f"{place}: {schema.name} table has no column {', '.join(missing)}; "
-            f"found {', '.join(map(shown, found[:20])) or 'no columns'}; rename it, or map it in the config: {hints}"
+            f"found {', '.join(map(shown, found[:20])) or 'no columns'}; "
+            + (f"rename(columns={{{renamed}}})" if is_frame else f"rename it, or map it in the config: {mapped}")
         )
 
 

@@ -25,6 +25,7 @@ from serving import releases
 from serving.labels import Window, is_blocked
 from serving.models import copies_of
 from serving.remade import recipe, refuse_other_windows, refuse_unlike, score_before, train_again, training_facts
+from serving.report.tables import ranked
 from serving.report.world import Arm, Cost
 
 _TABLES = (".parquet", ".csv", ".gz")
@@ -133,20 +134,11 @@ def table_arm(path: Path) -> Arm:
     return Arm(path.resolve().name, table, info={key: value for key, value in info.items() if value}, cost=cost)
 
 
-def _ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with ranks: where it has none, from its scores, the highest first; one that is no number ranks last."""
-    if "rank" in table:
-        return table
-    scored = table.assign(score=pd.to_numeric(table["score"], errors="coerce"))
-    ordered = scored.sort_values(["user_id", "score", "item_id"], ascending=[True, False, True], kind="stable")
-    return ordered.assign(rank=ordered.groupby("user_id").cumcount() + 1)
-
-
 def with_ids_like(both: Sides, labels: pd.DataFrame) -> Sides:
     """Tables with the ids typed as in the data, one that came as CSV holds texts, and ranked. Versions are as they are."""
     if both.fetched is not None:
         return both
-    a, b = (replace(arm, table=_ranked(arm.table.assign(**dict(_typed_ids(arm, labels))))) for arm in both.arms)
+    a, b = (replace(arm, table=ranked(arm.table.assign(**dict(_typed_ids(arm, labels))))) for arm in both.arms)
     return replace(both, arms=(a, b))
 
 

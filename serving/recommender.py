@@ -37,9 +37,17 @@ class Recommender:
     Args:
         config: settings; of the data section only how windows are cut, since the data come as a Dataset.
         reporter: where progress goes.
+
+    Raises:
+        ConfigError: `config` is none.
     """
 
     def __init__(self, config: Config | None = None, reporter: Reporter | None = None) -> None:
+        if not isinstance(config, Config | None):
+            raise ConfigError(
+                f"a Config is needed, not {type(config).__name__}; Recommender.from_config(path) reads a recsys.toml, "
+                "recsys.config.parse_config makes one of a dictionary"
+            )
         data = {"events": "frame", "items": "frame", "event_weights": {"event": 1.0}}
         self.config = config or parse_config({"data": data})
         self.reporter = reporter or Reporter()
@@ -48,6 +56,9 @@ class Recommender:
         self._dataset: Dataset | None = None
         self._snapshot: Snapshot | None = None
         self._version = "fitted"
+
+    def __repr__(self) -> str:
+        return f"Recommender({self._version}, {self._dataset})" if self._model else "Recommender(not fitted)"
 
     @classmethod
     def from_config(cls, path: str | Path) -> "Recommender":

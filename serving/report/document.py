@@ -146,6 +146,9 @@ class Report:
     limits: tuple[str, ...]
     per_user: pd.DataFrame
 
+    def __repr__(self) -> str:
+        return f"Report({self.verdict}: {self.reason} The page: write(folder))"
+
     @property
     def exit_code(self) -> int:
         """0 PROMOTE, 10 HOLD, 20 REJECT, 30 INVALID."""

@@ -17,7 +17,7 @@ class Recommends(Protocol):
     """A model of any library."""
 
     def recommend(self, users: list[object], k: int, /) -> pd.DataFrame:
-        """Rows of user_id, item_id and rank from 1, at most k a user."""
+        """Rows of user_id, item_id and rank from 1, or score, at most k a user."""
 
 
 def arm_of(given: Arm | Recommends | pd.DataFrame, name: str, labels: pd.DataFrame, k: int) -> Arm:
@@ -29,20 +29,29 @@ def arm_of(given: Arm | Recommends | pd.DataFrame, name: str, labels: pd.DataFra
     """
     if isinstance(given, Arm):
         told = {key: str(value) for key, value in given.info.items()}  # a moment is no JSON
-        return replace(given, table=plain_table(given.table), info=told)
+        return replace(given, table=ranked(plain_table(given.table)), info=told)
     is_model = callable(getattr(given, "recommend", None)) and not isinstance(given, type)
     table = _recommended(cast(Recommends, given), labels, k) if is_model else given
     if not isinstance(table, pd.DataFrame):
         raise ConfigError(
-            f"{name}: {shown(given)} is no arm; give Arm(name, table), a table of user_id, item_id and rank, "
+            f"{name}: {shown(given)} is no arm; give Arm(name, table), a table of user_id, item_id and rank or score, "
             "or an object whose recommend(users, k) returns one"
         )
-    return Arm(name, plain_table(table))
+    return Arm(name, ranked(plain_table(table)))
 
 
 def _recommended(model: Recommends, labels: pd.DataFrame, k: int) -> object:
     refuse_missing(labels, "events", ["user_id"])
     return model.recommend(list(positive(labels)["user_id"].unique()), k)
+
+
+def ranked(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with ranks: where it has none, from its scores, the highest first, ties by item id; one that is no number last."""
+    if "rank" in table or not {*IDS, "score"} <= set(table):  # what is missing then is told by the checks of columns
+        return table
+    scored = table.assign(score=pd.to_numeric(table["score"], errors="coerce"))
+    ordered = scored.sort_values(["user_id", "score", "item_id"], ascending=[True, False, True], kind="stable")
+    return ordered.assign(rank=ordered.groupby("user_id").cumcount() + 1)
 
 
 def plain_table(table: pd.DataFrame) -> pd.DataFrame:

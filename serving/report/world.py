@@ -254,7 +254,8 @@ def refuse_missing(table: pd.DataFrame, name: str, needed: list[str]) -> None:
     """
     missing = [column for column in needed if column not in table]
     if missing:
-        raise DataError(f"{name}: column {missing[0]!r} is missing; name yours in [data.columns]")
+        found = ", ".join(map(shown, table.columns[:20]))
+        raise DataError(f"{name}: column {missing[0]!r} is missing; found {found}; rename yours, or add it")
 
 
 def _kind(ids: pd.Series) -> str:

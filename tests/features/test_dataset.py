@@ -198,3 +198,27 @@ def test_events_that_all_weigh_nothing_are_an_error_of_the_table() -> None:
 def test_a_split_column_of_no_words_is_refused_by_value() -> None:
     with pytest.raises(DataError, match=r"part holds .*expected train, valid or test"):
         dataset(EVENTS.assign(part=pd.Series([["train"]] * len(EVENTS))), split_column="part")
+
+
+def test_what_is_no_frame_is_refused_with_what_mends_it() -> None:
+    for none in ([1], EVENTS["user_id"], None):
+        with pytest.raises(ConfigError, match=rf"events: a pandas frame is needed, not {type(none).__name__}"):
+            Dataset.from_frames(none, ITEMS)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="users: a pandas frame is needed, not ndarray"):
+        Dataset.from_frames(EVENTS, ITEMS, event_weights=BOTH, users=EVENTS["user_id"].to_numpy())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"event_weights: .* names no weights; write such as \{\"buy\": 1\}"):
+        Dataset.from_frames(EVENTS, ITEMS, event_weights="buy")  # type: ignore[arg-type]
+
+
+def test_columns_that_a_frame_lacks_are_renamed_there_and_not_in_a_config() -> None:
+    with pytest.raises(DataError, match=r'items frame: .*; rename\(columns=\{"ItemID": "item_id"\}\)$'):
+        Dataset.from_frames(EVENTS, ITEMS.rename(columns={"item_id": "ItemID"}), event_weights=BOTH)
+    with pytest.raises(DataError, match=r"items frame: item_id is in the index; give items\.reset_index\(\)"):
+        Dataset.from_frames(EVENTS, ITEMS.set_index("item_id"), event_weights=BOTH)
+
+
+def test_a_notebook_may_leave_bad_rows_out() -> None:
+    events = EVENTS.assign(item_id=["a", "b", "a", "c", "gone"])
+    with pytest.raises(DataError, match=r"or raise data\.max_bad_share"):
+        Dataset.from_frames(events, ITEMS, event_weights=BOTH)
+    assert len(Dataset.from_frames(events, ITEMS, event_weights=BOTH, max_bad_share=0.2).records) == 4

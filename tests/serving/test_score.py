@@ -383,6 +383,13 @@ def test_frames_are_no_data_set() -> None:
         Recommender().fit(pd.DataFrame())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("none", ["shop/recsys.toml", {"text": {"epochs": 0}}])
+def test_what_is_no_config_is_refused_before_a_fit(none: object) -> None:
+    with pytest.raises(ConfigError, match=rf"not {type(none).__name__}; Recommender.from_config\(path\) reads"):
+        Recommender(none)  # type: ignore[arg-type]
+    assert repr(Recommender()) == "Recommender(not fitted)"
+
+
 def test_items_like_one_are_such_as_may_be_recommended() -> None:
     made = scorer(exclude_seen=False)
     vectors = np.eye(N_ITEMS, dtype=np.float32)[np.zeros(N_ITEMS, int)] + 0.01 * np.eye(N_ITEMS, dtype=np.float32)

@@ -157,12 +157,21 @@ def test_a_table_or_what_recommends_one_is_an_arm() -> None:
     assert model.asked == [(list(range(N)), 50)]
 
 
+def test_a_table_of_scores_alone_is_ranked_by_them() -> None:
+    given = tables()
+    scores = given["b"].table.assign(score=lambda table: 1 / table["rank"]).drop(columns="rank")
+    for arm in (Arm("b", scores), scores.sample(frac=1, random_state=0), Model(scores)):
+        report = compare(**given | {"b": arm})
+        assert told(report) == told(compare(**given))
+    assert repr(report) == f"Report({report.verdict}: {report.reason} The page: write(folder))"
+
+
 def test_what_is_no_arm_is_refused_with_the_way_to_make_one() -> None:
     given = tables()
     for none in ([1, 2], Model, Model(None)):  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=r"b: .* is no arm; give Arm\(name, table\)"):
             compare(**given | {"b": none})
-    with pytest.raises(DataError, match="events: column 'user_id' is missing"):
+    with pytest.raises(DataError, match="events: column 'user_id' is missing; found 'item_id', 'timestamp'; rename"):
         compare(**given | {"b": Model(given["b"].table), "events": given["events"].drop(columns="user_id")})
 
 
