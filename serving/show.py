@@ -65,9 +65,23 @@ def print_stored_evaluation(stored: dict[str, Any], console: Console, whose: str
         highlight=False,
         soft_wrap=True,
     )
+    if stored.get("labels"):
+        console.print(_labels_line(**stored["labels"]), highlight=False, soft_wrap=True)
     _print_segments(stored["segments"], stored.get("segment_margins", {}), console)
     if stored.get("calibration"):
         console.print(_reliability_line(stored["calibration"]), highlight=False, soft_wrap=True)
+
+
+def _labels_line(taken: int, seen: int, gone: int) -> str:
+    """What of the window counts.
+
+    >>> _labels_line(10, 6, 1)
+    'labels: 3 of 10 pairs of user and item; acted on before 6 (rules.exclude_seen, rules.seen_by), withdrawn or not there yet 1'
+    """
+    left_out = [f"acted on before {seen:,} (rules.exclude_seen, rules.seen_by)"] * bool(seen)
+    left_out += [f"withdrawn or not there yet {gone:,}"] * bool(gone)
+    counted = f"labels: {taken - seen - gone:,} of {taken:,} pairs of user and item"
+    return "; ".join([counted, *[", ".join(left_out)] * bool(left_out)])
 
 
 def _reliability_line(calibration: dict[str, dict[str, Any]]) -> str:

@@ -46,6 +46,8 @@ class Evaluation:
         n_cold_users: users with a target that had no event before the window.
         cpu_ms_per_user: CPU time to rank all items for a user as serving does; nan without users.
         reliability: how far `p` can be relied on; see `training.calibration.measure_reliability`.
+        labels: pairs of user and item of the window: "taken" in all; of these "seen" had been acted on before and "gone" were of
+            items withdrawn or not there yet, neither of which count.
     """
 
     per_user: pd.DataFrame
@@ -54,6 +56,7 @@ class Evaluation:
     n_cold_users: int
     cpu_ms_per_user: float
     reliability: dict[str, Reliability] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
 
     def table(self, alpha: float = 0.05) -> pd.DataFrame:
         """One row per source: means with half-widths of their intervals."""
@@ -96,6 +99,7 @@ class Evaluation:
             "segments": json.loads(self.segments().to_json(orient="index")),
             "segment_margins": json.loads(self.segment_margins().to_json(orient="index")),
             "cold_users": self.n_cold_users,
+            "labels": self.labels,
             "calibration": {name: asdict(found) for name, found in self.reliability.items()},
         }
 
@@ -122,7 +126,7 @@ def evaluate(
         titles: of the items, (n_items,), for the reasons of listed ones.
         max_users: a larger number of users is sampled.
     """
-    targets = snapshot.countable(targets)
+    taken, targets = targets, snapshot.countable(targets)
     users = np.sort(rng.permutation(np.flatnonzero(np.diff(targets.indptr) > 0))[:max_users])
     is_cold = snapshot.facts.counts == 0
     cold_only = replace(snapshot, is_eligible=snapshot.is_eligible & is_cold)
@@ -156,7 +160,15 @@ def evaluate(
     cost = _cpu_ms_per_user(snapshot, ranker, users[: min(N_TIMED, size)])
     reliability = measure_reliability(snapshot, ranker, targets, rng)
     per_user = per_user.sort_values(["source", "user_pos"])
-    return Evaluation(per_user, coverage, pd.concat(lists), n_cold, cost, reliability)
+    return Evaluation(
+        per_user, coverage, pd.concat(lists), n_cold, cost, reliability, _labels(snapshot, taken, targets)
+    )
+
+
+def _labels(snapshot: Snapshot, taken: sp.csr_matrix, countable: sp.csr_matrix) -> dict[str, int]:
+    """How many pairs a window took, and why some do not count; see `Evaluation`."""
+    n_there = int((taken @ sp.diags(snapshot.is_eligible.astype(np.float32))).astype(bool).sum())
+    return {"taken": taken.nnz, "seen": n_there - countable.nnz, "gone": taken.nnz - n_there}
 
 
 def rank_all(

@@ -14,6 +14,7 @@ from recsys.config import load_config
 from recsys.progress import Reporter
 from recsys.types import IntArray
 from training.evaluate import N_EXPLAINED, Evaluation
+from training.moments import cut
 from training.pipeline import train
 
 pytestmark = pytest.mark.slow
@@ -43,6 +44,13 @@ def test_reasons_are_those_of_the_listed_pairs_and_end_after_the_first_places(
     np.testing.assert_array_equal(lists["reason"][is_first], lists["user_pos"][is_first].map(row_of))
     assert lists.loc[~is_first, ["source", "reason"]].isna().all(axis=None)
     assert 0 < evaluation.cpu_ms_per_user < 1_000
+    start = pd.Timestamp(cut(dataset, config).starts[1], unit="us", tz="UTC")
+    later, before = (
+        set(zip(some["user_id"], some["item_id"], strict=True))
+        for some in (shop[0][shop[0]["timestamp"] >= start], shop[0][shop[0]["timestamp"] < start])
+    )
+    assert evaluation.labels == {"taken": len(later), "seen": len(later & before), "gone": 0}
+    assert 0 < evaluation.labels["seen"] < evaluation.labels["taken"]
 
 
 def test_segments_come_with_intervals() -> None:
