@@ -1,6 +1,7 @@
 """The same job for notebooks: frames in, frames out, outside ids always."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import date
 from numbers import Integral
 from pathlib import Path
@@ -115,19 +116,24 @@ class Recommender:
         """The fitted model: `text`, `cf` and `ranker`."""
         return self._fitted()[0]
 
-    def recommend(self, users: Ids, k: int = 10) -> pd.DataFrame:
+    def recommend(self, users: Ids, k: int = 10, items: Ids | None = None) -> pd.DataFrame:
         """Recommendations in the contract's columns, by user, then rank; strangers get the popular list.
 
         Args:
             users: ids, text or integers; one may stand alone.
             k: items per user, at least 1.
+            items: ids of the only ones that may be listed, such as those of a campaign; by default all that are available.
 
         Raises:
             ConfigError: k is below 1.
-            DataError: an id is missing, or neither text nor an integer.
+            DataError: an id is missing, neither text nor an integer, or one of `items` is not in the items table.
         """
         model, dataset, snapshot = self._fitted()
         k, (positions, ids) = _length(k), _with_strangers(dataset.users, _ids(users, "user"))
+        if items is not None:
+            asked = np.zeros(len(dataset.items), dtype=bool)
+            asked[[self._item(dataset, item) for item in _ids(items, "item")]] = True
+            snapshot = replace(snapshot, is_eligible=snapshot.is_eligible & asked)
         stamp = Stamp("notebook", self._version, f"{dataset.as_of:%Y-%m-%d}")
         scorer = Scorer(snapshot, model.ranker, IdMap(ids), dataset.items, dataset.catalogue["title"], stamp)
         table = lists_frame(scorer.score(positions, k))

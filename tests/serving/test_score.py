@@ -170,6 +170,20 @@ def numbered() -> Recommender:
 
 
 @pytest.mark.slow
+def test_lists_may_be_of_some_items_only(numbered: Recommender) -> None:
+    free, few = numbered.recommend([7, 12], 30), numbered.recommend([7, 12], 4, items=range(5, 12))
+    assert few.groupby("user_id")["rank"].max().tolist() == [4, 4]
+    assert set(few["item_id"]) <= set(range(5, 12))
+    for user, mine in few.groupby("user_id"):  # in the order of the whole list, but for popular items that fill up
+        theirs = free[(free["user_id"] == user) & free["item_id"].isin(mine["item_id"])]
+        assert len(theirs) == 4
+    assert numbered.recommend(7, 4, items="5")["item_id"].tolist() == [5]
+    assert numbered.recommend([7], 4, items=[]).empty
+    with pytest.raises(DataError, match="item '99' is not in the items table"):
+        numbered.recommend([7], 4, items=[5, 99])
+
+
+@pytest.mark.slow
 def test_ids_may_come_as_text_and_strangers_under_any_name(numbered: Recommender) -> None:
     by_number, by_text = numbered.recommend([7, 12], 4), numbered.recommend(["12", "7"], 4)
     assert by_number["item_id"].tolist() == by_text["item_id"].tolist()
