@@ -139,6 +139,8 @@ def load_sparse(path: Path) -> sp.csr_matrix:
             raise ValueError(f"expected a csr matrix, found {matrix.format}")
         if matrix.shape[1] > MAX_COLUMNS:
             raise ValueError(f"{matrix.shape[1]} columns; at most {MAX_COLUMNS} are possible")
+        if matrix.dtype.kind not in "fiub":
+            raise ValueError(f"expected numbers, found {matrix.dtype}")
         matrix.check_format(full_check=True)
     return sp.csr_matrix(matrix)
 
@@ -146,8 +148,9 @@ def load_sparse(path: Path) -> sp.csr_matrix:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        if path.is_symlink() or path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise ModelError(f"{path}: a link, or over {MAX_MANIFEST_BYTES} bytes; {_REMEDY}")
+        status = path.lstat()
+        if not S_ISREG(status.st_mode) or status.st_size > MAX_MANIFEST_BYTES:
+            raise ModelError(f"{path}: a link, no file, or over {MAX_MANIFEST_BYTES} bytes; {_REMEDY}")
         content = json.loads(path.read_text(encoding="utf-8"))
         check = content.pop("check")
         is_whole = check == _digest(content) and content["schema"] == SCHEMA and isinstance(content["meta"], dict)
@@ -256,6 +259,7 @@ def _refused(path: Path) -> Iterator[None]:
         ValueError,
         TypeError,
         KeyError,
+        AttributeError,
         EOFError,
         NotImplementedError,
     ) as error:

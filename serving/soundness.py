@@ -12,14 +12,16 @@ from features.snapshot import Snapshot
 from features.text import item_texts
 from recsys.config import Config
 from recsys.copies import Fetched
-from recsys.errors import ModelError
+from recsys.errors import ConfigError, ModelError
 from recsys.progress import Reporter
 from recsys.types import FloatArray
 from recsys.vectors import unit_rows
 from training.model import Model
 
 # what readers of weights, tokenizers and JSON raise where a file is whole, but not what a training writes
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ModelError)
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ConfigError, ModelError,
+)  # fmt: skip
 SAME = 1e-5  # of a cosine; float32 noise of collapsed rows stays below
 REMEDY = "train again with: recsys train, or go back with: recsys rollback --model"
 
@@ -84,12 +86,15 @@ def check_parts(model: Model, where: str) -> None:
     """Refuses towers and ids that were not made together, and weights that are no numbers."""
     cf, n_items = model.cf, len(model.items)
     sizes = {
-        "CF factors": len(cf.item_factors), "CF flags": len(cf.is_warm),
+        "CF factors": len(cf.item_factors), "CF flags": cf.is_warm.size,
         "neighbours": cf.similarity.shape[0], "EASE": cf.ease.shape[0],
     }  # fmt: skip
     for name, size in sizes.items():
         if size != n_items:
             raise ModelError(f"{where}: {name} cover {size} items, its id map {n_items}; {REMEDY}")
+    shapes = {"neighbours": cf.similarity.shape, "EASE": cf.ease.shape, "CF flags": (*cf.is_warm.shape, n_items)}
+    if cf.item_factors.ndim != 2 or not cf.item_factors.size or set(shapes.values()) != {(n_items, n_items)}:
+        raise ModelError(f"{where}: CF factors are of shape {cf.item_factors.shape}, the others of {shapes}; {REMEDY}")
     fusion = model.ranker.fusion
     weights = {
         "CF tower: neighbours": cf.similarity.data,

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,20 @@ def test_links_and_special_files_are_refused(bundle: Path, tmp_path: Path) -> No
     os.mkfifo(bundle / "pipe.json")
     with pytest.raises(ModelError, match=r"pipe\.json' is a link or a special file"):
         seal(bundle, {})
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_a_manifest_that_is_no_file_is_refused_before_it_is_read(bundle: Path, make: Callable[[Path], None]) -> None:
+    (bundle / MANIFEST).unlink()
+    make(bundle / MANIFEST)
+    with pytest.raises(ModelError, match="no file"):
+        open_bundle(bundle)
+
+
+def test_a_matrix_of_no_numbers_is_refused(tmp_path: Path) -> None:
+    sp.save_npz(tmp_path / "m.npz", sp.csr_matrix(np.ones((2, 2)) * 1j), compressed=False)
+    with pytest.raises(ModelError, match="expected numbers, found complex128"):
+        load_sparse(tmp_path / "m.npz")
 
 
 @pytest.mark.parametrize("path", ["../outside.json", "/etc/hosts.json", "cf/../../outside.json", "a\\..\\b.json"])

@@ -1,3 +1,4 @@
+import json
 import shutil
 from contextlib import nullcontext
 from functools import partial
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.bundle import load_arrays, save_arrays
 from recsys.errors import ModelError
 from recsys.text_terms import TextTerms
 from recsys.text_tower import TextTower
@@ -136,6 +138,24 @@ def test_gradient_caching_gives_the_gradient_of_the_plain_way(
     assert len(ours) == len(theirs) > 10
     norm = sum(float(b.norm()) for b in theirs)
     assert sum(float((a - b).norm()) for a, b in zip(ours, theirs, strict=True)) < 0.05 * norm
+
+
+def test_an_encoder_whose_weights_lack_a_part_is_not_drawn_at_random(tiny_encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_encoder, tmp_path / "e")
+    weights = load_arrays(tmp_path / "e" / "model.safetensors")
+    del weights["embeddings.word_embeddings.weight"]
+    save_arrays(tmp_path / "e" / "model.safetensors", **weights)
+    with pytest.raises(ModelError, match=r"weights lack 1, such as 'embeddings\.word_embeddings\.weight'"):
+        TextTower.from_encoder(str(tmp_path / "e"))
+
+
+def test_a_tokenizer_that_knows_more_than_its_encoder_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_encoder, tmp_path / "e")
+    content = json.loads((tmp_path / "e" / "tokenizer.json").read_text())
+    content["model"]["vocab"]["red"] = 10**5
+    (tmp_path / "e" / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="its tokenizer knows a token 100,000"):
+        TextTower.from_encoder(str(tmp_path / "e"))
 
 
 def test_an_encoder_that_is_nowhere_is_named() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import scipy.sparse as sp
 
 from features.dataset import Dataset
 from features.histories import Histories
@@ -18,14 +19,14 @@ from features.pairs import NAMES
 from features.snapshot import ItemFacts, Snapshot
 from recsys.calibration import Calibration, Logistic
 from recsys.cf_tower import CFTower
-from recsys.config import DataConfig, parse_config
+from recsys.config import CFConfig, DataConfig, parse_config
 from recsys.errors import ConfigError, DataError, ModelError
 from recsys.ids import IdMap
 from recsys.ranker import LinearFusion, Ranker
 from serving.batch import read_users
 from serving.recommender import Recommender
 from serving.score import Scorer, Stamp, users_to_score
-from serving.soundness import _other_settings, check_apart
+from serving.soundness import _other_settings, check_apart, check_parts
 from training.model import Model
 
 N_ITEMS = 8
@@ -144,6 +145,24 @@ def test_one_number_an_item_cannot_but_lie_on_a_line() -> None:
         check_apart("factors", np.ones((5, 2), dtype=np.float32), "here")
     with pytest.raises(ModelError, match="all the same"):
         check_apart("factors", np.zeros((5, 2), dtype=np.float32), "here")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ease": sp.csr_matrix((2, 2**31 - 1))},
+        {"similarity": sp.csr_matrix((2, 3))},
+        {"is_warm": np.ones((2, 1), bool)},
+        {"item_factors": np.ones((2, 0), np.float32)},
+        {"item_factors": np.ones(2, np.float32)},
+    ],
+)
+def test_parts_of_another_shape_are_refused_whatever_their_length(change: dict[str, Any]) -> None:
+    square = sp.csr_matrix((2, 2), dtype=np.float32)
+    tower = CFTower(CFConfig(), np.ones((2, 3), np.float32), square, square, np.ones(2, bool))
+    model = Mock(cf=replace(tower, **change), items=IdMap(pd.Index(["a", "b"])))
+    with pytest.raises(ModelError, match="here: CF factors are of shape"):
+        check_parts(model, "here")
 
 
 def fitted(titles: list[str], n_sold: int, text: dict[str, object], n_new: int) -> Recommender:
