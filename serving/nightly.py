@@ -21,9 +21,12 @@ from recsys.errors import (
     ModelError,
     RecsysError,
     ReportError,
+    ResourceError,
     StoppedError,
     TrainingError,
     as_ours,
+    public,
+    shown,
 )
 from recsys.registry import OLDER_THAN, TAKEN_BACK, Registry, RegistryDownError
 from recsys.stop import part_of_deadline
@@ -110,6 +113,9 @@ def run_nightly(run: Run, *, when: str = "due", move_current: bool = False, prom
     run.facts |= {"events": data.n_events, "items": data.n_items, "quarantined": sum(data.quarantined.values())}
     is_due = when == "always" or (when == "due" and _is_due(run))
     run.facts["trained"] = False
+    if is_due and (lost := _lost_registry(run)):
+        run.facts["lost_registry"] = lost
+        reporter.say(lost)
     if is_due:  # what would be refused after it, too
         refuse_lost_columns(dataset, run.store, config)
         refuse_old_data((dataset.as_of - dataset.newest).total_seconds() / 3600, config.serving.audit)
@@ -254,6 +260,22 @@ def _unjudged(run: Run) -> str | None:
     if challenger is None or challenger == present or {"report_verdict", TAKEN_BACK} & set(challenger.tags):
         return None
     return challenger.version
+
+
+def _lost_registry(run: Run) -> str | None:
+    """What is odd where a version serves and the registry knows none: MLflow makes a store that is missing anew, in silence."""
+    served = run.store.current()
+    try:
+        if served is None or run.registry.versions():
+            return None
+        version = releases.manifest(served)["model"]["version"]
+    except (RegistryDownError, ResourceError, KeyError):
+        return None
+    settings = run.config.mlflow
+    return (
+        f"{served.name} was made by version {version}, but {public(str(settings.tracking_uri))} knows no version of "
+        f"{shown(settings.model_name)}: the first is trained"
+    )
 
 
 def _is_due(run: Run) -> bool:

@@ -27,7 +27,7 @@ CLOCK_H = 1.0  # clocks that differ by less are right
 _NEXT = {
     0: "",
     2: "mend the command or recsys.toml, then run: recsys nightly",
-    3: "mend the export that the error names, then run: recsys nightly",
+    3: "mend what the error names, then run: recsys nightly",
     4: "look at the lists in quarantine; mend the cause, or the limit in [serving.audit], then run: recsys nightly",
     5: "mend the disk or make room (recsys gc --delete), then run: recsys nightly",
     6: "start or mend the registry, or do what the error below says, then run: recsys nightly",
@@ -47,6 +47,10 @@ _WARNINGS = {  # facts of a run that ended well, and what to do about them befor
         "train, and promote what comes of it: recsys nightly --train always --promote",
     ),
     "stale_model": ("published, by the last verified copy of the model", "start or mend the registry"),
+    "lost_registry": (
+        "published, by a registry that begins anew",
+        "if nobody meant that: bring its store back, or set [mlflow] tracking_uri and model_name as they were",
+    ),
     "promotion_error": ("published, but the new version could not be judged", "see why: recsys promote challenger"),
     "audit_warning": (
         "published, but model or data grow too old to publish",
@@ -80,7 +84,7 @@ class Standing:
         next: what to do, or "nothing to do".
         served: None where nothing is published.
         last_run: its record, None before the first; "cut off" as its outcome where the run was killed.
-        aliases: alias -> model version, None where the registry does not answer.
+        aliases: alias -> model version, None where the registry does not answer; registry_error says why.
     """
 
     verdict: str
@@ -91,6 +95,7 @@ class Standing:
     last_run: dict[str, Any] | None
     aliases: Mapping[str, str] | None
     output: str
+    registry_error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -109,7 +114,7 @@ class Standing:
         for fact in _WARNINGS:
             if self.last_run and isinstance(self.last_run.get(fact), str):
                 found.append(("it warned", str(self.last_run[fact])))
-        aliases = "the registry does not answer" if self.aliases is None else ", ".join(
+        aliases = f"the registry does not answer: {self.registry_error}" if self.aliases is None else ", ".join(
             f"{alias} is version {version}" for alias, version in sorted(self.aliases.items())
         )  # fmt: skip
         return [*found, ("models", aliases or "none registered"), ("folder", self.output)]
@@ -131,10 +136,18 @@ def standing(config: Config) -> Standing:
     last = _last_run(store, served)
     before = store.previous()
     verdict, todo = _judge(served, store, last)
+    aliases, error = _aliases(config)
     return Standing(
-        verdict, todo, served, before.name if before else None, store.is_pinned, last, aliases_of(config),
+        verdict,
+        todo,
+        served,
+        before.name if before else None,
+        store.is_pinned,
+        last,
+        aliases,
         config.serving.output,
-    )  # fmt: skip
+        error,
+    )
 
 
 def show_status(config: Config, console: Console, as_json: bool, path: str = "") -> None:
@@ -172,12 +185,12 @@ def served_by(store: ReleaseStore) -> Served | None:
         return Served(release.name, release.name[:10], None, 0, 0, "unknown", str(error))
 
 
-def aliases_of(config: Config) -> dict[str, str] | None:
-    """Alias -> model version; None where the registry does not answer."""
+def _aliases(config: Config) -> tuple[dict[str, str] | None, str | None]:
+    """Alias -> model version; None, and why, where the registry does not answer."""
     try:
-        return {alias: v.version for v in Registry(config.mlflow).versions() for alias in v.aliases}
-    except ModelError:
-        return None
+        return {alias: v.version for v in Registry(config.mlflow).versions() for alias in v.aliases}, None
+    except ModelError as error:
+        return None, str(error)
 
 
 def _judge(served: Served | None, store: ReleaseStore, last: dict[str, Any] | None) -> tuple[str, str]:

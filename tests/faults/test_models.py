@@ -68,6 +68,17 @@ def test_a_registry_that_does_not_work_leaves_the_last_verified_copy_flagged(yes
 
 
 @fault(23)
+def test_a_registry_that_lost_its_store_begins_anew_and_says_so(yesterday: Shop) -> None:
+    uri = f"sqlite:///{yesterday.folder}/empty.db"
+    ended = yesterday.tonight("--set", f"mlflow.tracking_uri={uri}")
+    assert ended.code == 0, ended.err
+    assert f"was made by version 1, but {uri} knows no version of 'recsys'" in ended.err
+    status = yesterday.run("status", "--set", f"mlflow.tracking_uri={uri}")
+    assert "WARNING: published, by a registry that begins anew" in status.out
+    yesterday.assert_today_served()
+
+
+@fault(23)
 def test_without_a_verified_copy_yesterday_stays(yesterday: Shop) -> None:
     shutil.rmtree(yesterday.folder / ".recsys" / "models")
     with no_server() as port:

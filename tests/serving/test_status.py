@@ -41,6 +41,7 @@ def test_before_the_first_night_it_says_how_to_begin(config: Config) -> None:
     state = standing(config)
     assert (state.verdict, state.next) == ("nothing is published yet", "run: recsys nightly")
     assert state.aliases is None
+    assert "file:/none" in dict(state.lines())["models"]  # which registry, and why it does not work
 
 
 def test_what_is_served_how_old_and_what_came_before(config: Config, tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_what_is_served_how_old_and_what_came_before(config: Config, tmp_path: P
 @pytest.mark.parametrize(
     ("outcome", "code", "verdict", "todo"),
     [
-        ("failed", 3, "FAILED", "mend the export"),
+        ("failed", 3, "FAILED", "mend what the error names"),
         ("refused", 4, "FAILED", "quarantine"),
         ("failed", 5, "FAILED", "gc --delete"),
         ("failed", 6, "FAILED", "registry"),
@@ -241,6 +242,7 @@ def test_lists_of_a_day_to_come_are_a_warning(config: Config, tmp_path: Path) ->
     [
         ("training_error", "no new model"),
         ("stale_model", "last verified copy"),
+        ("lost_registry", "begins anew"),
         ("promotion_error", "could not be judged"),
         ("audit_warning", "grow too old"),
     ],
