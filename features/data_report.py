@@ -27,7 +27,8 @@ class DataReport:
         events_per_user, events_per_item: median, p90 and max.
         items_with: share of items where a text column, a price or a date of entry is there.
         text_lengths: median and p90 of the lengths of non-empty titles and descriptions, in characters.
-        null_shares: share of nulls by column of the good event rows, repeated ones too, where there are any.
+        null_shares: share of nulls by column of the good event rows, repeated ones too, where there are any; of the columns
+            that we know how to use.
         n_unavailable: items that may not be recommended.
         n_impressions: rows of that table, where it was read.
         absent_labels: types named in `data.event_weights` that no row kept has, each with the type that is no label and

@@ -30,7 +30,7 @@ from features.read import read_chunks, read_table
 from recsys.config import DataConfig
 from recsys.errors import DataError, shown
 from recsys.ids import IdMap
-from recsys.schema import EVENTS, ITEMS, MOST_WEIGHT, USERS, TableSchema, nearest, require_columns
+from recsys.schema import EVENTS, ITEMS, MOST_WEIGHT, USERS, TableSchema, columns_of, nearest, require_columns
 from recsys.types import BoolArray, IntArray
 
 TEXTS = ("title", "description", "brand", "category", "tags", "language")
@@ -276,6 +276,7 @@ def _report(
     ignored = {k: v for k, v in types.items() if k not in labels}
     first, newest = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (log.first, log.newest))
     until = min(now, pd.Timestamp.now(tz="UTC"))
+    read = {*columns_of("events"), config.split_column}  # an export may have forty more, which nothing reads
     return DataReport(
         n_events_read=events.checked.n_rows, n_items_read=items_seen.n_rows, n_duplicate_items=items_seen.n_duplicates,
         n_after_as_of=events.checked.n_later, n_duplicates=log.n_repeats,
@@ -290,6 +291,6 @@ def _report(
         items_with={c: float((items[c] != "").mean()) for c in TEXTS if c in items}
         | {c: float(items[c].notna().mean()) for c in ("price", "created_at") if c in items},
         text_lengths={c: lengths_of(items[c]) for c in ("title", "description") if c in items},
-        null_shares={c: round(n / events.n_good, 4) for c, n in events.n_nulls.items() if n},
+        null_shares={c: round(n / events.n_good, 4) for c, n in events.n_nulls.items() if n and c in read},
         n_unavailable=int((~items["available"]).sum()) if "available" in items else 0,
     )  # fmt: skip

@@ -54,6 +54,11 @@ def test_types_without_weight_are_counted_and_left_out(tmp_path: Path) -> None:
     assert dataset.weight.tolist() == [1, 6, 6, 6]
 
 
+def test_gaps_are_told_of_columns_that_something_reads(tmp_path: Path) -> None:
+    gaps = {"price": [1.0, None, 2.0, 3.0, 4.0], "utm_source": [None, None, "x", "y", "z"]}
+    assert load_tables(config(tmp_path, events(**gaps))).report.null_shares == {"price": 0.2}
+
+
 def test_nothing_at_or_after_as_of_is_kept(tmp_path: Path) -> None:
     tables = load_tables(config(tmp_path, events()), pd.Timestamp("2024-01-03", tz="UTC"))
     assert tables.events["timestamp"].max() == pd.Timestamp("2024-01-02", tz="UTC")
