@@ -1,6 +1,8 @@
 """Items to text, and texts to vectors through the cache."""
 
 import hashlib
+import html
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,9 +16,12 @@ from recsys.text_tower import TextTower
 from recsys.types import FloatArray, IntArray, Progress
 from recsys.whole import mark_used, replacing
 
+_NAMES = "a|abbr|b|big|blockquote|br|center|dd|div|dl|dt|em|font|h[1-6]|hr|i|img|li|ol|p|small|span|strong|su[bp]|table|tbody|td|th|thead|tr|u|ul"
+_TAG = re.compile(rf"</?(?:{_NAMES})(?:\s[^<>]*)?/?>", re.IGNORECASE)
+
 
 def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
-    """One text per item: its non-empty fields in order, joined by ". "; absent columns are skipped.
+    """One text per item: its non-empty fields in order, joined by ". ", without HTML; absent columns are skipped.
     Without fields all are empty.
 
     >>> item_texts(pd.DataFrame({"title": ["Tea", ""], "brand": ["Leaf", "Oak"]}), ["title", "brand", "color"])
@@ -25,7 +30,9 @@ def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: none of the columns is there, so no item would have a text.
     """
-    columns = [clean_texts(catalogue[f]).str.strip() for f in fields if f in catalogue]  # any column may be a field
+    columns = [
+        clean_texts(catalogue[f]).map(without_markup) for f in fields if f in catalogue
+    ]  # any column may be a field
     if not fields:
         return [""] * len(catalogue)
     if not columns:
@@ -34,6 +41,15 @@ def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
             f"{', '.join(map(shown, catalogue.columns))}"
         )
     return [". ".join(part for part in row if part) for row in zip(*columns, strict=True)]
+
+
+def without_markup(text: str) -> str:
+    """What a reader sees of a text with HTML tags, which would fill up an encoder's tokens and pass for words; any other as it is.
+
+    >>> without_markup("<p>Größe&nbsp;M &amp; L</p><br/>new"), without_markup(" fits <M &amp; x>5 ")
+    ('Größe M & L new', 'fits <M &amp; x>5')
+    """
+    return " ".join(html.unescape(_TAG.sub(" ", text)).split()) if _TAG.search(text) else text.strip()
 
 
 def distinct_texts(texts: list[str]) -> tuple[list[str], IntArray]:

@@ -43,6 +43,16 @@ def test_fields_that_no_column_has_are_an_error_and_not_a_shop_without_words() -
     assert item_texts(pd.DataFrame({"item_id": [1], "title": ["Tea"]}), []) == [""]
 
 
+def test_texts_are_made_without_the_html_of_descriptions() -> None:
+    pages = ["<p class='x'>Best <b>tea</b>,<br/>leaf &amp; bud</p>", "<p></p>", "5 < b > 4 &amp; more"]
+    catalogue = pd.DataFrame({"title": ["Tea", "Oil", "Screw"], "description": pages})
+    assert item_texts(catalogue, ["title", "description"]) == [
+        "Tea. Best tea , leaf & bud",
+        "Oil",
+        "Screw. 5 < b > 4 &amp; more",
+    ]
+
+
 def test_any_column_may_be_a_field_whatever_it_holds() -> None:
     catalogue = pd.DataFrame({"title": ["Tea", "Oil", "Salt"]})
     for author, texts in (
