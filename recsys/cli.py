@@ -160,7 +160,14 @@ def init(folder: Path, demo: str | None) -> None:
         write_demo(demo, folder)
     else:
         (folder / "recsys.toml").write_text(render_config())
-    click.echo(f"wrote {folder / 'recsys.toml'}\nnext: recsys validate -c {shlex.quote(str(folder / 'recsys.toml'))}")
+    todo = (
+        ""
+        if demo
+        else "write into it where your tables are, which events are labels and what your columns are called; then: "
+    )
+    click.echo(
+        f"wrote {folder / 'recsys.toml'}\nnext: {todo}recsys validate -c {shlex.quote(str(folder / 'recsys.toml'))}"
+    )
 
 
 @cli.command()

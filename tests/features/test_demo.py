@@ -96,6 +96,13 @@ def test_every_setting_stands_in_the_file() -> None:
             assert re.search(rf"^(# )?{key}( = | \(not set\))|^(# )?\[{name}\.{key}\]", text, re.MULTILINE), (name, key)
 
 
+def test_the_columns_that_a_mapping_may_name_stand_above_it() -> None:
+    above, _, _ = render_config().partition("# [data.columns]\n")
+    assert above.endswith("also propensity, policy\n")
+    assert "#   events: user_id, item_id, event_type, timestamp; also weight," in above
+    assert "#   users: user_id\n" in above
+
+
 def test_what_is_filled_in_where_it_stands_belongs_to_its_table() -> None:
     """In TOML a table ends where the next begins: what follows [data.columns] would be one of its columns."""
     text = render_config().replace("# [data.columns]", '[data.columns]\nuser_id = "customer"')
