@@ -158,7 +158,7 @@ def test_one_number_an_item_cannot_but_lie_on_a_line() -> None:
     ],
 )
 def test_parts_of_another_shape_are_refused_whatever_their_length(change: dict[str, Any]) -> None:
-    square = sp.csr_matrix((2, 2), dtype=np.float32)
+    square = sp.csr_matrix(np.zeros((2, 2), np.float32))
     tower = CFTower(CFConfig(), np.ones((2, 3), np.float32), square, square, np.ones(2, bool))
     model = Mock(cf=replace(tower, **change), items=IdMap(pd.Index(["a", "b"])))
     with pytest.raises(ModelError, match="here: CF factors are of shape"):
