@@ -1,13 +1,18 @@
 """Releases of six rows by the real protocol: what the loops over hundreds of faults publish."""
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 
+from recsys.errors import ConfigError, ResourceError
 from serving import releases
 from serving.publish import ReleaseStore
+from serving.retention import remove_leftovers
+
+KEEP = 3  # releases that retention in `do` leaves
 
 
 def stage(store: ReleaseStore, date: str, run: str) -> Path:
@@ -25,6 +30,20 @@ def release(output: Path, date: str, run: str, version: str = "1", **publish: bo
         facts = {"key": {"run": run}, "run_date": date, "model": {"version": version}}
         done = store.finish(stage(store, date, run), facts)
         return done, store.publish(done, **publish)
+
+
+def do(output: Path, what: str, name: str, asked: bool) -> None:
+    """One step of a sequence by the real program: a night with a name for its release and whether it was asked to move
+    `current`, retention, or a method of the store. What is refused must change nothing.
+    """
+    store = ReleaseStore(output)
+    if what == "night":
+        release(output, *name.split("."), allow_backfill=asked)
+    elif what == "retention":
+        remove_leftovers(store, KEEP)
+    else:
+        with suppress(ConfigError, ResourceError):
+            getattr(store, what)()
 
 
 def aged(release: Path, hours: float) -> None:
