@@ -34,6 +34,9 @@ def test_lists_are_those_of_a_full_stable_sort(shape: tuple[int, int], k: int, n
     scores[rng.random(shape) < 0.1] = -np.inf
     for above in (-np.inf, 0.0):
         np.testing.assert_array_equal(top_k(scores, k, above), slow_top_k(scores, k, above))
+    bits = np.clip(scores, -(2**15), 2**15 - 1).astype(np.int16)  # as of bfloat16; the least never ranks
+    for bound, above in ((None, -(2**15)), (0.0, 0.0)):
+        np.testing.assert_array_equal(top_k(bits, k, bound), slow_top_k(bits.astype(float), k, above))
 
 
 @pytest.mark.parametrize("value", [0.0, -np.inf, 7.0])

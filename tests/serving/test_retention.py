@@ -76,6 +76,22 @@ def test_what_is_no_release_is_neither_deleted_nor_counted_as_one(store: Release
     assert [one.path for one in leftovers(store, 2)] == [releases[1], releases[0]]
 
 
+def test_a_deletion_that_dies_leaves_no_half_release(store: ReleaseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    releases = [release(store.output, f"2024-01-0{day}", "a")[0] for day in range(1, 4)]
+
+    def dies(path: Path, **_: object) -> None:
+        next(path.glob("*.parquet")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.retention.shutil.rmtree", dies)
+        with pytest.raises(KeyboardInterrupt):
+            remove_leftovers(store, 1)
+    assert store.all() == releases[1:]
+    assert [one.path.parent for one in remove_leftovers(store, 1)] == [store.staging]
+    assert list(store.staging.iterdir()) == []
+
+
 def test_what_a_rollback_that_died_was_going_to_stays(store: ReleaseStore) -> None:
     """Between its two moves both links lead to the newest release; the pin alone names the other."""
     first, second = (release(store.output, f"2024-01-0{day}", "a")[0] for day in (1, 2))

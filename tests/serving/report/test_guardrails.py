@@ -74,6 +74,25 @@ def test_cold_items_and_novelty_follow_the_history(rows: dict[str, Guardrail]) -
     assert rows["Novelty (bits)"].a == pytest.approx(np.mean([surprise[[0, 1]].mean(), surprise[[0, 2]].mean()]))
 
 
+def test_fewer_items_shown_are_less_coverage_and_more_inequality() -> None:
+    wide, narrow = Arm("A", table({1: [1, 2], 2: [3, 4]})), Arm("B", table({1: [1, 2], 2: [1, 2]}))
+    there, back = found(wide, narrow), found(narrow, wide)
+    coverage, gini = there["Catalogue coverage"], there["Exposure Gini"]
+    assert (coverage.a, coverage.b, coverage.diff, coverage.relative) == (1, 0.5, -0.5, -0.5)
+    assert (gini.a, gini.b, gini.diff) == (0, 0.5, 0.5)  # counts 1, 1, 1, 1 and 0, 0, 2, 2
+    assert coverage.judged.is_harmed
+    assert gini.judged.is_harmed
+    assert back["Catalogue coverage"].judged.is_non_inferior
+    assert back["Exposure Gini"].judged.is_non_inferior
+
+
+@pytest.mark.parametrize(("a", "is_higher_better", "can_fall"), [(0, True, False), (1, True, True), (0, False, True)])
+def test_only_what_is_at_its_floor_cannot_get_worse(a: float, is_higher_better: bool, can_fall: bool) -> None:
+    row = Guardrail("share", {}, a, a, 0.0, 0.0, -0.2, 0.1, 0.0, is_higher_better)
+    assert row.judged.can_fall == can_fall
+    assert (row.judged.low, row.judged.high) == ((-0.2, 0.1) if is_higher_better else (-0.1, 0.2))
+
+
 def test_words_that_are_everywhere_count_less() -> None:
     vectors = word_vectors(["tea green", "tea black", "tea"]).toarray()
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 1])

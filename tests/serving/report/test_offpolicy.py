@@ -107,6 +107,19 @@ def test_estimates_by_hand() -> None:
     assert offpolicy.snips(logged).value == pytest.approx(2 / 2.5)
     assert offpolicy.doubly_robust(logged).value == pytest.approx(0.5 + (2 * 0.5 - 0.5 * 0.5) / 2)
     assert logged.effective_sample == pytest.approx(2.5**2 / 4.25)
+    assert offpolicy.switch_dr(logged, 1).value == pytest.approx(0.5 - 0.5 * 0.5 / 2)
+    assert offpolicy.switch_dr(logged, 2).value == offpolicy.doubly_robust(logged).value
+    # weights 4 w / (w^2 + 4): 1 and 2 / 4.25
+    shrunk = pytest.approx(0.5 + (1 * 0.5 - 2 / 4.25 * 0.5) / 2)
+    assert offpolicy.optimistic_dr(logged, 4).value == offpolicy.estimators(2)["DRos, 4"](logged).value == shrunk
+    rare = Logged(np.array([0.5, 0.0]), np.array([1.0, 0.0]), model, value, user=np.arange(2))
+    assert (offpolicy.snips(rare).value, rare.effective_sample) == (1, 1)
+
+
+def test_an_interval_over_two_users_by_hand() -> None:
+    found = estimate(offpolicy.Terms(0.5, np.array([-0.5, 0.5])), np.arange(2))
+    half = 12.7062 * 0.5  # t(0.975, 1 degree) times sqrt(1/2) / sqrt(2)
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-4)
 
 
 def test_a_target_that_the_log_never_shows_has_no_normalised_value() -> None:
