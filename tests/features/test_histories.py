@@ -27,6 +27,18 @@ def test_decay_multiplies_per_step_and_repeats_add_up() -> None:
     assert build().decayed(0.5).toarray().tolist() == [[0, 0.5, 0.5, 1.25], [1, 0, 0, 0], [0, 0, 0, 0]]
 
 
+def test_what_has_decayed_to_the_share_named_or_less_is_left_out() -> None:
+    h = build()
+    assert h.decayed(0.5, faint=0.3).toarray().tolist() == [[0, 0.5, 0.5, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert h.decayed(0.5, faint=0.5).toarray().tolist() == [[0, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert h.decayed(5e-4)[0, 3] == 1  # two steps back less than a millionth is left
+
+
+def test_an_event_at_the_moment_itself_is_not_known_yet() -> None:
+    assert build(as_of=9).timestamp.max() == 5 * DAY_US
+    assert len(build().before(5 * DAY_US).item_pos) == 2
+
+
 def test_no_bulk_order_drowns_the_rest_of_a_history() -> None:
     h = build()
     bulk = replace(h, weight=np.where(h.item_pos == 1, 1023, h.weight).astype(np.float32))
@@ -64,3 +76,4 @@ def test_shuffled_events_give_the_same_history(order: list[int]) -> None:
 def test_users_of_a_chunk_are_renumbered_in_their_order() -> None:
     some = build().of_users(np.array([2, 1, 0]))
     np.testing.assert_array_equal(some.decayed(0.5).toarray(), build().decayed(0.5).toarray()[[2, 1, 0]])
+    assert build().of_users(np.array([3, 0])).n_events.tolist() == [0, 4]  # a stranger and user 0

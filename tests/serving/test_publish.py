@@ -1,7 +1,9 @@
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,6 +66,24 @@ def test_a_missing_part_and_a_stray_part_are_named(tmp_path: Path, name: str) ->
     shutil.copy(done / "part-00009.parquet", done / name)
     with pytest.raises(ResourceError, match=r"part-00009\.parquet: not in the manifest"):
         releases.read(done)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"parts": {}}', '{"parts": ["part-00000.parquet"]}'])
+def test_a_manifest_that_names_no_parts_is_none(tmp_path: Path, text: str) -> None:
+    done, _ = release(tmp_path, "2024-01-01", "a")
+    (done / "manifest.json").write_text(text)
+    with pytest.raises(ResourceError, match=r"manifest\.json: names no parts; score this date again"):
+        releases.manifest(done)
+
+
+def test_a_release_of_an_earlier_revision_is_as_old_as_its_manifest(tmp_path: Path) -> None:
+    done, _ = release(tmp_path, "2024-01-01", "a")
+    assert releases.made_hours_ago(done) < 1
+    content = releases.manifest(done)
+    del content["made"]
+    (done / "manifest.json").write_text(json.dumps(content))
+    os.utime(done / "manifest.json", (time.time() - 7200,) * 2)
+    assert releases.made_hours_ago(done) == pytest.approx(2, abs=0.1)
 
 
 def test_a_part_damaged_before_the_audit_or_after_it_is_never_released(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from recsys.config import ReportConfig
 from serving.report.compare import compare
 from serving.report.document import Report
-from serving.report.segments import Segment
-from serving.report.world import Arm
+from serving.report.measures import Lists
+from serving.report.segments import Segment, _on_items
+from serving.report.world import Arm, World
 
 START, END = pd.Timestamp("2024-03-01", tz="UTC"), pd.Timestamp("2024-03-08", tz="UTC")
 N = 240
@@ -76,6 +81,17 @@ def test_an_effect_on_items_counts_only_their_labels(report: Report) -> None:
     assert none is not None
     assert gain.diff == pytest.approx(1 - 1 / np.log2(3))
     assert (none.diff, none.p) == (0, 1)
+
+
+def test_on_some_items_hits_of_other_labels_and_users_without_a_label_do_not_count() -> None:
+    """User 0 took items 0 and 2, user 1 item 2; item 0 alone counts."""
+    world = cast(World, SimpleNamespace(relevant=sp.csr_matrix(np.array([[1, 0, 1], [0, 0, 1]]))))
+    a, b = (
+        cast(Lists, SimpleNamespace(ranked=np.array([top, [2, 1]]), hits=np.array([[True, True], [True, False]])))
+        for top in ([2, 0], [0, 2])
+    )
+    in_a, in_b = _on_items(world, a, b, np.array([True, False, False]), 2)
+    assert (in_a.tolist(), in_b.tolist()) == ([pytest.approx(1 / np.log2(3))], [1])
 
 
 def test_adjusted_p_values_are_never_below_the_raw_ones(report: Report) -> None:
