@@ -31,7 +31,14 @@ def checks(a: Arm, b: Arm, **changes: Any) -> dict[str, Check]:
 
 
 def test_sound_arms_pass_everything_that_can_be_checked() -> None:
-    assert {check.status for check in checks(arm("A"), arm("B")).values()} == {"pass", "unknown"}
+    found = checks(arm("A"), arm("B"))
+    assert {check.status for check in found.values()} == {"pass", "unknown"}
+    assert {name.replace("'B'", "'A'") for name, check in found.items() if check.status == "unknown"} == {
+        "'A' was trained on nothing from the test window",
+        "'A' recommends nothing before it existed",
+        "'A': p-values of random half-splits are uniform",
+        "Users met the arms online in the ratio meant",
+    }
 
 
 def test_users_missing_in_one_arm_are_invalid_beyond_a_handful() -> None:
@@ -69,6 +76,14 @@ def test_lists_of_all_that_is_left_to_list_are_not_short() -> None:
         a, b = map(Arm, "AB", tables)
         report = compare(a, b, events, items, ReportConfig(), test_start=START, test_end=END, now=END, history=history)
         assert [check.status for check in report.checks if "no short lists" in check.name] == [status] * 2
+
+
+def test_an_arm_whose_ranks_do_not_settle_its_order_differs_from_itself() -> None:
+    tied = arm().table.assign(rank=lambda table: table["rank"].clip(lower=2))  # of ten users one of the two hits
+    name = "'{}' against itself differs by exactly 0"
+    found = checks(arm("A"), Arm("B", tied))
+    assert (found[name.format("A")].status, found[name.format("B")].status) == ("pass", "fail")
+    assert "rows with equal ranks make the list ambiguous" in found[name.format("B")].detail
 
 
 def test_users_who_nearly_all_score_alike_do_not_make_an_arm_invalid() -> None:

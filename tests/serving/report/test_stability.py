@@ -21,8 +21,9 @@ def run(kind: Literal["seed", "window", "part"], gain: float, name: str = "x") -
 def test_a_seed_that_loses_objects_and_so_do_too_few() -> None:
     enough = Stability((run("seed", 0.1), run("seed", 0.1), run("window", 0.1)), 2, 1)
     assert enough.objections == ()
-    lost = Stability((run("seed", 0.1), run("seed", -0.1, "seed 4"), run("window", 0.1)), 2, 1)
-    assert lost.objections == ("it is not positive with seed 4",)
+    for gain in (-0.1, 0.0):
+        lost = Stability((run("seed", 0.1), run("seed", gain, "seed 4"), run("window", 0.1)), 2, 1)
+        assert lost.objections == ("it is not positive with seed 4",)
     few = Stability((run("seed", 0.1), run("window", 0.1)), 3, 1)
     assert few.objections == few.shortfall == ("1 of 3 seeds were run (recsys compare --rerun)",)
 
@@ -87,16 +88,22 @@ def test_a_part_of_few_users_counts_like_the_others(shop: tuple[pd.DataFrame, pd
 def test_parts_are_judged_by_their_own_labels_and_none_of_weight_0(
     shop: tuple[pd.DataFrame, pd.DataFrame, Arm, Arm],
 ) -> None:
-    """Each part of the window alone gives what its labels alone give; labels of weight 0 change nothing."""
+    """Each part of the window alone gives what its labels alone give; labels of weight 0 change nothing.
+
+    Users take item 0 in one part and item 5 in the next, or in the first after the last.
+    """
     events, items, a, b = shop
+    later = events.assign(item_id=5, timestamp=events["timestamp"].to_numpy()[np.arange(100, 400) % 300])
+    events = pd.concat([events, later]).sort_values("timestamp", kind="stable")
     window = {"test_start": START, "test_end": END, "now": END}
     parts = compare(a, b, events, items, ReportConfig(), **window).stability.of("part")  # type: ignore[arg-type]
     for number, part in enumerate(parts):
         alone = on_lists(
-            "seed", "x", (a, b), events.iloc[100 * number : 100 * (number + 1)], items, (START, END), 10, ReportConfig()
+            "seed", "x", (a, b), events.iloc[200 * number : 200 * (number + 1)], items, (START, END), 10, ReportConfig()
         )
         assert part.effect == alone.effect
-    more = pd.concat([events.assign(weight=1.0), events.assign(item_id=5, weight=0.0)])
+        assert part.effect.n == 200
+    more = pd.concat([events.assign(weight=1.0), events.assign(item_id=7, weight=0.0)])
     again = compare(a, b, more, items, ReportConfig(), **window).stability.of("part")  # type: ignore[arg-type]
     assert [part.effect for part in again] == [part.effect for part in parts]
 
