@@ -222,12 +222,18 @@ def train(config: Config, as_of: str | None, deadline: float | None, log: Log, a
     help="Parquet or CSV with a user_id column; all users by default. Some users' lists do not become what is served.",
 )
 @click.option(
+    "--items",
+    "items_file",
+    default=None,
+    help="Parquet or CSV with an item_id column: the only items to list, such as a campaign's. Nor do such lists.",
+)
+@click.option(
     "-k", "k", type=click.IntRange(min=1), default=None, help="Recommendations per user; default from the config."
 )
 @click.option(
     "--move-current",
     is_flag=True,
-    help="Let some users' lists, or those of a past date or one to come, become what is served.",
+    help="Let lists of some users or items, or those of a past date or one to come, become what is served.",
 )
 @deadline_option
 @log_option
@@ -237,6 +243,7 @@ def score(
     as_of: str | None,
     model: str,
     users_file: str | None,
+    items_file: str | None,
     k: int | None,
     move_current: bool,
     deadline: float | None,
@@ -248,18 +255,20 @@ def score(
     \b
     recsys score --as-of 2017-12-01 --model 3
     recsys score --users some.csv -k 50
+    recsys score --items campaign.csv -k 5
     """
     from serving.runs import Run, recorded
 
     run = Run(config, "score", moment(as_of), Reporter(log=log), {"move_current": move_current})
     with stoppable(deadline), recorded(run):
-        from serving.batch import publish_lists, read_users
+        from serving.batch import publish_lists, read_ids
         from serving.door import load_dataset
 
-        run.facts["is_part"] = users_file is not None  # until it is known to hold them all
-        wanted = read_users(users_file, config.data) if users_file else None  # first: a slip shows at once
+        run.facts["is_part"] = bool(users_file or items_file)  # until it is known to hold them all
+        wanted = read_ids(users_file, "users", config.data) if users_file else None  # first: a slip shows at once
+        items = read_ids(items_file, "items", config.data) if items_file else None
         dataset, _ = load_dataset(config, run.as_of, run.reporter)
-        released = publish_lists(dataset, run, model=model, wanted=wanted, k=k, move_current=move_current)
+        released = publish_lists(dataset, run, model=model, wanted=wanted, items=items, k=k, move_current=move_current)
     _print_json(released.to_dict()) if as_json else click.echo(released.sentence())
 
 

@@ -4,10 +4,10 @@ import hashlib
 import json
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.caps import catalogue_caps
+from features.clean import clean_ids
 from features.dataset import Dataset
 from features.quarantine import PLACES
 from features.read import read_table
@@ -44,7 +45,7 @@ class Released:
     """What a scoring ended in.
 
     release: folder that holds the lists; is_new: False when the same inputs were published before;
-    moved: whether `current` points to it now; is_pinned: whether a rollback holds it; is_part: for some of the users only;
+    moved: whether `current` points to it now; is_pinned: whether a rollback holds it; is_part: of some users or items only;
     is_early: as of a moment to come; move_current: `current` was to move whatever the lists are;
     rows, users: sizes; late_events: of before the release that was served then; stale_model: the registry was down, and a
     verified copy scored; seconds: of the whole.
@@ -73,8 +74,8 @@ class Released:
         """One line for a person."""
         what = "published" if self.is_new else "nothing to do, the same inputs are published already:"
         if (self.is_part or self.is_early) and not self.move_current:
-            whose = "some users'" if self.is_part else "a later day's"
-            why = f"these are {whose} lists: --move-current"
+            whose = "of some users or items" if self.is_part else "of a later day"
+            why = f"these are lists {whose}: --move-current"
         elif self.is_pinned:
             why = "it is pinned: recsys rollback --unpin"
         else:
@@ -90,6 +91,7 @@ def publish_lists(
     *,
     model: str = "champion",
     wanted: pd.Series | None = None,
+    items: pd.Series | None = None,
     k: int | None = None,
     move_current: bool = False,
 ) -> Released:
@@ -99,9 +101,13 @@ def publish_lists(
         run: holds the lock; see `serving.runs.recorded`.
         model: an alias or a version; resolved once, so an alias that moves meanwhile changes nothing.
         wanted: ids of users; all by default.
+        items: ids of the only items to list; all that may be recommended by default.
         k: items per user; `serving.k` by default.
-        move_current: lets a backfill of a past date, lists of some users alone, or those of a day to come become what is
-            served.
+        move_current: lets a backfill of a past date, lists of some users or items alone, or those of a day to come become
+            what is served.
+
+    Raises:
+        DataError: none of the users or items is known, or none of the items may be recommended.
     """
     config, store = run.config, run.store
     k = k or config.serving.k
@@ -109,19 +115,21 @@ def publish_lists(
     fetched = copies_of(run.registry, config).fetch(model)
     if fetched.stale:
         run.reporter.say(f"the registry is down: scoring with version {fetched.version.version}, the last one verified")
+    if items is not None:
+        dataset = _only(dataset, items, run)
     for cap in catalogue_caps(config.rules, dataset.catalogue):
         if (longest := cap.capacity(dataset.available)) < k:
             rule = f"rules.max_per_{cap.column} = {cap.most}"
             run.reporter.say(f"{rule}: the catalogue's fill lists of {longest} items at most, not {k}")
     users = users_to_score(dataset, wanted)
-    is_part = len(users) < len(dataset.users)
+    is_part = len(users) < len(dataset.users) or items is not None
     if wanted is not None and (n_strangers := wanted.nunique() - len(users)):
         run.reporter.say(f"--users: {n_strangers:,} of {wanted.nunique():,} ids have no events; they get no list")
     key = {
         "run_date": f"{dataset.as_of:%Y-%m-%d}",
         "model_sha256": fetched.bundle.sha256,
         "data_sha256": dataset.sha256,
-        "request_sha256": _request_sha256(config, k, users),
+        "request_sha256": _request_sha256(config, k, users, None if items is None else dataset.available),
     }
     release = store.find(key)
     is_new = release is None
@@ -129,13 +137,16 @@ def publish_lists(
         store.check_space(len(users) * k * BYTES_PER_ROW)
         n_late = _count_late(dataset, run)
         staging = _score_shards(dataset, run, fetched, key, users, k)
-        last_release = None if is_part and not move_current else _last_release(store, staging, len(users), k, dataset)
+        is_aside = items is not None or (is_part and not move_current)  # not to be like what is served
+        last_release = None if is_aside else _last_release(store, staging, len(users), k, dataset)
         _audit(staging, dataset, run, users, k, fetched.version.tags, last_release)
         release = store.finish(
-            staging, _facts(key, dataset, run, fetched) | {"late_events": n_late, "k": k, "is_part": is_part}
+            staging,
+            _facts(key, dataset, run, fetched)
+            | {"late_events": n_late, "k": k, "is_part": is_part, "only_items": items is not None},
         )
     is_early = dataset.as_of > pd.Timestamp.now(tz="UTC") + EARLY
-    # also where it is no new one: a run may have died between the two; some users' lists would take all others' away, and
+    # also where it is no new one: a run may have died between the two; lists of some would take all others away, and
     # those of a day to come would keep the nights until then from being served
     moved = _served(release, run, move_current) if move_current or not (is_part or is_early) else False
     manifest = releases.manifest(release)
@@ -170,25 +181,41 @@ def _served(release: Path, run: Run, move_current: bool) -> bool:
             run.facts["release"] = release.name
 
 
-def read_users(path: str, config: DataConfig) -> pd.Series:
-    """The `user_id` column of a file like those of the tables, or the one that `data.columns` calls so.
+def _only(dataset: Dataset, items: pd.Series, run: Run) -> Dataset:
+    """The data set with no other items to recommend than these; who acted on the others did so all the same."""
+    positions = dataset.items.positions(clean_ids(items, "items"))
+    is_asked = np.zeros(len(dataset.items), dtype=bool)
+    is_asked[positions[positions >= 0]] = True
+    if not (is_asked & dataset.available).any():
+        raise DataError(
+            f"--items: none of {items.nunique():,} ids is in the items table and may be recommended; ids there are "
+            f"{dataset.items.ids.dtype}; mend the file"
+        )
+    if n_unknown := items[positions < 0].nunique():
+        run.reporter.say(f"--items: {n_unknown:,} of {items.nunique():,} ids are not in the items table")
+    return replace(dataset, available=dataset.available & is_asked)
+
+
+def read_ids(path: str, of: Literal["users", "items"], config: DataConfig) -> pd.Series:
+    """The column of ids, `user_id` or `item_id`, of a file like those of the tables, or the one that `data.columns` calls so.
 
     Raises:
         DataError: it cannot be read, names a column twice, or has no such column or no row.
     """
+    ours = f"{of[:-1]}_id"
     is_url = "://" in path
     if not is_url and not Path(path).exists():
-        raise DataError(f"{path}: no such file; give Parquet or CSV with a user_id column to --users")
+        raise DataError(f"{path}: no such file; give Parquet or CSV with a column {ours} to --{of}")
     # with nothing required and nothing mapped: any of some names will do
-    any_columns, unmapped = TableSchema("users", {}, {}), config.model_copy(update={"columns": {}})
+    any_columns, unmapped = TableSchema(of, {}, {}), config.model_copy(update={"columns": {}})
     given = read_table(path if is_url else escape(path), any_columns, unmapped).drop(columns=PLACES)
-    mappings = (*config.mappings("users"), *config.mappings("events"))
-    names = list(dict.fromkeys(["user_id", *(one["user_id"] for one in mappings if "user_id" in one)]))
+    mappings = (*config.mappings(of), *config.mappings("events"))
+    names = list(dict.fromkeys([ours, *(one[ours] for one in mappings if ours in one)]))
     column = next((name for name in names if name in given), None)
     if column is None:
         raise DataError(f"{path}: no column {' or '.join(names)}; found {', '.join(map(shown, given))}; add it")
     if given.empty:
-        raise DataError(f"{path}: it has no rows; name at least one user, or leave --users out for all")
+        raise DataError(f"{path}: it has no rows; name at least one {of[:-1]}, or leave --{of} out for all")
     return given[column]
 
 
@@ -260,12 +287,14 @@ def _last_release(store: ReleaseStore, staging: Path, n_users: int, k: int, data
     """What staged lists are held against: those served, unless they are of a later date.
 
     Its rows are as many as it would have with lists of the length asked for now, and, where it was for some users alone,
-    of as many users.
+    of as many users. Lists of some items alone are like no others.
     """
     served = store.last_whole()
     if served is None or staging.name[:10] < served.name[:10]:
         return None
     manifest = releases.manifest(served)
+    if manifest.get("only_items"):
+        return None
     known_type = manifest["schema"]["user_id"].removeprefix("large_")
 
     def lists_of(users: pa.Array) -> pa.Table:
@@ -354,8 +383,8 @@ def _labels(config: Config) -> list[str]:
     return sorted(config.data.event_weights)
 
 
-def _request_sha256(config: Config, k: int, users: IntArray) -> str:
-    """What was asked of a model: labels, rules, k and the users."""
-    return hashlib.sha256(
-        f"{config.fingerprint('data', 'rules', 'candidates')} {k} {users.tobytes().hex()}".encode()
-    ).hexdigest()
+def _request_sha256(config: Config, k: int, users: IntArray, only: BoolArray | None = None) -> str:
+    """What was asked of a model: labels, rules, k, the users, and the items where not all were to be listed."""
+    asked = f"{config.fingerprint('data', 'rules', 'candidates')} {k} {users.tobytes().hex()}"
+    asked += "" if only is None else f" {np.packbits(only).tobytes().hex()}"
+    return hashlib.sha256(asked.encode()).hexdigest()

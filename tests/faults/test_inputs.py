@@ -195,6 +195,27 @@ def test_lists_of_some_users_do_not_take_those_of_all_others_away(yesterday: Sho
 
 
 @fault(16)
+def test_lists_of_some_items_do_not_take_those_of_all_others_away(yesterday: Shop) -> None:
+    items = yesterday.folder / "campaign.csv"
+    items.write_text("item_id\ni00\ni01\ni02\nNA\nnothing\n")
+    asked = ["score", "--as-of", TODAY, "--items", str(items), "-k", "2"]
+    ended = yesterday.run(*asked)
+    assert ended.code == 0, ended.err
+    assert "2 of 5 ids are not in the items table" in ended.err
+    assert "--move-current" in ended.out
+    yesterday.assert_yesterday_served()
+    assert yesterday.run(*asked, "--move-current").code == 0
+    assert set(yesterday.served()["item_id"].to_pylist()) == {"i00", "i01", "i02"}
+    assert yesterday.tonight().code == 0  # lists of all items are not held against these
+    assert len(set(yesterday.served()["item_id"].to_pylist())) > 10
+    items.write_text("item_id\nnothing\n")
+    ended = yesterday.run(*asked)
+    assert ended.code == 3
+    assert "--items: none of 1 ids is in the items table" in ended.err
+    yesterday.assert_today_served()
+
+
+@fault(16)
 def test_users_asked_for_in_another_type_are_found_and_strangers_alone_are_refused(yesterday: Shop) -> None:
     events = yesterday.events()
     yesterday.write_events(events.assign(user_id=events["user_id"].str[1:].astype(int)))

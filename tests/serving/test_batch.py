@@ -41,10 +41,10 @@ def test_events_are_late_that_came_later_not_those_that_count_only_now(
     ("states", "advice"),
     [
         ({"is_pinned", "is_part", "move_current"}, "it is pinned: recsys rollback --unpin"),
-        ({"is_pinned", "is_part"}, "these are some users' lists: --move-current"),
+        ({"is_pinned", "is_part"}, "these are lists of some users or items: --move-current"),
         ({"is_pinned"}, "it is pinned: recsys rollback --unpin"),
-        ({"is_part"}, "these are some users' lists: --move-current"),
-        ({"is_early"}, "these are a later day's lists: --move-current"),
+        ({"is_part"}, "these are lists of some users or items: --move-current"),
+        ({"is_early"}, "these are lists of a later day: --move-current"),
         (set(), "it serves a later date: --move-current"),
     ],
 )

@@ -23,7 +23,7 @@ from recsys.config import CFConfig, DataConfig, parse_config
 from recsys.errors import ConfigError, DataError, ModelError
 from recsys.ids import IdMap
 from recsys.ranker import LinearFusion, Ranker
-from serving.batch import read_users
+from serving.batch import read_ids
 from serving.recommender import Recommender
 from serving.score import Scorer, Stamp, users_to_score
 from serving.soundness import _other_settings, check_apart, check_parts
@@ -371,6 +371,13 @@ def test_a_shop_of_sessions_trains_a_model_that_opens(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "ranker.json").read_text())
     told["names"][:2] = told["names"][1::-1]  # as many features in another order would be scored in silence
     (tmp_path / "ranker.json").write_text(json.dumps(told))
+    with pytest.raises(ModelError, match="the ranker is damaged: .*feature_names is"):  # its trees say otherwise
+        Model.load(tmp_path)
+    for path in tmp_path.glob("*.txt"):  # as if it had been trained so
+        lines = path.read_text().splitlines(keepends=True)
+        at = next(i for i, line in enumerate(lines) if line.startswith("feature_names="))
+        lines[at] = f"feature_names={' '.join(told['names'])}\n"
+        path.write_text("".join(lines))
     with pytest.raises(ModelError, match="other features than are computed today; train again"):
         Model.load(tmp_path)
 
@@ -379,13 +386,22 @@ def test_users_are_read_by_ones_own_name_of_the_column(tmp_path: Path) -> None:
     data = DataConfig(events="e", items="i", event_weights={"buy": 1}, columns={"user_id": "customer"})
     for name in ("user_id", "customer"):
         (tmp_path / "some.csv").write_text(f"{name}\nu1\n")
-        assert read_users(str(tmp_path / "some.csv"), data).tolist() == ["u1"]
+        assert read_ids(str(tmp_path / "some.csv"), "users", data).tolist() == ["u1"]
     (tmp_path / "some.csv").write_text("kunde\nu1\n")
     with pytest.raises(DataError, match="no column user_id or customer; found 'kunde'"):
-        read_users(str(tmp_path / "some.csv"), data)
+        read_ids(str(tmp_path / "some.csv"), "users", data)
     (tmp_path / "some.csv").write_text("customer\n")
     with pytest.raises(DataError, match="it has no rows"):
-        read_users(str(tmp_path / "some.csv"), data)
+        read_ids(str(tmp_path / "some.csv"), "users", data)
+
+
+def test_items_are_read_likewise(tmp_path: Path) -> None:
+    data = DataConfig(events="e", items="i", event_weights={"buy": 1}, columns={"items": {"item_id": "sku"}})
+    (tmp_path / "few.csv").write_text("sku\ni1\n")
+    assert read_ids(str(tmp_path / "few.csv"), "items", data).tolist() == ["i1"]
+    (tmp_path / "few.csv").write_text("article\ni1\n")
+    with pytest.raises(DataError, match="no column item_id or sku; found 'article'"):
+        read_ids(str(tmp_path / "few.csv"), "items", data)
 
 
 @pytest.mark.parametrize("columns", [{"user_id": "customer"}, {"events": {"user_id": "customer"}}])
@@ -394,10 +410,10 @@ def test_a_file_of_users_may_be_any_that_a_table_may_be(tmp_path: Path, columns:
     for name in ("some.csv.gz", "SOME.CSV", "some [1].csv"):
         rows = b"customer,note\n007,x\n,\n"
         (tmp_path / name).write_bytes(gzip.compress(rows) if name.endswith(".gz") else rows)
-        assert read_users(str(tmp_path / name), data).dropna().tolist() == ["007"]
+        assert read_ids(str(tmp_path / name), "users", data).dropna().tolist() == ["007"]
     users = pd.DataFrame({"customer": pd.array([2**53 + 1, None], dtype="Int64")})
     users.to_parquet(tmp_path / "some.parquet")
-    read = read_users(str(tmp_path / "some.parquet"), data)
+    read = read_ids(str(tmp_path / "some.parquet"), "users", data)
     assert read.dropna().tolist() == [2**53 + 1]
     assert IdMap.from_values(pd.Series([7, 2**53 + 1])).positions(read).tolist() == [1, -1]
 
@@ -406,9 +422,9 @@ def test_a_file_of_users_with_a_name_twice_or_that_is_not_there_is_refused(tmp_p
     data = DataConfig(events="e", items="i", event_weights={"buy": 1})
     (tmp_path / "twice.csv").write_text("user_id,user_id\nu1,u2\n")
     with pytest.raises(DataError, match="has column 'user_id' more than once"):
-        read_users(str(tmp_path / "twice.csv"), data)
+        read_ids(str(tmp_path / "twice.csv"), "users", data)
     with pytest.raises(DataError, match="no such file; give Parquet or CSV"):
-        read_users(str(tmp_path / "gone.csv"), data)
+        read_ids(str(tmp_path / "gone.csv"), "users", data)
 
 
 def test_frames_are_no_data_set() -> None:
