@@ -264,6 +264,11 @@ class Registry:
         Raises:
             ModelError: there is no previous champion.
         """
+        if not any(PREVIOUS in version.aliases for version in self.versions()):
+            raise ModelError(
+                f"{self._where}: no version was champion before the present one, so the model stays; to put another in its "
+                "place: recsys promote VERSION"
+            )
         before, model = self.resolve(PREVIOUS), self._config.model_name
         if TAKEN_BACK not in before.tags:
             with self.calls() as client:

@@ -128,7 +128,7 @@ def test_a_rollback_of_both_that_finds_the_registry_down_may_be_run_again(yester
             assert yesterday.run("rollback", "--model", *dead).code == 6
         yesterday.assert_yesterday_served()
     again = yesterday.run("rollback", "--model")  # there was no other champion
-    assert "no version or alias 'previous'" in again.err
+    assert "no version was champion before" in again.err
     yesterday.assert_yesterday_served()
 
 
