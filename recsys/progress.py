@@ -12,6 +12,7 @@ from typing import Literal, NoReturn
 from rich import progress as bars
 from rich.console import Console
 
+from recsys.errors import plain
 from recsys.types import Progress
 
 LINE_EVERY_S = 20.0
@@ -74,12 +75,13 @@ class Reporter:
         """The last line of a run that failed."""
         self._write(f"recsys: {text}", error=text, exit_code=exit_code)
 
-    def _write(self, plain: str, **fields: object) -> None:
+    def _write(self, text: str, **fields: object) -> None:
         if self.log == "json":
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            plain = json.dumps({"time": now, "run": self.run_id, "stage": self.stage_now} | fields)
+            text = json.dumps({"time": now, "run": self.run_id, "stage": self.stage_now} | fields)
+        lines = [plain(line, len(line)) for line in text.split("\n")]  # names of files may hold what moves a cursor
         with suppress(OSError):  # a log that nobody reads any more, or whose disk is full, is no reason to lose a night
-            self.console.print(plain, markup=False, highlight=False, emoji=False, soft_wrap=True)
+            self.console.print("\n".join(lines), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def _bar(self, name: str) -> Iterator[Progress]:

@@ -17,9 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.errors import ResourceError
+from recsys.errors import ResourceError, shown
 
 MANIFEST = "manifest.json"
+_KINDS = {
+    "made": str,
+    "run_date": str,
+    "model": dict,
+    "rows": int,
+    "users": int,
+}  # of what a manifest says, where it does
 _CAUSES = {
     errno.ENOSPC: "the disk is full; make room (recsys gc --delete)",
     errno.EDQUOT: "the quota is used up; make room (recsys gc --delete)",
@@ -87,7 +94,10 @@ def made_hours_ago(release: Path) -> float:
         ResourceError: the manifest is damaged.
     """
     made = manifest(release).get("made")  # earlier revisions did not say
-    then = (release / MANIFEST).stat().st_mtime if made is None else datetime.fromisoformat(made).timestamp()
+    try:
+        then = (release / MANIFEST).stat().st_mtime if made is None else datetime.fromisoformat(made).timestamp()
+    except ValueError:
+        raise ResourceError(f"{release / MANIFEST}: made is {shown(made)}, no time; score this date again") from None
     return (time.time() - then) / 3600
 
 
@@ -130,8 +140,10 @@ def manifest(release: Path) -> dict[str, Any]:
     """
     path = release / MANIFEST
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResourceError(f"{path}: unreadable: {error}; score this date again") from error
     if not isinstance(content, dict) or not isinstance(content.get("parts"), dict) or not content["parts"]:
         raise ResourceError(f"{path}: names no parts; score this date again")
@@ -139,6 +151,9 @@ def manifest(release: Path) -> dict[str, Any]:
     expected = content.pop("manifest_sha256", found)
     if found != expected:
         raise ResourceError(f"{path}: sha256 {found}, it says {expected}; score this date again")
+    for name, kind in _KINDS.items():
+        if not isinstance(content.get(name, kind()), kind):
+            raise ResourceError(f"{path}: {name} is {shown(content[name])}; score this date again")
     return content
 
 
@@ -192,8 +207,8 @@ def read_parts(folder: Path, columns: Sequence[str] | None = None, where: pc.Exp
 
 
 def parts_in(folder: Path) -> list[Path]:
-    """Part files in a folder, in order."""
-    return sorted(folder.glob("part-*.parquet"))
+    """Part files in a folder, in order; a pipe by such a name would be waited for."""
+    return sorted(path for path in folder.glob("part-*.parquet") if path.is_file())
 
 
 def drop_hidden(folder: Path) -> None:

@@ -175,7 +175,7 @@ def last_runs(output: Path) -> list[dict[str, Any]]:
     """Records of all runs, newest first; what cannot be read is left out."""
     found = []
     for path in sorted((output / "runs").glob("*.json"), reverse=True):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, dict) and "outcome" in content:
                 found.append(content)

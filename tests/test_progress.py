@@ -66,3 +66,9 @@ def test_a_page_whose_reader_has_gone_says_so() -> None:
         page.print("a table")
     os.dup2(os.open(os.devnull, os.O_WRONLY), writes)
     page.file.close()
+
+
+def test_what_would_move_a_cursor_or_turn_a_text_around_is_blank_and_lines_stay() -> None:
+    log = reporter("plain")
+    log.say("a\x1b[31m/b\u202e\r.parquet: no file\n  second line")
+    assert written(log) == "a [31m/b  .parquet: no file\n  second line\n"

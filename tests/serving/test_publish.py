@@ -42,6 +42,29 @@ def test_the_manifest_counts_and_keeps_what_it_is_given(tmp_path: Path) -> None:
     assert manifest["key"] == {"run": "a"}
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"model": None}, {"rows": "x"}, {"users": None}, {"run_date": 5}, {"made": "soon"}, {"made": None}]
+)
+def test_a_manifest_that_says_what_none_says_is_refused_by_name(tmp_path: Path, wrong: dict[str, object]) -> None:
+    done, _ = release(tmp_path, "2024-01-02", "a")
+    content = {**releases.manifest(done), **wrong}
+    (done / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ResourceError, match=f"{next(iter(wrong))} is .*score this date again"):
+        releases.made_hours_ago(done)
+
+
+def test_pipes_in_the_place_of_files_are_not_waited_for(tmp_path: Path) -> None:
+    done, _ = release(tmp_path, "2024-01-02", "a")
+    (done / "part-00001.parquet").unlink()
+    os.mkfifo(done / "part-00001.parquet")
+    with pytest.raises(ResourceError, match=r"part-00001\.parquet: missing"):
+        releases.verify(done)
+    (done / "manifest.json").unlink()
+    os.mkfifo(done / "manifest.json")
+    with pytest.raises(ResourceError, match="it is no file"):
+        releases.verify(done)
+
+
 def test_publishing_needs_no_heavy_library() -> None:
     heavy = "{'torch', 'mlflow', 'transformers', 'lightgbm', 'implicit', 'pandas'}"
     code = f"import serving.publish, sys; print({heavy} & set(sys.modules))"
