@@ -345,6 +345,10 @@ def _mappings(columns: dict[str, str | dict[str, str]]) -> list[tuple[str | None
     return [(None, common), *own]
 
 
+_NO_TOML = (
+    ValueError,
+    RecursionError,
+)  # a number of 5,000 digits and arrays within 1,000 others are TOML, but not read
 _PATHS = {"data": ("events", "items", "users", "impressions"), "text": ("cache",), "serving": ("output",)}
 
 
@@ -366,7 +370,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise ConfigError(f"{path}: a folder; name the file in it, such as {path / 'recsys.toml'}") from None
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; make one with: recsys init {path.parent}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except _NO_TOML as error:
         raise ConfigError(f"{path}: not TOML: {error}; mend the line it names") from None
     for override in overrides:
         _apply_override(raw, override)
@@ -395,7 +399,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {shown(override)}: expected table.key=value, such as text.epochs=2")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except _NO_TOML:
         value = text
     *tables, key = name.strip().split(".")
     target = raw

@@ -114,7 +114,11 @@ def public(text: str) -> str:
     'cannot reach https://host/x now'
     >>> public("https://host/a.csv?KEY")
     'https://host/a.csv'
+    >>> public("postgresql://me:p/ss?@host:5432/db"), public("https://host:9/a@b.csv"), public("url: /?token=1/api")
+    ('postgresql://host:5432/db', 'https://host:9/a@b.csv', 'url: /')
     """
     text = re.sub(r"(?<=://)[^/\s?'\"]*@", "", text)
+    # a password that was not escaped; what stands behind a colon may be a port as well
+    text = re.sub(r"(?<=://)[^/\s:@?\['\"]*:(?!\d*(?:[/?\s'\"]|$))[^\s'\"]*?@", "", text)
     text = re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
-    return re.sub(r"(?<=\w)\?[\w%.~+=&/-]*=[\w%.~+=&/-]*", "", text)
+    return re.sub(r"(?<=[\w/])\?[\w%.~+=&/-]*=[\w%.~+=&/-]*", "", text)

@@ -93,6 +93,17 @@ def test_a_rendered_config_parses_and_its_commented_values_are_the_defaults(tmp_
     assert load_config(tmp_path / "recsys.toml") == plain
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 2000 + "]" * 2000])
+def test_what_is_toml_but_cannot_be_read_is_an_error_of_the_file(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "recsys.toml"
+    path.write_text(f"seed = {value}")
+    with pytest.raises(ConfigError, match="not TOML"):
+        load_config(path)
+    path.write_text('[data]\nevents = "e"\nitems = "i"\nevent_weights = { buy = 1 }')
+    with pytest.raises(ConfigError, match="seed: Input should be a valid integer"):
+        load_config(path, [f"seed={value}"])
+
+
 def test_set_overrides_and_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "recsys.toml").write_text(render_config())
     config = load_config(tmp_path / "recsys.toml", ["text.epochs=3.5", "serving.k=7"])
