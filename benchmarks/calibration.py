@@ -51,13 +51,13 @@ def main() -> None:
 
 
 def rows(
-    scores: FloatArray, is_taken: BoolArray, indptr: IntArray, lively: FloatArray, fold: IntArray
+    scores: FloatArray, is_taken: BoolArray, indptr: IntArray, active: FloatArray, fold: IntArray
 ) -> Iterator[str]:
     """The table, a line per map."""
     base = Reliability.measure(np.full(len(scores), is_taken.mean()), is_taken, 1)
     yield f"{'base rate':28} {base.log_loss:.5f}"
     pair_fold = np.repeat(fold, np.diff(indptr))
-    for name, inputs in inputs_of(scores, indptr, lively).items():
+    for name, inputs in inputs_of(scores, indptr, active).items():
         for on_top in ("", "isotonic"):
             p = np.zeros(len(scores))
             for f in range(FOLDS):
@@ -67,12 +67,12 @@ def rows(
             yield f"{name + ' ' + on_top:28} {found.log_loss:.5f} {found.error:.5f}"
 
 
-def inputs_of(scores: FloatArray, indptr: IntArray, lively: FloatArray) -> dict[str, FloatArray]:
+def inputs_of(scores: FloatArray, indptr: IntArray, active: FloatArray) -> dict[str, FloatArray]:
     """What each map sees of the pairs, (n_pairs, n_inputs)."""
     user, sizes = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)), np.maximum(np.diff(indptr), 1)
     centred = scores - (np.bincount(user, scores, minlength=len(sizes)) / sizes)[user]
     spread = np.sqrt(np.bincount(user, centred**2, minlength=len(sizes)) / sizes)
-    softmax, events = _pair_inputs(scores, indptr, lively).T
+    softmax, events = _pair_inputs(scores, indptr, active).T
     single = {"raw": scores, "standardised": centred / np.maximum(spread, 1e-9)[user], "softmax": softmax}
     found = {name: values[:, None] for name, values in single.items()}
     found |= {f"{name} + events": np.stack([values, events], axis=1) for name, values in single.items()}

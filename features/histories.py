@@ -123,6 +123,11 @@ class Histories:
         counts[some] = self.step[self.indptr[some]] + 1  # the oldest event is as many steps back
         return counts
 
+    @property
+    def oldest(self) -> int:
+        """When the first event was, int64 microseconds; `as_of` without one."""
+        return int(self.timestamp.min(initial=self.as_of))
+
     def rows_of(self, users: IntArray) -> IntArray:
         """Rows of users' events, user after user in the order given."""
         return ranges(self.indptr[users], self.n_events[users])
@@ -254,6 +259,11 @@ class StoredHistories:
     def as_of(self) -> int:
         """int64 microseconds, UTC."""
         return int(self.dataset.as_of.value // 1000)
+
+    @property
+    def oldest(self) -> int:
+        """When the first event was, int64 microseconds."""
+        return int(self.dataset.oldest.value // 1000)
 
     def of_users(self, users: IntArray) -> Histories:
         """As `Histories.of_users`."""

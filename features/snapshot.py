@@ -159,6 +159,11 @@ class Snapshot:
         return countable(targets, self.histories, self.is_eligible, self.config.rules.exclude_seen)
 
     @cached_property
+    def days(self) -> float:
+        """How long ago the first event of all was, at least 1."""
+        return max(1.0, (self.histories.as_of - self.histories.oldest) / DAY_US)
+
+    @cached_property
     def text_basis(self) -> FloatArray:
         """The directions in which texts differ most, (dim, directions) float32: enough for candidates and features."""
         return leading_directions(self.text_vectors, DIRECTIONS)

@@ -6,7 +6,7 @@
 The window is as long as the one whose labels it was fitted on. Most users of a shop take nothing in a given window;
 the ranker never meets them, since they teach it no order, so the first factor is what keeps `p` honest for them.
 
-Events are counted over as long a past as it was fitted on: the counts of a shop that goes on as it was grow with every
+Counts of events are brought to as long a past as it was fitted on: those of a shop that goes on as it was grow with every
 night, and who comes does not.
 """
 
@@ -81,7 +81,7 @@ class Calibration:
         pair: over (log of the softmax of the score among the user's candidates, log(1 + events)): whether a user who
             takes something takes this item.
         user: over `features.activity.activity`: whether a user takes something.
-        days: over which events are counted; None for all of them, as earlier revisions did.
+        days: how long ago the first event of all was; None where an earlier revision did not say.
 
     Source: Platt, Probabilistic outputs for support vector machines, 1999; out-of-fold scores as in
         sklearn.calibration.CalibratedClassifierCV(ensemble=False).
@@ -113,10 +113,14 @@ class Calibration:
             takers: activity of these users before the window, (n_some, n_inputs).
             known: activity of all users known when the window began, (n_known, n_inputs), finite.
             is_active: whether they took something that could have been recommended, (n_known,).
-            days: over which both count events.
+            days: how long ago the first event of all was.
         """
         pair = Logistic.fit(_pair_inputs(scores, indptr, takers), is_taken, n_rising=1)
         return cls(pair, Logistic.fit(known, is_active), days)
+
+    def pace(self, days: float) -> float:
+        """What counts of events are multiplied by, so many days after the first of all."""
+        return 1.0 if self.days is None else self.days / days
 
     def probabilities(self, scores: FloatArray, indptr: IntArray, activity: FloatArray) -> FloatArray:
         """P of pairs, (n_pairs,) float64 in [0, 1]; nan for a user whose activity is, since nobody knows who they are.
@@ -124,7 +128,7 @@ class Calibration:
         Args:
             scores: of all candidates of each user, (n_pairs,).
             indptr: (n_users + 1,).
-            activity: (n_users, n_inputs), events counted over `days`.
+            activity: at the `pace`, (n_users, n_inputs).
         """
         takes = expit(self.user.odds(activity))
         item = expit(self.pair.odds(_pair_inputs(scores, indptr, activity)))

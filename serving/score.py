@@ -114,8 +114,8 @@ class Scorer:
         columns["p"] = np.full(len(rows), np.nan)
         calibration = self.ranker.calibration
         if calibration is not None:
-            lately = activity(some, calibration.days)
-            columns["p"] = calibration.probabilities(scores, candidates.indptr, lately)[rows]
+            active = activity(some, calibration.pace(self.snapshot.days))
+            columns["p"] = calibration.probabilities(scores, candidates.indptr, active)[rows]
         return self._table(self._filled(pa.table(columns), some, k), users)
 
     def _filled(self, listed: pa.Table, some: Histories, k: int) -> pa.Table:

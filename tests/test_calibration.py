@@ -123,9 +123,7 @@ def test_activity_counts_events_and_days_since_the_last_and_knows_no_stranger() 
     )
     expected = np.log1p(np.array([[2, 6], [np.nan, np.nan], [1, 1]]))
     np.testing.assert_allclose(activity(histories), expected)
-    expected[0, 0] = np.log1p(1)  # of the last six days, the day before them not counted
-    np.testing.assert_allclose(activity(histories, 6.0), expected)
-    expected[[0, 2], 0] = [0, 0]  # known, though silent
+    expected[[0, 2], 0] = np.log1p([1, 0.5])
     np.testing.assert_allclose(activity(histories, 0.5), expected)
 
 
@@ -136,21 +134,21 @@ def test_in_a_shop_that_goes_on_as_it_was_as_many_come_as_p_says() -> None:
     user = np.repeat(np.arange(n_users), n_events)
     day = rng.uniform(0, tonight + window, len(user))
 
-    def seen(at: int, days: float | None) -> tuple[np.ndarray, np.ndarray]:
+    def seen(at: int, pace: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         known = Histories.build(
             user, np.zeros_like(user), (day * DAY_US).astype(np.int64), np.ones(len(user), np.float32),
             n_users=n_users, n_items=1, as_of=at * DAY_US,
         )  # fmt: skip
         found, comes = (
-            activity(known, days),
+            activity(known, pace),
             np.bincount(user[(day >= at) & (day < at + window)], minlength=n_users) > 0,
         )
         return found[known.n_events > 0], comes[known.n_events > 0]
 
-    made = Logistic.fit(*seen(fitted_at, None))
-    said, came = seen(tonight, float(fitted_at))
+    made = Logistic.fit(*seen(fitted_at))
+    said, came = seen(tonight, fitted_at / tonight)
     assert expit(made.odds(said)).sum() == pytest.approx(came.sum(), rel=0.03)
-    by_all, _ = seen(tonight, None)
+    by_all, _ = seen(tonight)
     assert expit(made.odds(by_all)).sum() > 1.08 * came.sum()  # as `p` once said it
 
 
@@ -165,14 +163,14 @@ def test_a_fitted_map_knows_how_long_the_past_was() -> None:
         as_of=10 * DAY_US,
     )
     made = fit_calibration(
-        Mock(histories=histories),
+        Mock(histories=histories, days=9.0),
         np.array([0]),
         sp.csr_matrix([[1.0], [0.0]]),
         np.array([0, 1]),
         np.ones(1),
         np.zeros(1),
     )
-    assert made.days == 9
+    assert (made.days, made.pace(18.0), replace(made, days=None).pace(18.0)) == (9, 0.5, 1)
 
 
 def test_reliability_is_that_worked_out_by_hand() -> None:

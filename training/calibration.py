@@ -13,7 +13,6 @@ from features.cold_order import score_pairs
 from features.snapshot import Snapshot
 from recsys.calibration import Calibration, Reliability
 from recsys.ranker import Ranker
-from recsys.split import DAY_US
 from recsys.types import BoolArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -43,9 +42,8 @@ def fit_calibration(
     """
     histories = snapshot.histories.loaded()
     everybody, active, is_known = activity(histories), np.diff(targets.indptr) > 0, histories.n_events > 0
-    days = float(histories.as_of - histories.timestamp.min()) / DAY_US
-    known = everybody[is_known]
-    return Calibration.fit(scores, gains > 0, indptr, everybody[users], known, active[is_known], days)
+    takers, known = everybody[users], everybody[is_known]
+    return Calibration.fit(scores, gains > 0, indptr, takers, known, active[is_known], snapshot.days)
 
 
 def measure_reliability(
@@ -69,8 +67,8 @@ def measure_reliability(
         some = snapshot.histories.of_users(chunk)
         candidates = gather(snapshot, some)
         scores = score_pairs(ranker, candidates, pairs.build(snapshot, some, candidates))
-        lately = activity(some, ranker.calibration.days)
-        p.append(ranker.calibration.probabilities(scores, candidates.indptr, lately))
+        active = activity(some, ranker.calibration.pace(snapshot.days))
+        p.append(ranker.calibration.probabilities(scores, candidates.indptr, active))
         taken.append(candidates.values_of(targets[chunk]) > 0)
         top.append(_is_top(scores, candidates.indptr))
     said, happened, shown = np.concatenate(p), np.concatenate(taken), np.concatenate(top)

@@ -119,6 +119,7 @@ def test_stored_histories_are_those_in_memory(early: Dataset) -> None:
         n_users=len(early.users), n_items=len(early.items), as_of=moment,
     )  # fmt: skip
     assert whole.timestamp.max() < moment
+    assert stored.oldest == whole.oldest == whole.timestamp.min()
     strangers = len(early.users) + np.arange(2)
     for users in (np.arange(len(early.users)), np.array([7, 2, 3]), np.r_[5, strangers], strangers):
         one, other = stored.of_users(users), whole.of_users(users)

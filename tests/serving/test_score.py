@@ -23,6 +23,7 @@ from recsys.config import CFConfig, DataConfig, parse_config
 from recsys.errors import ConfigError, DataError, ModelError
 from recsys.ids import IdMap
 from recsys.ranker import LinearFusion, Ranker
+from recsys.split import DAY_US
 from serving.batch import read_ids
 from serving.recommender import Recommender
 from serving.score import Scorer, Stamp, users_to_score
@@ -124,13 +125,14 @@ def test_a_capped_list_takes_the_next_best_and_fills_up_with_what_sold_of_other_
     assert made.score(np.arange(3), k=3).num_rows == 9
 
 
-@pytest.mark.parametrize(("days", "n_counted"), [(None, 4), (20.0, 4), (1.0, 0)])
-def test_p_counts_events_over_as_long_a_past_as_it_was_fitted_on(days: float | None, n_counted: int) -> None:
+@pytest.mark.parametrize(("share", "n_events"), [(None, 4), (1.0, 4), (0.5, 2)])
+def test_p_reads_counts_as_those_of_as_long_a_past_as_it_was_fitted_on(share: float | None, n_events: int) -> None:
     by_events, even = Logistic(0.0, (0.0, 1.0)), Logistic(0.0, (0.0, 0.0))
     some = scorer(exclude_seen=True, popular=N_ITEMS)
-    some = replace(some, ranker=replace(some.ranker, calibration=Calibration(by_events, even, days)))
+    calibration = Calibration(by_events, even, share and share * (10**12 - 10**6) / DAY_US)
+    some = replace(some, ranker=replace(some.ranker, calibration=calibration))
     p = some.score(np.array([1]), 4)["p"].to_numpy()
-    np.testing.assert_allclose(p, 0.5 * (1 - 1 / (2 + n_counted)), rtol=1e-6)  # odds of 1 + events, halved
+    np.testing.assert_allclose(p, 0.5 * (1 - 1 / (2 + n_events)), rtol=1e-6)  # odds of 1 + events, halved
 
 
 def test_ids_of_64_bits_without_sign_stay_whole() -> None:
