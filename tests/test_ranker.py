@@ -9,7 +9,7 @@ from features.pairs import NAMES as NAMES_OF_PAIRS
 from recsys.config import RankerConfig, parse_config
 from recsys.errors import ModelError
 from recsys.ranker import LinearFusion, Ranker, first_trees, fit_trees, list_scores, refuse_future
-from training.ranker import FOLDS, Tried, _fit_fold, cross_validate, for_strangers, ndcg_of_pairs
+from training.ranker import FOLDS, Tried, _fit_fold, cross_validate, for_strangers, gains, ndcg_of_pairs
 
 NAMES = ("good", "noise")
 N_USERS, N_PER_USER = 200, 30
@@ -260,6 +260,15 @@ def test_what_a_list_lacks_comes_in_the_order_of_all_time() -> None:
     features = np.array([[nan, nan], [0, nan], [nan, 1], [1, 5], [nan, 0]], np.float32)
     scores = list_scores(features, ("recent_rank", "all_time_rank"), "recent")
     assert np.argsort(-scores).tolist() == [1, 3, 4, 2, 0]
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.1, 0.3, 0.7, 19.99])
+def test_rounded_sums_of_weights_are_the_labels_of_their_counts(weight: float) -> None:
+    n = 2 ** np.arange(1, 9) - 1
+    summed = [np.full(times, weight, np.float32).cumsum(dtype=np.float32)[-1] for times in (*n, *(n + 1))]
+    labels = np.arange(1, 9)
+    np.testing.assert_array_equal(gains(np.array(summed, np.float32)), [*labels, *(labels + 1)])
+    assert gains(np.zeros(2, np.float32)).tolist() == [0, 0]
 
 
 def test_few_labels_that_a_feature_sorts_by_chance_are_no_future() -> None:

@@ -21,6 +21,7 @@ KINDS = ("fusion", "trees")
 USUAL = "popular"  # that of 30 days: best or level in three windows of online-retail, docs/experiments.md
 MIN_STRANGERS = 30
 MAX_GAIN = 30  # LambdaMART's labels are small integers
+SUMMED = 1e-5  # what sums of float32 weights may be off by, as a difference of logs
 
 Group = tuple[FloatArray, FloatArray, IntArray]
 
@@ -197,10 +198,21 @@ def pairs_of(snapshot: Snapshot, users: IntArray, targets: sp.csr_matrix, progre
             progress(min(len(users), (done + 1) * size), len(users))
     if not features:
         return np.zeros((0, len(pairs.NAMES)), np.float32), np.zeros(0), np.zeros(1, np.int64)
-    gain = np.concatenate(labels)
-    unit = gain[gain > 0].min() if (gain > 0).any() else 1.0
-    gain = np.minimum(np.ceil(np.log2(1 + gain / unit) - 1e-9), MAX_GAIN)  # 1, 2, 3, ... for 1, 2-3, 4-7, ... units
-    return np.concatenate(features), gain, np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+    return (
+        np.concatenate(features),
+        gains(np.concatenate(labels)),
+        np.concatenate([[0], np.cumsum(np.concatenate(sizes))]),
+    )
+
+
+def gains(weights: FloatArray) -> FloatArray:
+    """Labels of LambdaMART for summed label weights, (n_pairs,) float64: 1, 2, 3, ... for 1, 2-3, 4-7, ... of the least one.
+
+    >>> gains(np.array([0.0, 0.5, 1.5, 2.0])).astype(int).tolist()
+    [0, 1, 2, 3]
+    """
+    units = weights.astype(np.float64) / weights[weights > 0].min(initial=np.inf)
+    return np.minimum(np.ceil(np.log2(1 + units) - SUMMED), MAX_GAIN)
 
 
 def _of_users(group: Group, keep: BoolArray) -> Group:
