@@ -266,7 +266,7 @@ class Registry:
         """
         if not any(PREVIOUS in version.aliases for version in self.versions()):
             raise ModelError(
-                f"{self._where}: no version was champion before the present one, so the model stays; to put another in its "
+                f"{self.where}: no version was champion before the present one, so the model stays; to put another in its "
                 "place: recsys promote VERSION"
             )
         before, model = self.resolve(PREVIOUS), self._config.model_name

@@ -235,7 +235,7 @@ def test_users_without_a_history_do_not_teach_who_comes() -> None:
         n_users=3, n_items=2, as_of=10 * DAY_US,
     )  # fmt: skip
     targets = sp.csr_matrix(np.array([[0, 0], [0, 1], [0, 1]]))  # user 1, who was not there, and user 2 take item 1
-    snapshot = cast(Snapshot, SimpleNamespace(histories=histories))
+    snapshot = cast(Snapshot, SimpleNamespace(histories=histories, days=9.0))
     scores, indptr = np.array([0.5, -0.5]), np.array([0, 2])
     made = fit_calibration(snapshot, np.array([2]), targets, indptr, np.array([0.0, 6.0]), scores)
     assert made.user == Logistic.fit(activity(histories)[[0, 2]], np.array([False, True]))

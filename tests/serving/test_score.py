@@ -373,7 +373,7 @@ def test_a_shop_of_sessions_trains_a_model_that_opens(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "ranker.json").read_text())
     told["names"][:2] = told["names"][1::-1]  # as many features in another order would be scored in silence
     (tmp_path / "ranker.json").write_text(json.dumps(told))
-    with pytest.raises(ModelError, match="the ranker is damaged: .*feature_names is"):  # its trees say otherwise
+    with pytest.raises(ModelError, match=r"the ranker is damaged: .*feature_names is"):  # its trees say otherwise
         Model.load(tmp_path)
     for path in tmp_path.glob("*.txt"):  # as if it had been trained so
         lines = path.read_text().splitlines(keepends=True)
