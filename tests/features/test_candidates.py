@@ -47,9 +47,9 @@ def test_a_row_of_ties_gives_its_first_positions_or_nothing(value: float) -> Non
 
 
 def small_shop(exclude_seen: bool) -> Snapshot:
-    """User 0 took item 0 yesterday, user 1 nothing; item 4 has no text, item 5 is withdrawn."""
+    """User 0 took item 0 yesterday, user 1 nothing, user 2 item 4, which has no text; item 5 is withdrawn."""
     past = Histories.build(
-        np.array([0]), np.array([0]), np.array([99 * DAY_US]), np.ones(1, np.float32), n_users=2, n_items=6,
+        np.array([0, 2]), np.array([0, 4]), np.full(2, 99 * DAY_US), np.ones(2, np.float32), n_users=3, n_items=6,
         as_of=100 * DAY_US,
     )  # fmt: skip
     vectors = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0.28, 0.96], [0, 0], [0.96, 0.28]], dtype=np.float32)
@@ -76,18 +76,28 @@ def test_lists_hold_what_is_near_and_may_be_recommended(exclude_seen: bool) -> N
         }
         for name, places in found.ranks.items()
     }
-    popular = {(1, 0): 0} if exclude_seen else {(0, 0): 0, (1, 0): 0}
+    own = {(0, 0), (2, 4)}
+    popular = {
+        (user, item): place
+        for user in range(3)
+        for place, item in enumerate((0, 4))
+        if not (exclude_seen and (user, item) in own)
+    }
     assert {name: listed[name] for name in ("text", "new", "cf", "repeat", "all_time", "popular", "recent")} == {
         "text": {(0, item): item - exclude_seen for item in range(int(exclude_seen), 4)},
         "new": {(0, 1): 0, (0, 2): 1} if exclude_seen else {(0, 0): 0, (0, 1): 1},
-        "cf": {} if exclude_seen else {(0, 0): 0},
-        "repeat": {} if exclude_seen else {(0, 0): 0},
+        "cf": {(0, 4): 0, (2, 0): 0} if exclude_seen else {(0, 0): 0, (0, 4): 1, (2, 4): 0, (2, 0): 1},
+        "repeat": {} if exclude_seen else dict.fromkeys(own, 0),
         "all_time": popular,
         "popular": popular,
         "recent": popular,
     }
     pairs = list(zip(found.user_row.tolist(), found.item_pos.tolist(), strict=True))
     assert pairs == sorted({pair for places in listed.values() for pair in places})
+
+
+def test_infinity_and_what_is_no_number_never_rank() -> None:
+    assert top_k(np.array([[1.0, np.inf, np.nan, 2.0]]), 3).tolist() == [[3, 0, -1]]
 
 
 def test_no_row_gives_no_list() -> None:

@@ -52,6 +52,12 @@ def test_weights_that_are_shares_of_a_whole_count_like_others() -> None:
     assert h.confidence(0.01).toarray()[0, 3] > h.confidence(0.01).toarray()[1, 0] > 0  # however long ago
 
 
+def test_confidence_halves_with_every_half_life_and_repeats_add_up() -> None:
+    # ages of ten days less the day
+    halved = np.array([[0, 2**-2.5, 2**-2.5, 2**-4.5 + 2**-0.5], [2**-4, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(build().confidence(2.0).toarray(), halved, rtol=1e-6)
+
+
 def test_recent_lists_distinct_items_newest_first() -> None:
     assert build().recent(3).tolist() == [[3, 2, 1], [0, -1, -1], [-1, -1, -1]]
 

@@ -164,7 +164,7 @@ def test_force_and_why_go_together(tmp_path: Path, words: list[str]) -> None:
     [
         ("HOLD", "a", "2024-02-08", "champion is now version 2 (HOLD, promoted because 'these are the settings of version 1"),
         ("HOLD", "b", "2024-02-08", "version 2 stays out: HOLD"),
-        ("HOLD", "a", "2024-01-25", "version 2 stays out: HOLD"),
+        ("HOLD", "a", "2024-02-01", "version 2 stays out: HOLD"),
         ("HOLD", None, "2024-02-08", "version 2 stays out: HOLD"),
         ("REJECT", "a", "2024-02-08", "version 2 stays out: REJECT"),
         ("INVALID", "a", "2024-02-08", "version 2 stays out: INVALID"),
