@@ -60,8 +60,8 @@ def print_stored_evaluation(stored: dict[str, Any], console: Console, whose: str
         table.add_row(row["source"], *cells, f"{row['coverage']:.1%}")
     console.print(table)
     console.print(
-        f"cold Recall@50: only items without events are ranked, {stored.get('cold_users', 0):,} users; coverage: of the "
-        "items that may be listed, those in anybody's first 10",
+        f"cold Recall@50: only items without events are ranked, {stored.get('cold_users', 0):,} users, - where no more than 50 are "
+        "cold; coverage: of the items that may be listed, those in anybody's first 10",
         highlight=False,
         soft_wrap=True,
     )

@@ -39,7 +39,8 @@ class Evaluation:
     """Outcome of an evaluation.
 
     Args:
-        per_user: one row per (source, user): user_pos, segment, ndcg_10, recall_20, candidate_recall, cold_recall_50.
+        per_user: one row per (source, user): user_pos, segment, ndcg_10, recall_20, candidate_recall, cold_recall_50 (nan
+            without a cold target, or where there are so few cold items that any order finds them all).
         coverage: share of eligible items in anybody's first 10, per source.
         lists: the ranker's first 50 items of each evaluated user: user_pos, item_pos, rank, score; source and reason
             of the first 10, null beyond and where nobody explains.
@@ -129,7 +130,9 @@ def evaluate(
     taken, targets = targets, snapshot.countable(targets)
     users = np.sort(rng.permutation(np.flatnonzero(np.diff(targets.indptr) > 0))[:max_users])
     is_cold = snapshot.facts.counts == 0
-    cold_only = replace(snapshot, is_eligible=snapshot.is_eligible & is_cold)
+    is_listed = snapshot.is_eligible & is_cold
+    # as deep as it goes: caps would tell how few kinds there are
+    cold_only = replace(snapshot, is_eligible=is_listed, config=snapshot.config.with_rules_of(None))
     cold_targets = sp.csr_matrix(targets @ sp.diags(is_cold.astype(np.float32)))
     cold_targets.eliminate_zeros()
     frames, lists, quotes = [], [], quoted(titles)
@@ -140,7 +143,7 @@ def evaluate(
         ranked, scores, candidates, table = rank_all(snapshot, frozen_vectors, ranker, some)
         has_cold = np.flatnonzero(np.diff(cold_targets[chunk].indptr))
         cold = {}
-        if len(has_cold):
+        if len(has_cold) and is_listed.sum() > N_SLOTS:  # else any order would find them all
             cold = rank_all(cold_only, frozen_vectors, ranker, snapshot.histories.of_users(chunk[has_cold]))[0]
         frames += _frames(
             chunk, some, ranked, candidates, targets[chunk], cold, cold_targets[chunk[has_cold]], has_cold

@@ -53,6 +53,24 @@ def test_reasons_are_those_of_the_listed_pairs_and_end_after_the_first_places(
     assert 0 < evaluation.labels["seen"] < evaluation.labels["taken"]
 
 
+@pytest.mark.parametrize("n_slots", [5, 50])
+def test_so_few_cold_items_that_any_order_finds_them_all_have_no_recall(
+    shop_folder: Path, shop: tuple[pd.DataFrame, pd.DataFrame], monkeypatch: pytest.MonkeyPatch, n_slots: int
+) -> None:
+    """Of eight items nothing is known before the window of the report."""
+    monkeypatch.setattr("training.evaluate.N_SLOTS", n_slots)
+    config = load_config(shop_folder / "recsys.toml", ("text.epochs=0", "text.head_steps=5"))
+    events, items = shop
+    start = pd.Timestamp(cut(Dataset.from_frames(*shop), config).starts[1], unit="us", tz="UTC")
+    is_young = events["item_id"].isin(items["item_id"][:8])
+    dataset = Dataset.from_frames(events[~is_young | (events["timestamp"] >= start + pd.Timedelta("1D"))], items)
+    evaluation = train(dataset, config, Reporter().stage).evaluation
+    assert evaluation.n_cold_users > 0
+    recalls = evaluation.per_user["cold_recall_50"].dropna()
+    assert len(recalls) == (0 if n_slots == 50 else evaluation.n_cold_users * evaluation.per_user["source"].nunique())
+    assert recalls.between(0, 1).all()
+
+
 def test_segments_come_with_intervals() -> None:
     rows = [("als", "0", 0.0), ("als", "0", 1.0), ("als", "20+", 0.5), ("ranker", "0", 1.0), ("ranker", "0", 1.0)]
     rows += [("ease", "20+", 0.0)] * 6
