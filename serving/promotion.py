@@ -61,9 +61,7 @@ def promote(
     """
     registry = Registry(config.mlflow)
     chosen = registry.resolve(wanted)
-    if (
-        why is not None and _champion(registry) is None
-    ):  # its name was deleted, or its version, which takes the name along
+    if why is not None and _champion(registry) is None:  # the name was deleted, or went with its version
         return _crown(config, registry, chosen, None, None, None, why)
     champion = registry.resolve(CHAMPION)
     if chosen.version == champion.version:
