@@ -178,11 +178,20 @@ class Recommender:
         table = self.recommend([user], k=len(dataset.items))
         row = table[table["item_id"] == dataset.items.ids[pos]]  # which may be the number that a text was asked by
         if row.empty:
-            raise DataError(
-                f"item {shown(item)} is in no list of user {shown(user)}, however long: it may not be recommended, was taken "
-                "before, never sold and is like nothing they took, or is one too many of its kind"
-            )
+            why = self._why_never(user, pos)
+            raise DataError(f"item {shown(item)} is in no list of user {shown(user)}, however long: {why}")
         return row.reset_index(drop=True)
+
+    def _why_never(self, user: object, item_pos: int) -> str:
+        """What keeps an item out of a user's lists, in words."""
+        _, dataset, snapshot = self._fitted()
+        if not snapshot.is_eligible[item_pos]:
+            return "it may not be recommended (available, created_at, rules.blocked)"
+        some = snapshot.histories.of_users(_with_strangers(dataset.users, _ids(user, "user"))[0])
+        if snapshot.config.rules.exclude_seen and item_pos in some.seen[1]:
+            return "they acted on it before (rules.exclude_seen)"
+        what = "it never sold and is like nothing they took"
+        return f"{what}, or is one too many of its kind (rules)" if snapshot.caps else what
 
     def _fitted(self) -> tuple[Model, Dataset, Snapshot]:
         if self._model is None or self._dataset is None or self._snapshot is None:

@@ -336,6 +336,22 @@ def test_a_model_of_another_shop_is_refused(numbered: Recommender) -> None:
 
 
 @pytest.mark.slow
+def test_what_keeps_an_item_out_of_all_lists_is_told(numbered: Recommender) -> None:
+    _, dataset, snapshot = numbered._fitted()
+    user, item = dataset.users.ids[0], dataset.items.ids[snapshot.histories.of_users(np.array([0])).item_pos[0]]
+    is_eligible = snapshot.is_eligible.copy()
+    for rules, told in (({"exclude_seen": True}, "they acted on it before"), ({}, "it may not be recommended")):
+        config = snapshot.config.model_copy(update={"rules": snapshot.config.rules.model_copy(update=rules)})
+        other = Recommender(numbered.config)
+        other._model, other._dataset = numbered.model, dataset
+        other._snapshot = replace(snapshot, config=config, is_eligible=is_eligible)
+        with pytest.raises(DataError, match=f"item '{item}' is in no list of user '{user}', however long: {told}"):
+            other.explain(user, item)
+        is_eligible[dataset.items.positions([item])] = False
+    assert numbered.explain(user, item)["item_id"].tolist() == [item]
+
+
+@pytest.mark.slow
 def test_items_without_text_are_like_none() -> None:
     titles = ["" if i % 3 == 0 else f"thing {i % 7} of {i % 5}" for i in range(30)]  # nobody takes the last three
     model = fitted(titles, n_sold=27, text={"epochs": 1, "head_steps": 5}, n_new=2)
@@ -350,7 +366,10 @@ def test_items_without_text_are_like_none() -> None:
     assert (pointed % 3 > 0).all()
     assert listed["item_id"].isin([28, 29]).any()
     assert 27 not in listed["item_id"].to_numpy()  # nothing at all is known of it
-    with pytest.raises(DataError, match="item '27' is in no list of user '7', however long"):
+    with pytest.raises(
+        DataError,
+        match=r"item '27' is in no list of user '7', however long: it never sold and is like nothing they took$",
+    ):
         model.explain(7, 27)
 
 
