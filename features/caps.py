@@ -32,11 +32,6 @@ class Cap:
         """The same over the items at some positions, of any shape; -1 stands for no item."""
         return replace(self, codes=np.where(items >= 0, self.codes[np.maximum(items, 0)], -1))
 
-    def capacity(self, is_eligible: BoolArray) -> int:
-        """How many of the eligible items, (n_items,), a list can hold."""
-        codes = self.codes[is_eligible]
-        return int((codes < 0).sum() + np.minimum(np.bincount(codes[codes >= 0]), self.most).sum())
-
 
 def codes_of(catalogue: pd.DataFrame, column: str) -> IntArray:
     """Number of each item's value, (n_items,) int64; -1 where it is blank, or there is no such column."""
@@ -97,3 +92,9 @@ def pick(is_there: BoolArray, caps: tuple[Cap, ...], k: int) -> IntArray:
             is_full = goes_on & ((is_same & is_picked).sum(axis=1) >= cap.most)
             left[is_full] &= ~is_same[is_full]
     return picked
+
+
+def longest(items: IntArray, caps: tuple[Cap, ...], most: int) -> int:
+    """How many of some items, best first, a list can hold under caps over the catalogue; counted up to `most`."""
+    slots = items[None]
+    return int((pick(slots >= 0, tuple(cap.of(slots) for cap in caps), most) >= 0).sum())

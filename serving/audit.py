@@ -63,8 +63,8 @@ class AuditContext:
 
     Args:
         eligible_users: how many users should have a list.
-        k: items a list should have.
-        taken: items that nearly every user has taken at most, and may not get again.
+        k: items a list may have.
+        length: items that a list should have, since nearly every user's can; None: k.
         caps: how many items of one kind a list may hold, over `catalogue`.
         catalogue: (n_items,) unique ids that may be recommended: known, available, not blocked.
         last_release: what is served, or None: then nothing is compared.
@@ -80,14 +80,8 @@ class AuditContext:
     model_age_days: float
     data_age_hours: float
     config: AuditConfig
-    taken: int = 0
+    length: int | None = None
     caps: tuple[Cap, ...] = ()
-
-    @property
-    def capacity(self) -> int:
-        """Items of the catalogue that a list can hold at most, (n_items,) or what the caps leave of them."""
-        everything = np.ones(len(self.catalogue), dtype=np.bool_)
-        return min([len(self.catalogue), *(cap.capacity(everything) for cap in self.caps)])
 
 
 @dataclass(frozen=True)
@@ -239,7 +233,7 @@ class _Seen:
             self.counts["compared"] += n_compared
 
     def _add_shape(self, lists: _Lists) -> None:
-        wanted = min(self.context.k, max(1, self.context.capacity - self.context.taken))
+        wanted = self.context.k if self.context.length is None else self.context.length
         row = np.arange(len(lists.user))
         first_row = np.maximum.accumulate(np.where(lists.starts, row, 0))
         self.counts["rows"] += lists.n_rows

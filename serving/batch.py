@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.caps import catalogue_caps
+from features.caps import Cap, catalogue_caps, longest
 from features.clean import clean_ids
 from features.dataset import Dataset
 from features.quarantine import PLACES
@@ -118,9 +118,9 @@ def publish_lists(
     if items is not None:
         dataset = _only(dataset, items, run)
     for cap in catalogue_caps(config.rules, dataset.catalogue):
-        if (longest := cap.capacity(dataset.available)) < k:
+        if (n_items := longest(dataset.available.nonzero()[0], (cap,), k)) < min(k, dataset.available.sum()):
             rule = f"rules.max_per_{cap.column} = {cap.most}"
-            run.reporter.say(f"{rule}: the catalogue's fill lists of {longest} items at most, not {k}")
+            run.reporter.say(f"{rule}: the catalogue's fill lists of {n_items} items at most, not {k}")
     users = users_to_score(dataset, wanted)
     is_part = len(users) < len(dataset.users) or items is not None
     if wanted is not None and (n_strangers := wanted.nunique() - len(users)):
@@ -269,7 +269,7 @@ def _audit(
         model_age_days=(dataset.as_of - trained_until).total_seconds() / 86_400,
         data_age_hours=(dataset.as_of - dataset.newest).total_seconds() / 3600,
         config=config.serving.audit,
-        taken=_taken(dataset, users, k) if config.rules.exclude_seen else 0,
+        length=_length(dataset, users, k, caps, config.rules.exclude_seen),
         caps=tuple(cap.of(eligible) for cap in caps),
     )
     result = audit(releases.each_part(staging, COLUMNS), context)
@@ -326,12 +326,29 @@ def _count_late(dataset: Dataset, run: Run) -> int:
     return 0
 
 
-def _taken(dataset: Dataset, users: IntArray, k: int) -> int:
-    """Distinct items of a user's events, of all but one in twenty users at most this many; 0 where that leaves plenty."""
-    if not len(users) or np.quantile(np.diff(dataset.bounds)[users], 0.95) + k <= dataset.available.sum():
-        return 0
-    counts = _distinct(dataset, np.ones(len(dataset.items), dtype=bool))
-    return int(np.quantile(counts[users], 0.95, method="higher"))
+def _length(dataset: Dataset, users: IntArray, k: int, caps: tuple[Cap, ...], exclude_seen: bool) -> int:
+    """Items that the lists of all but one in twenty users can hold, from 1 to k."""
+    n_events = np.diff(dataset.bounds)[users] if exclude_seen else users[:0]
+    most = k + (int(np.quantile(n_events, 0.95, method="higher")) if len(n_events) else 0)
+    n_listable = _n_listable(dataset, caps, most)
+    if n_listable == most or not len(n_events):
+        return max(1, min(k, n_listable))
+    taken = np.quantile(_distinct(dataset, np.ones(len(dataset.items), dtype=bool))[users], 0.95, method="higher")
+    return max(1, min(k, n_listable - int(taken)))
+
+
+def _n_listable(dataset: Dataset, caps: tuple[Cap, ...], most: int) -> int:
+    """Items that a list can hold of whatever its user has not taken, counted up to `most`.
+
+    Under caps only what sold is sure to be put forward for everybody. Where two of them cross, a list to which nothing can
+    be added is at least half as long as the longest.
+    """
+    if not caps:
+        return min(most, int(dataset.available.sum()))
+    is_sold = np.zeros(len(dataset.items), dtype=bool)
+    for block in dataset.blocks():
+        is_sold[block["item"]] = True
+    return longest((dataset.available & is_sold).nonzero()[0], caps, most * len(caps)) // len(caps)
 
 
 def _all_taken(dataset: Dataset, users: IntArray) -> int:

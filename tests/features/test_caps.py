@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.caps import KINDS, Cap, caps_of, catalogue_caps, codes_of, pick
+from features.caps import KINDS, Cap, caps_of, catalogue_caps, codes_of, longest, pick
 from recsys.config import RulesConfig
 from recsys.errors import DataError
 from recsys.types import IntArray
@@ -53,9 +53,9 @@ def test_caps_are_of_the_rules_and_blank_values_are_never_too_many() -> None:
     category, brand = catalogue_caps(RulesConfig(max_per_category=1, max_per_brand=2), items)
     assert (category.column, category.codes.tolist(), category.most) == ("category", [0, 0, -1, -1, 1], 1)
     assert (brand.column, brand.codes.tolist(), brand.most) == ("brand", [-1, 0, 0, 0, 1], 2)
-    everything = np.ones(5, dtype=bool)
-    assert (category.capacity(everything), brand.capacity(everything)) == (4, 4)
-    assert category.capacity(np.array([True, True, False, False, False])) == 1
+    assert [longest(np.arange(5), (cap,), 9) for cap in (category, brand)] == [4, 4]
+    assert longest(np.arange(2), (category,), 9) == 1
+    assert [longest(np.arange(5), (category, brand), most) for most in (9, 3)] == [4, 3]
     assert category.of(np.array([[4, -1], [0, 2]])).codes.tolist() == [[1, -1], [0, -1]]
 
 

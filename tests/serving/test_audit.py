@@ -85,7 +85,7 @@ def test_one_too_many_of_a_kind_is_refused_and_lists_that_caps_keep_short_are_no
     assert failed(table(), replace(CONTEXT, caps=(Cap("category", halves, 2), Cap("brand", each, 1)))) == []
     short = table(score=np.arange(20.0, 0, -1)).take(np.arange(0, 20, 2))
     assert "short lists, share" in failed(short)
-    assert failed(short, replace(CONTEXT, caps=(Cap("category", np.zeros(12, int), 1),))) == []
+    assert failed(short, replace(CONTEXT, length=1, caps=(Cap("category", np.zeros(12, int), 1),))) == []
 
 
 def test_missing_users_short_lists_and_old_data_are_refused_with_number_and_remedy() -> None:
@@ -233,8 +233,8 @@ def test_a_million_rows_take_seconds() -> None:
 def test_where_nearly_all_is_taken_already_short_lists_are_no_fault() -> None:
     small = replace(CONTEXT, k=20)
     assert "short lists, share" in failed(table(), small)
-    assert "short lists, share" not in failed(table(), replace(small, taken=10))  # two of twelve are left
-    assert "short lists, share" in failed(table(), replace(small, taken=9))
+    assert "short lists, share" not in failed(table(), replace(small, length=2))
+    assert "short lists, share" in failed(table(), replace(small, length=3))
 
 
 def test_data_too_old_to_publish_are_refused_before_a_training() -> None:

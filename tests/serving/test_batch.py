@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from features.caps import Cap
 from features.dataset import Dataset
 from recsys.config import parse_config
 from recsys.progress import Reporter
-from serving.batch import Released, _count_late
+from serving.batch import Released, _count_late, _length
 from serving.runs import Run
 from tests.faults.small import stage
 
@@ -53,3 +55,23 @@ def test_why_current_stayed_is_the_reason_that_can_be_acted_on(states: set[str],
     flags: dict[str, Any] = {name: name in states for name in ("is_pinned", "is_part", "is_early", "move_current")}
     facts = Released(Path("out/r"), "1", "", 2, 1, 0, is_new=True, moved=False, stale_model=False, seconds=1.0, **flags)
     assert f"(current was not moved: {advice})" in facts.sentence()
+
+
+def test_lists_need_not_be_longer_than_what_caps_and_what_was_taken_leave() -> None:
+    """Of 40 items 30 sold; every other user has the one of a kind of its own, and nobody any of the kind that never sold."""
+    rows = [(user, item) for user in range(20) for item in (*range(user, user + 10), *[30] * (user % 2))]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id"]).assign(event_type="buy", timestamp="2024-01-01T00:00Z")
+    data, users = Dataset.from_frames(events, pd.DataFrame({"item_id": range(40), "title": "x"})), np.arange(20)
+    kind, name = np.array([0, 1, 2] * 10 + [3] + [4] * 9), np.arange(40) % 2
+    one_each, few = (Cap("category", kind, 1),), (Cap("category", kind, 9),)
+    assert [_length(data, users, k, (), exclude_seen) for k in (5, 35) for exclude_seen in (True, False)] == [
+        5,
+        5,
+        29,
+        35,
+    ]
+    assert _length(data, users, 5, one_each, exclude_seen=False) == 4
+    assert _length(data, users, 5, one_each, exclude_seen=True) == 1  # which four items are left depends on the user
+    assert _length(data, users, 5, few, exclude_seen=True) == 5
+    assert _length(data, users, 5, (*one_each, Cap("brand", name, 1)), exclude_seen=False) == 1
+    assert _length(data, users[:0], 5, one_each, exclude_seen=True) == 4
