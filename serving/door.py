@@ -24,7 +24,8 @@ def read_tables(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> Tabl
     """The tables as of a moment; their refused rows go to the quarantine folder, also where there are too many.
 
     Raises:
-        DataError: see `features.ingest.load_tables`; where rows are to blame it names the file that holds them all.
+        DataError: see `features.ingest.load_tables`; where rows are to blame it names the file that holds them all. Or a rule
+            counts categories or brands, and no item has one.
     """
     with reporter.stage("reading tables") as progress:
         try:
@@ -35,6 +36,7 @@ def read_tables(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> Tabl
         progress(1, 1)
     for told in _absent_fields(config.text.fields, list(map(str, tables.items.columns))):
         reporter.say(told)
+    catalogue_caps(config.rules, tables.items)
     return tables
 
 
@@ -48,7 +50,6 @@ def dataset_of(config: Config, as_of: pd.Timestamp) -> Dataset:
 def load_dataset(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> tuple[Dataset, DataReport]:
     """The same with progress and refused rows kept, and what the tables looked like."""
     tables = read_tables(config, as_of, reporter)
-    catalogue_caps(config.rules, tables.items)
     dataset, blocked = Dataset.from_tables(tables, as_of), config.rules.blocked
     positions = dataset.items.positions(blocked) if blocked else ()
     if unknown := [item for item, pos in zip(blocked, positions, strict=True) if pos < 0]:
