@@ -230,11 +230,12 @@ class Registry:
         """The files of a version as the registry has them, nothing of them verified, below `folder`.
 
         Raises:
-            ModelError: the registry names files that are not there.
+            ModelError: the registry names files that are not there, or elsewhere, since its store was moved.
         """
+        with self.calls() as client:
+            self._found_experiment(client)
         try:
-            with self.calls() as client:
-                self._found_experiment(client)
+            with self.calls():
                 from mlflow.artifacts import download_artifacts
 
                 return Path(download_artifacts(version.source, dst_path=folder, tracking_uri=self._uri))
