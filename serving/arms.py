@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.caps import Cap, catalogue_caps, pick
+from features.caps import Cap, catalogue_caps, longest, pick
 from features.clean import clean_ids, ids_like, settled_ids
 from features.files import CSV
 from features.read import read_csv
@@ -22,12 +22,13 @@ from recsys.progress import Reporter
 from recsys.registry import CHAMPION, Registry
 from recsys.types import BoolArray
 from serving import releases
-from serving.labels import Window, is_blocked
+from serving.labels import Judges, Window, is_blocked
 from serving.models import copies_of
 from serving.remade import recipe, refuse_other_windows, refuse_unlike, score_before, train_again, training_facts
 from serving.report.tables import ranked
 from serving.report.world import Arm, Cost
 
+MOST_COUNTED = 1000  # items of one list, which is as long as anybody looks
 _TABLES = (".parquet", ".csv", ".gz")
 
 
@@ -235,18 +236,17 @@ def _unblocked(arm: Arm, config: Config) -> Arm:
     return replace(_without(arm, is_out), info=arm.info | {"blocked": told})
 
 
-def with_caps(both: Sides, items: pd.DataFrame, config: Config) -> Sides:
-    """Versions' lists with no more of a kind than this run's rules allow, ranks closed up. Tables are as they are.
-
-    Args:
-        items: the catalogue.
-    """
-    caps = catalogue_caps(config.rules, items)
-    if not caps or both.fetched is None:
+def with_caps(both: Sides, tables: Judges, config: Config) -> Sides:
+    """Versions' lists with no more of a kind than this run's rules allow, ranks closed up. Tables are as they are."""
+    if both.fetched is None or not (caps := catalogue_caps(config.rules, tables.items)):
         return both
-    a, b = (_capped(arm, items, caps) for arm in both.arms)
-    champion = both.champion and _capped(both.champion, items, caps)
-    return replace(both, arms=(a, b), champion=champion)
+    sold = tables.items["item_id"].isin(tables.history["item_id"].unique()).to_numpy().nonzero()[0]
+    n_items = longest(sold, caps, MOST_COUNTED) // len(caps)  # two that cross may leave it half as long
+    a, b, *rest = (
+        replace(_capped(arm, tables.items, caps), longest=n_items)
+        for arm in (*both.arms, *([both.champion] if both.champion else []))
+    )
+    return replace(both, arms=(a, b), champion=rest[0] if rest else None)
 
 
 def _capped(arm: Arm, items: pd.DataFrame, caps: tuple[Cap, ...]) -> Arm:
@@ -265,6 +265,8 @@ def _capped(arm: Arm, items: pd.DataFrame, caps: tuple[Cap, ...]) -> Arm:
     who, place = np.nonzero(picked >= 0)
     is_kept[who, picked[who, place]] = True
     is_out = ~is_kept[row, slot]
+    if not is_out.any():
+        return arm
     rules = " and ".join(f"rules.max_per_{cap.column} = {cap.most}" for cap in caps)
     told = f"{is_out.sum():,} rows beyond {rules} taken out, ranks closed up"
     return replace(_without(replace(arm, table=table), is_out), info=arm.info | {"caps": told})

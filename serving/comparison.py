@@ -62,7 +62,7 @@ def compare_arms(
     both = sides(config, a, b, as_of, test_start, reporter, _n_windows(config, rerun))
     with reporter.stage("reading tables") as progress:
         tables = judges(config, both.window)
-        both = with_caps(with_ids_like(both, tables.labels), tables.items, config)
+        both = with_caps(with_ids_like(both, tables.labels), tables, config)
         progress(1, 1)
     runs = _runs(config, both, k, reporter) if rerun == "always" else ()
     report = _report(config, both, tables, command, runs, k, reporter)

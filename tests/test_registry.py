@@ -269,7 +269,9 @@ def test_a_store_that_was_copied_touches_no_model_of_the_one_before_until_its_pa
         lambda: Copies(Registry(config), tmp_path).fetch("champion"),
         lambda: Registry(config).attach("1", bundles[0], "report", {}),
     ):
-        with pytest.raises(ModelError, match=rf"moved or copied here, .*{old}/mlartifacts/recsys.*under 'A shop that moves'$"):
+        with pytest.raises(
+            ModelError, match=rf"moved or copied here, .*{old}/mlartifacts/recsys.*under 'A shop that moves'$"
+        ):
             call()
     assert [v.version for v in Registry(config).versions()] == ["1"]
     page = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text().partition("## A shop that moves")[2]

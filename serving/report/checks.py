@@ -142,14 +142,20 @@ def _long_enough(arm: Arm, world: World, history: pd.DataFrame | None, k: int, c
     """Lists of users who have one; a user without any is seen by another check. Nobody can list more than there is."""
     lengths = arm.table.groupby("user_id").size()
     offered = np.flatnonzero(world.is_offered)
-    left = np.full(len(lengths), len(offered))
-    if history is not None and world.leaves_out_seen:
+    most = len(offered) if arm.longest is None else min(arm.longest, len(offered))
+    left = np.full(len(lengths), most)
+    if history is not None and (world.leaves_out_seen or arm.longest is not None):
         past = positive(history)
         past = past[past["user_id"].isin(lengths.index) & past["item_id"].isin(world.items.values(offered))]
         left -= past.groupby("user_id")["item_id"].nunique().reindex(lengths.index, fill_value=0).to_numpy()
     n_short = int((lengths.to_numpy() < np.minimum(k, left)).sum())
-    detail = f"{n_short:,} of {len(lengths):,} lists hold fewer than {min(k, len(offered))} items"
-    bad = f"{detail}, over {config.max_short_lists:.0%}; fill them up, for example with popular items"
+    detail = f"{n_short:,} of {len(lengths):,} lists hold fewer than {min(k, most)} items"
+    mend = (
+        "fill them up, for example with popular items"
+        if arm.longest is None
+        else "train the version again, as rules cut them"
+    )
+    bad = f"{detail}, over {config.max_short_lists:.0%}; {mend}"
     is_sound = n_short <= config.max_short_lists * len(lengths)
     return _check(f"{shown(arm.name)} has no short lists", is_sound, detail, bad)
 

@@ -52,6 +52,7 @@ class Arm:
         cost: what it took.
         candidate_recall: share of each user's labels among all items that were scored, by user_id; the ceiling of
             the ranking. None where unknown.
+        longest: items that a list can hold where rules keep it short, of what its user has not taken. None: any number.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Arm:
     info: dict[str, str] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
     candidate_recall: pd.Series | None = None
+    longest: int | None = None
 
 
 @dataclass(frozen=True)

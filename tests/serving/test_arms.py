@@ -18,7 +18,7 @@ from recsys.progress import Reporter
 from recsys.registry import ModelVersion, Registry
 from serving import releases
 from serving.arms import Sides, _same_window, _told_apart, _unblocked, sides, table_arm, with_caps, with_ids_like
-from serving.labels import Window, judges
+from serving.labels import Judges, Window, judges
 from serving.publish import ReleaseStore
 from serving.report.world import Arm
 
@@ -381,14 +381,17 @@ def test_versions_lists_are_cut_to_todays_caps_and_tables_are_not() -> None:
     versions = Sides(
         (Arm("A", table), Arm("B", table.astype({"item_id": "str"}))), window, (none, none), Arm("C", table)
     )
-    cut = with_caps(versions, items, one_each)
+    sold = pd.DataFrame({"item_id": [7, 8, 8]})
+    told = Judges(sold, sold, items, None, None, ())
+    cut = with_caps(versions, told, one_each)
     assert cut.champion is not None
     for arm in (*cut.arms, cut.champion):
         assert arm.table.astype(int).to_numpy().tolist() == [[1, 8, 1], [1, 9, 2], [2, 7, 1]]
         assert arm.info["caps"] == "1 rows beyond rules.max_per_category = 1 taken out, ranks closed up"
-    assert with_caps(versions, items, config) is versions
+        assert arm.longest == 1  # of what sold; oil did not
+    assert with_caps(versions, told, config) is versions
     tables = Sides(versions.arms, window)
-    assert with_caps(tables, items, one_each) is tables
+    assert with_caps(tables, told, one_each) is tables
 
 
 @pytest.mark.slow

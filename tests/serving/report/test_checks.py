@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,19 @@ def test_short_lists_are_invalid_beyond_a_handful() -> None:
     assert checks(arm("A"), few)["'B' has no short lists"].status == "pass"
     found = checks(arm("A"), many)["'B' has no short lists"]
     assert (found.status, found.detail.split(",")[0]) == ("fail", "3 of 200 lists hold fewer than 10 items")
+
+
+def test_lists_that_rules_keep_short_are_not_short() -> None:
+    b = arm("B")
+    cut = Arm("B", b.table[b.table["rank"] < K], longest=K - 1)
+    assert checks(arm("A"), cut)["'B' has no short lists"].status == "pass"
+    found = checks(arm("A"), replace(cut, longest=K))["'B' has no short lists"]
+    assert (found.status, found.detail.endswith("train the version again, as rules cut them")) == ("fail", True)
+    past = pd.DataFrame({"user_id": np.arange(N), "item_id": np.arange(N) * 7 % N_ITEMS, "timestamp": "2023-01-01"})
+    repeated = checks(arm("A"), replace(cut, longest=K), history=past)[
+        "'B' has no short lists"
+    ]  # each took one already
+    assert repeated.status == "pass"
 
 
 def test_lists_of_all_that_is_left_to_list_are_not_short() -> None:
