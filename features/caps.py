@@ -74,7 +74,7 @@ def pick(is_there: BoolArray, caps: tuple[Cap, ...], k: int) -> IntArray:
 
     >>> teas = Cap("category", np.array([[0, 0, 0, 1, -1]]), most=2)
     >>> pick(np.ones((1, 5), dtype=bool), (teas,), k=4)
-    array([[ 0,  1,  3,  4]])
+    array([[0, 1, 3, 4]])
     """
     n_users = len(is_there)
     left, row = is_there.copy(), np.arange(n_users)

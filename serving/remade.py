@@ -136,6 +136,7 @@ def _key(dataset: Dataset, config: Config) -> str:
     read = hashlib.sha256(f"{dataset.sha256} {dataset.as_of}".encode()).hexdigest()
     parts = [read[:12], config.recipe_sha256()[:12], str(config.report.max_users)]
     rules = {name: getattr(config.rules, name) for name in RULES_AT_ONCE if getattr(config.rules, name)}
+    rules |= {"blocked": sorted(map(str, rules["blocked"]))} if "blocked" in rules else {}  # a set, in any order
     if rules:
         parts.append(hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:12])
     return "-".join([*parts, code_revision().replace("+", "-")])

@@ -189,7 +189,8 @@ def test_each_line_says_what_there_is_or_that_there_is_none() -> None:
     assert said["last run"].startswith("nightly as of 2024-01-02T05:00, began ")
     assert said["last run"].endswith(" ago, failed with exit code 5 in scoring")
     assert (said["before it"], said["models"]) == ("2024-01-01.a", "champion is version 7, previous is version 6")
-    assert dict(replace(bare, aliases=None).lines())["models"] == "the registry does not answer"
+    down = replace(bare, aliases=None, registry_error="no store")
+    assert dict(down.lines())["models"] == "the registry does not answer: no store"
 
 
 def test_a_run_that_hangs_is_late(config: Config, tmp_path: Path) -> None:
