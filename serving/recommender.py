@@ -91,7 +91,8 @@ class Recommender:
         """Trains both towers and the ranker; `evaluation` then holds the per-source table.
 
         Raises:
-            ConfigError: what is given is no data set, or it lacks the `data.split_column` that the settings name.
+            ConfigError: what is given is no data set, or it lacks the `data.split_column` or a label that the settings
+                name.
             DataError: a rule counts categories or brands, and no item has one.
         """
         if not isinstance(dataset, Dataset):
@@ -103,6 +104,11 @@ class Recommender:
             raise ConfigError(
                 f"data.split_column names {named}, and the data set has no split; give from_frames(..., split_column={named}), or "
                 "take it out of the settings to cut by time"
+            )
+        if strange := [name for name in self.config.rules.seen_by if name not in dataset.types]:
+            raise ConfigError(
+                f"rules.seen_by: no event of the data set is of type {', '.join(map(shown, strange))}; name one of "
+                f"{', '.join(map(shown, dataset.types))}"
             )
         catalogue_caps(self.config.rules, dataset.catalogue)
         dataset = dataset.under(self.config.rules)

@@ -448,6 +448,16 @@ def test_a_file_of_users_with_a_name_twice_or_that_is_not_there_is_refused(tmp_p
         read_ids(str(tmp_path / "gone.csv"), "users", data)
 
 
+def test_a_label_that_the_data_set_lacks_marks_nothing_as_seen_and_is_refused() -> None:
+    events = pd.DataFrame(
+        {"user_id": ["a"], "item_id": ["t"], "event_type": ["purchase"], "timestamp": ["2024-01-01T00:00Z"]}
+    )
+    data = Dataset.from_frames(events, pd.DataFrame({"item_id": ["t"], "title": ["Tea"]}))
+    settings = {"data": {"events": "e", "items": "i", "event_weights": {"buy": 1}}, "rules": {"seen_by": ["buy"]}}
+    with pytest.raises(ConfigError, match="no event of the data set is of type 'buy'; name one of 'purchase'"):
+        Recommender(parse_config(settings)).fit(data)
+
+
 def test_frames_are_no_data_set() -> None:
     with pytest.raises(ConfigError, match=r"not DataFrame; make one with Dataset.from_frames"):
         Recommender().fit(pd.DataFrame())  # type: ignore[arg-type]
