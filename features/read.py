@@ -92,9 +92,8 @@ def _each_file(place: str, schema: TableSchema, config: DataConfig, rows: int) -
             frame["_row"] = np.arange(n_read, n_read + len(frame))
             n_read += len(frame)
             yield frame
-    _refuse_lacking(
-        lacking[0], set.intersection(*map(set, lacking))
-    )  # what came or went within a folder is in some file
+    # what came or went within a folder is in some file
+    _refuse_lacking(lacking[0], set.intersection(*map(set, lacking)))
 
 
 def _read_of(schema: TableSchema, config: DataConfig) -> set[str]:

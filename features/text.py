@@ -30,9 +30,8 @@ def item_texts(catalogue: pd.DataFrame, fields: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: none of the columns is there, so no item would have a text.
     """
-    columns = [
-        clean_texts(catalogue[f]).map(without_markup) for f in fields if f in catalogue
-    ]  # any column may be a field
+    # any column may be a field
+    columns = [clean_texts(catalogue[f]).map(without_markup) for f in fields if f in catalogue]
     if not fields:
         return [""] * len(catalogue)
     if not columns:

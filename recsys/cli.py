@@ -160,14 +160,9 @@ def init(folder: Path, demo: str | None) -> None:
         write_demo(demo, folder)
     else:
         (folder / "recsys.toml").write_text(render_config())
-    todo = (
-        ""
-        if demo
-        else "write into it where your tables are, which events are labels and what your columns are called; then: "
-    )
-    click.echo(
-        f"wrote {folder / 'recsys.toml'}\nnext: {todo}recsys validate -c {shlex.quote(str(folder / 'recsys.toml'))}"
-    )
+    todo = "write into it where your tables are, which events are labels and what your columns are called; then: "
+    path = folder / "recsys.toml"
+    click.echo(f"wrote {path}\nnext: {'' if demo else todo}recsys validate -c {shlex.quote(str(path))}")
 
 
 @cli.command()

@@ -345,10 +345,7 @@ def _mappings(columns: dict[str, str | dict[str, str]]) -> list[tuple[str | None
     return [(None, common), *own]
 
 
-_NO_TOML = (
-    ValueError,
-    RecursionError,
-)  # a number of 5,000 digits and arrays within 1,000 others are TOML, but not read
+_NO_TOML = (ValueError, RecursionError)  # numbers of 5,000 digits and arrays 1,000 deep are TOML, but not read
 _PATHS = {"data": ("events", "items", "users", "impressions"), "text": ("cache",), "serving": ("output",)}
 
 

@@ -73,15 +73,11 @@ def _check_tree(fields: dict[str, str], number: int, n_features: int) -> None:
     lengths = dict.fromkeys(_LEAVES, n_leaves) | dict.fromkeys((*_SPLITS, *_POSITIONS), n_leaves - 1) | {"shrinkage": 1}
     for name, length in lengths.items():
         found = len((kept | ways)[name])
-        is_noted = n_leaves > 1 or name not in (
-            "leaf_weight",
-            "leaf_count",
-        )  # it weighs and counts no leaf without a split
+        is_noted = n_leaves > 1 or name not in ("leaf_weight", "leaf_count")  # not said of a leaf without a split
         if found != length and is_noted:
             raise ValueError(f"tree {number}: {found} numbers of {name}, expected {length}")
-    if not all(
-        np.isfinite(kept[name]).all() for name in ("leaf_value", "shrinkage")
-    ):  # of a split, what is missing may be alone
+    # of a split, what is missing may be alone
+    if not all(np.isfinite(kept[name]).all() for name in ("leaf_value", "shrinkage")):
         raise ValueError(f"tree {number}: holds values that are not finite")
     if not all(0 <= feature < n_features for feature in ways["split_feature"]):
         raise ValueError(f"tree {number}: splits by a feature that is not there")

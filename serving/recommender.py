@@ -137,8 +137,12 @@ class Recommender:
         model, dataset, snapshot = self._fitted()
         k, (positions, ids) = _length(k), _with_strangers(dataset.users, _ids(users, "user"))
         if items is not None:
+            wanted = _ids(items, "item")
+            item_pos = dataset.items.positions(wanted)
+            if (item_pos < 0).any():
+                raise DataError(f"item {shown(wanted[int(item_pos.argmin())])} is not in the items table")
             asked = np.zeros(len(dataset.items), dtype=bool)
-            asked[[self._item(dataset, item) for item in _ids(items, "item")]] = True
+            asked[item_pos] = True
             snapshot = replace(snapshot, is_eligible=snapshot.is_eligible & asked)
         stamp = Stamp("notebook", self._version, f"{dataset.as_of:%Y-%m-%d}")
         scorer = Scorer(snapshot, model.ranker, IdMap(ids), dataset.items, dataset.catalogue["title"], stamp)

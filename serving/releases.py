@@ -20,13 +20,8 @@ import pyarrow.parquet as pq
 from recsys.errors import ResourceError, shown
 
 MANIFEST = "manifest.json"
-_KINDS = {
-    "made": str,
-    "run_date": str,
-    "model": dict,
-    "rows": int,
-    "users": int,
-}  # of what a manifest says, where it does
+# of what a manifest says, where it does
+_KINDS = {"made": str, "run_date": str, "model": dict, "rows": int, "users": int}
 _CAUSES = {
     errno.ENOSPC: "the disk is full; make room (recsys gc --delete)",
     errno.EDQUOT: "the quota is used up; make room (recsys gc --delete)",

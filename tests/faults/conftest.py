@@ -89,6 +89,14 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     nursery.close()
 
 
+@pytest.fixture(scope="module")
+def publishers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Runs of what publishes, which needs no model; nothing heavy is imported."""
+    nursery = Nursery(tmp_path_factory.mktemp("publishers"), light=True)
+    yield nursery
+    nursery.close()
+
+
 @pytest.fixture(scope="session")
 def first_night(
     tmp_path_factory: pytest.TempPathFactory,

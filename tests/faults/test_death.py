@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,6 @@ from tests.faults.small import release
 NO_LIMITS = ["--set", "serving.audit.data_max_hours=1e6", "--set", "serving.audit.model_max_days=1e6"]
 IN_PYTHON = "import time; time.sleep(60)"
 IN_C = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # one call that never looks at signals
-
-
-@pytest.fixture(scope="module")
-def publishers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("publishers"), light=True)
-    yield nursery
-    nursery.close()
 
 
 def pause(function: str, work: str = IN_PYTHON, calls: int = 1) -> str:

@@ -1,7 +1,6 @@
 """Long random sequences of what nights, people and faults do to releases, against a plain account of what must be true."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,13 +82,6 @@ def run_sequence(output: Path, publishers: Nursery, rng: random.Random, n_steps:
         assert links(output) == (account.current, account.previous, account.pin), told
         store = ReleaseStore(output)
         assert {one.name: store.is_whole(one) for one in store.all()} == account.releases, told
-
-
-@pytest.fixture(scope="module")
-def publishers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("publishers"), light=True)
-    yield nursery
-    nursery.close()
 
 
 @fault(1)

@@ -6,12 +6,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.dataset as ds
-import pytest
 
 from serving.publish import ReleaseStore
 from serving.retention import leftovers
@@ -23,13 +21,6 @@ from tests.faults.small import release, stage
 from tests.faults.test_death import pause, wait_until_here
 from tests.faults.test_disk import ENVIRONMENT, PROGRAM
 from tests.test_registry import no_server
-
-
-@pytest.fixture(scope="module")
-def publishers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("publishers"), light=True)
-    yield nursery
-    nursery.close()
 
 
 @fault(7)
