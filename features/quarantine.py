@@ -52,7 +52,8 @@ class Checked:
                 f"limit {max_bad_share:.2%}); first: row {first['row']}, column {first['column']}, "
                 f"value {first['value']}: {first['reason']} (rows count from 0 in each file, without a header); "
                 + "".join(f"{form}; " for reason, form in READ_AS.items() if reason == first["reason"])
-                + "mend the export, or raise data.max_bad_share if this is as it should be",
+                + "mend the export"
+                + ", or raise data.max_bad_share if this is as it should be" * (n_bad < self.n_rows),
                 self.quarantine if of_all is None else of_all,
             )
 

@@ -120,4 +120,4 @@ def _is_near(candidates: Candidates, table: PairTable, rows: IntArray, n_items: 
 
 def _again(times: int, days: int) -> str:
     when = "today" if days == 0 else "yesterday" if days == 1 else f"{days} days ago"
-    return f"You took it {times} times, last {when}" if times > 1 else f"You took it once, {when}"
+    return f"In your history {times} times, last {when}" if times > 1 else f"In your history once, {when}"  # clicks too

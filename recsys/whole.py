@@ -1,12 +1,15 @@
 """Files that are there whole or not at all, whoever else writes them: other processes, or one that was killed."""
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 FORGOTTEN_S = 86_400.0  # nobody still writes what was begun a day ago
 
@@ -24,10 +27,22 @@ def replacing(path: Path) -> Iterator[Path]:
                 other.unlink()
     unfinished = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")  # process ids collide across containers
     try:
-        yield unfinished
+        with refusals_of_disk(path):
+            yield unfinished
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def refusals_of_disk(path: Path) -> Iterator[None]:
+    """Tells what safetensors says of a disk, such as a full one, as the OSError that it is, of `path`."""
+    try:
+        yield
+    except SafetensorError as error:
+        if not (number := re.search(r"os error (\d+)", str(error))):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def mark_used(path: Path) -> None:

@@ -4,9 +4,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
-from recsys.whole import replacing
+from recsys.whole import refusals_of_disk, replacing
 
 WRITER = """
 import sys, time
@@ -47,3 +50,11 @@ def test_two_processes_that_write_the_same_file_do_not_meet(tmp_path: Path) -> N
             assert path.read_text() in ("a" * 10_000, "b" * 10_000)
     assert [writer.returncode for writer in writers] == [0, 0]
     assert [found.name for found in tmp_path.iterdir()] == ["cache"]
+
+
+def test_what_safetensors_says_of_a_disk_is_told_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(FileNotFoundError, match=str(path)), refusals_of_disk(path):
+        save_file({"a": np.zeros(3)}, tmp_path / "nowhere" / "a.safetensors")
+    with pytest.raises(SafetensorError, match="header"), refusals_of_disk(path):
+        raise SafetensorError("Error while deserializing header")

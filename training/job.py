@@ -18,6 +18,7 @@ from recsys.progress import Reporter
 from recsys.registry import CHALLENGER, Registry, RegistryDownError, TrackedRun
 from recsys.revision import code_revision
 from recsys.types import FloatArray
+from recsys.whole import refusals_of_disk
 from training.calibration import diagram
 from training.evaluate import Evaluation
 from training.pipeline import Evaluated, Trained, train
@@ -57,7 +58,8 @@ def train_and_register(dataset: Dataset, config: Config, reporter: Reporter) -> 
         work.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="bundle-", dir=work))  # where gc finds what a kill left
         try:
-            trained.model.save(folder)
+            with refusals_of_disk(folder):
+                trained.model.save(folder)
             save_evaluation(trained, dataset, folder / "evaluation")
             _log_diagram(trained.evaluation, run)
             seal(folder, window | {"code_revision": code_revision(), "config_sha256": config.fingerprint()})

@@ -105,7 +105,7 @@ def test_who_has_nothing_with_a_text_is_told_that_little_is_known() -> None:
 def test_what_was_taken_is_a_repeat_wherever_it_is_listed() -> None:
     facts = {"times_taken": 2.0, "days_since_taken": 30.5}
     for places in ({"repeat": 0.0}, {"cf": 0.0}, {"text": 0.0, "cf": 0.0}, {"all_time": 0.0}):
-        assert said(made(0.45, SPREAD, places, facts)) == [("repeat", "You took it 2 times, last 30 days ago", -1)]
+        assert said(made(0.45, SPREAD, places, facts)) == [("repeat", "In your history 2 times, last 30 days ago", -1)]
 
 
 @pytest.mark.parametrize(
