@@ -99,8 +99,7 @@ class Judge:
         cls, histories: Histories, targets: sp.csr_matrix, allowed: BoolArray, exclude_seen: bool, most: int
     ) -> "Judge":
         """All users with a target, or `most` of them, drawn with seed 0."""
-        if exclude_seen:
-            targets = histories.new_only(targets)
+        targets = histories.listable(targets, exclude_seen)
         users = np.flatnonzero(np.diff(targets.indptr) > 0)
         users = np.sort(np.random.default_rng(0).permutation(users)[:most])
         return cls(histories.of_users(users), targets[users], allowed, exclude_seen)

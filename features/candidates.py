@@ -204,8 +204,7 @@ def _bar(snapshot: Snapshot, some: Histories, values: Scores | BoolArray, mark: 
     """Writes a mark, in place, where an item may not be recommended to a user; (n_users, n_items)."""
     if not snapshot.is_eligible.all():
         values[:, ~snapshot.is_eligible] = mark
-    if snapshot.config.rules.exclude_seen:
-        values[some.seen] = mark
+    values[some.barred(snapshot.config.rules.exclude_seen)] = mark
 
 
 def _lowest(kind: np.dtype[Any]) -> float:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
@@ -44,6 +44,7 @@ class Dataset:
         sha256: of the tables it came from.
         types: names of the codes of event types.
         seen_by: codes of the labels by which an item counts as acted on; None: all labels.
+        hidden_by: codes of the types by which a user takes an item out of their own lists.
     """
 
     users: IdMap
@@ -58,6 +59,7 @@ class Dataset:
     sha256: str
     types: tuple[str, ...] = ()
     seen_by: tuple[int, ...] | None = None
+    hidden_by: tuple[int, ...] = ()
 
     @classmethod
     def from_frames(
@@ -127,7 +129,8 @@ class Dataset:
         return f"Dataset({len(self.users):,} users, {len(self.items):,} items, {n_events:,} events, as of {self.as_of})"
 
     def under(self, rules: RulesConfig) -> "Dataset":
-        """The same under a shop's rules: without what they block, and with the labels that count as having acted on an item.
+        """The same under a shop's rules: without what they block, with the labels that count as having acted on an item, and the
+        types by which users hide one.
 
         Ids that the items table lacks change nothing.
         """
@@ -137,8 +140,13 @@ class Dataset:
             available[positions[positions >= 0]] = False
             made = replace(made, available=available)
         if rules.seen_by:
-            made = replace(made, seen_by=tuple(self.types.index(name) for name in rules.seen_by if name in self.types))
+            made = replace(made, seen_by=self._codes(rules.seen_by))
+        if rules.hidden_by:
+            made = replace(made, hidden_by=self._codes(rules.hidden_by))
         return made
+
+    def _codes(self, types: Iterable[str]) -> tuple[int, ...]:
+        return tuple(self.types.index(name) for name in types if name in self.types)
 
     @property
     def user_pos(self) -> IntArray:
@@ -168,6 +176,23 @@ class Dataset:
     def seeing(self, records: Records) -> BoolArray | None:
         """The same of some records, (n_records,)."""
         return None if self.seen_by is None else np.isin(records["type"], self.seen_by)
+
+    def hides(self, records: Records) -> BoolArray:
+        """By which records before `as_of` a user takes an item out of their own lists, (n_records,)."""
+        is_known = (records["user"] < len(self.users)) & (records["timestamp"] < _microseconds(self.as_of))
+        return np.asarray(np.isin(records["type"], self.hidden_by) & is_known)
+
+    def bars(self, records: Records, exclude_seen: bool) -> BoolArray:
+        """Which records keep their item out of their user's lists, (n_records,); see `Histories.barred`."""
+        marks = self.seeing(records)
+        is_seen = self.counts(records) if marks is None else self.counts(records) & marks
+        return is_seen & exclude_seen | self.hides(records)
+
+    @cached_property
+    def hidden(self) -> Records:
+        """All of these, by user and time; a copy."""
+        blocks = self.records.blocks() if self.hidden_by else ()
+        return np.concatenate([np.empty(0, EVENT), *(block[self.hides(block)] for block in blocks)])
 
     @property
     def split(self) -> IntArray | None:
@@ -209,7 +234,7 @@ class Dataset:
         return replace(self, as_of=min(self.as_of, moment))
 
     def events(self) -> Records:
-        """All events that count; a copy."""
+        """All events that count; a copy, without `hidden`."""
         return np.concatenate([np.empty(0, EVENT), *self.blocks()])
 
     def with_events(self, records: Records, users: IdMap | None = None) -> "Dataset":

@@ -47,6 +47,7 @@ class Histories:
         n_users, n_items: sizes of the position spaces.
         as_of: int64 microseconds, UTC.
         marks_seen: (n_events,) by which events their item counts as acted on; None: by all.
+        hidden: events by which users took an item out of their own lists, none of which is among the others.
     """
 
     user_pos: IntArray
@@ -57,6 +58,7 @@ class Histories:
     n_items: int
     as_of: int
     marks_seen: BoolArray | None = None
+    hidden: "Histories | None" = None
 
     @classmethod
     def build(
@@ -71,6 +73,7 @@ class Histories:
         as_of: int,
         known: BoolArray | None = None,
         marks_seen: BoolArray | None = None,
+        hidden: "Histories | None" = None,
     ) -> "Histories":
         """Sorts events; `known` picks the events that count, all before `as_of` by default."""
         keep = timestamp < as_of if known is None else known
@@ -84,15 +87,18 @@ class Histories:
             order = np.lexsort((item, time, user))
             user, item, time, mass = user[order], item[order], time[order], mass[order]
             marks = None if marks is None else marks[order]
-        return cls(user, item, time, mass, n_users, n_items, as_of, marks)
+        return cls(user, item, time, mass, n_users, n_items, as_of, marks, hidden)
 
     @classmethod
     def of(cls, dataset: Dataset, known: BoolArray | None = None, as_of: int | None = None) -> "Histories":
         """Those of a data set; `known` picks events that count, all before `as_of` (the data set's) by default."""
+        stored = StoredHistories(dataset)
+        as_of = stored.as_of if as_of is None else as_of
+        hidden = stored.hidden(dataset.hidden)
         return cls.build(
             dataset.user_pos, dataset.item_pos, dataset.timestamp, dataset.weight,
-            n_users=len(dataset.users), n_items=len(dataset.items),
-            as_of=int(dataset.as_of.value // 1000) if as_of is None else as_of, known=known, marks_seen=dataset.marks_seen,
+            n_users=stored.n_users, n_items=stored.n_items, as_of=as_of, known=known, marks_seen=dataset.marks_seen,
+            hidden=hidden.before(as_of) if hidden else None,
         )  # fmt: skip
 
     @cached_property
@@ -147,6 +153,7 @@ class Histories:
             self.n_items,
             self.as_of,
             None if self.marks_seen is None else self.marks_seen[rows],
+            self.hidden.of_users(users) if self.hidden else None,
         )
 
     def blocks(self) -> Iterator["Histories"]:
@@ -162,11 +169,13 @@ class Histories:
         return Histories.build(
             self.user_pos, self.item_pos, self.timestamp, self.weight,
             n_users=self.n_users, n_items=self.n_items, as_of=moment, marks_seen=self.marks_seen,
+            hidden=self.hidden.before(moment) if self.hidden else None,
         )  # fmt: skip
 
     def renamed(self, item_pos: IntArray, n_items: int) -> "Histories":
         """The same events over other item positions, such as rows of distinct texts."""
-        return replace(self, item_pos=item_pos[self.item_pos], n_items=n_items)
+        hidden = self.hidden.renamed(item_pos, n_items) if self.hidden else None
+        return replace(self, item_pos=item_pos[self.item_pos], n_items=n_items, hidden=hidden)
 
     def decayed(self, decay: float, faint: float = 0.0) -> sp.csr_matrix:
         """Strength of each item by how many steps ago it was taken, (n_users, n_items) float32; repeats add up.
@@ -203,10 +212,23 @@ class Histories:
             return self.user_pos, self.item_pos
         return self.user_pos[self.marks_seen], self.item_pos[self.marks_seen]
 
-    def new_only(self, targets: sp.csr_matrix) -> sp.csr_matrix:
-        """Targets, (n_users, n_items), without what a user acted on before."""
-        is_seen = sp.csr_matrix((np.ones(len(self.seen[0]), dtype=bool), self.seen), (self.n_users, self.n_items))
-        left = sp.csr_matrix(targets - targets.multiply(is_seen))
+    def barred(self, exclude_seen: bool) -> tuple[IntArray, IntArray]:
+        """User and item position of what no list of the user may hold, (n_barred,) each; a pair may come more than once.
+
+        Args:
+            exclude_seen: whether what was acted on is, too, and not only what was hidden.
+        """
+        nothing = np.zeros(0, dtype=np.int64)
+        seen = self.seen if exclude_seen else (nothing, nothing)
+        if self.hidden is None:
+            return seen
+        return np.concatenate([seen[0], self.hidden.user_pos]), np.concatenate([seen[1], self.hidden.item_pos])
+
+    def listable(self, targets: sp.csr_matrix, exclude_seen: bool) -> sp.csr_matrix:
+        """Targets, (n_users, n_items), without what is barred."""
+        barred = self.barred(exclude_seen)
+        is_barred = sp.csr_matrix((np.ones(len(barred[0]), dtype=bool), barred), (self.n_users, self.n_items))
+        left = sp.csr_matrix(targets - targets.multiply(is_barred))
         left.eliminate_zeros()
         return left
 
@@ -269,9 +291,10 @@ class StoredHistories:
         """As `Histories.of_users`."""
         known = np.unique(users[users < self.n_users])
         records = records_of(known, self.dataset.records, self.dataset.bounds)
+        records["user"] = np.searchsorted(known, records["user"])
         some = self._histories(records[self.dataset.counts(records)])
-        user_pos = np.searchsorted(known, some.user_pos)
-        renumbered = replace(some, user_pos=user_pos, n_users=len(known))
+        hidden = self.hidden(records[self.dataset.hides(records)])
+        renumbered = replace(some, n_users=len(known), hidden=replace(hidden, n_users=len(known)) if hidden else None)
         return renumbered.of_users(np.where(users < self.n_users, np.searchsorted(known, users), len(known)))
 
     def blocks(self) -> Iterator[Histories]:
@@ -281,15 +304,15 @@ class StoredHistories:
 
     def loaded(self) -> Histories:
         """All in memory."""
-        data = self.dataset
-        return self._of((data.user_pos, data.item_pos, data.timestamp, data.weight), data.marks_seen)
+        return Histories.of(self.dataset)
+
+    def hidden(self, records: Records) -> Histories | None:
+        """Events by which users hide items; None where there is no rule for that."""
+        return self._histories(records) if self.dataset.hidden_by else None
 
     def _histories(self, records: Records) -> Histories:
         columns = (records["user"], records["item"], records["timestamp"], records["weight"])
-        return self._of(columns, self.dataset.seeing(records))
-
-    def _of(self, columns: tuple[IntArray, IntArray, IntArray, FloatArray], marks: BoolArray | None) -> Histories:
-        return Histories(*columns, self.n_users, self.n_items, self.as_of, marks)
+        return Histories(*columns, self.n_users, self.n_items, self.as_of, self.dataset.seeing(records))
 
 
 Past = Histories | StoredHistories

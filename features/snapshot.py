@@ -220,8 +220,7 @@ def countable(targets: sp.csr_matrix, histories: Past, is_eligible: BoolArray, e
         is_eligible: items that existed and are not withdrawn, (n_items,).
         exclude_seen: only what was new to the user counts.
     """
-    if exclude_seen:
-        targets = histories.loaded().new_only(targets)
+    targets = histories.loaded().listable(targets, exclude_seen)
     targets = sp.csr_matrix(targets @ sp.diags(is_eligible.astype(np.float32)))
     targets.eliminate_zeros()
     return targets

@@ -157,6 +157,10 @@ class RulesConfig(Section):
     seen_by: Words = Field(
         (), description='Labels that count as having acted on an item, such as ["purchase"]; [] means all of them.'
     )
+    hidden_by: Words = Field(
+        (),
+        description='Event types by which a user takes an item out of their own lists for good, such as ["hide"]; not labels.',
+    )
     blocked: list[str | int] = Field(
         default_factory=list,
         description="Ids of items never to recommend, such as recalled ones; from the next scoring on.",
@@ -174,7 +178,7 @@ class RulesConfig(Section):
         return self.exclude_seen and not self.seen_by
 
 
-RULES_AT_ONCE = ("blocked", "max_per_category", "max_per_brand")
+RULES_AT_ONCE = ("blocked", "hidden_by", "max_per_category", "max_per_brand")
 """Rules of what is listed alone: nothing is learned from them, so they hold from the next scoring on."""
 
 
@@ -283,8 +287,8 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _seen_by_labels(self) -> "Config":
-        """A type that is no label would leave everything unseen without a word."""
+    def _types_of_rules(self) -> "Config":
+        """A type that is no label would leave everything unseen without a word, and one cannot speak for and against an item."""
         labels = list(self.data.event_weights)
         for name in self.rules.seen_by:
             if name not in labels:
@@ -294,6 +298,11 @@ class Config(Section):
         if self.rules.seen_by and not self.rules.exclude_seen:
             raise ValueError(
                 "rules.seen_by: exclude_seen = false lists what was seen, by whatever label; set one of both"
+            )
+        if liked := [name for name in self.rules.hidden_by if name in labels]:
+            raise ValueError(
+                f"rules.hidden_by: {shown(liked[0])} is a label of data.event_weights, so it speaks for an item; name types "
+                "that are no labels, or set rules.seen_by for those that are"
             )
         return self
 

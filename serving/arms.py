@@ -22,7 +22,7 @@ from recsys.progress import Reporter
 from recsys.registry import CHAMPION, Registry
 from recsys.types import BoolArray
 from serving import releases
-from serving.labels import Judges, Window, is_blocked
+from serving.labels import Judges, Window, among, is_blocked
 from serving.models import copies_of
 from serving.remade import recipe, refuse_other_windows, refuse_unlike, score_before, train_again, training_facts
 from serving.report.tables import ranked
@@ -236,17 +236,31 @@ def _unblocked(arm: Arm, config: Config) -> Arm:
     return replace(_without(arm, is_out), info=arm.info | {"blocked": told})
 
 
-def with_caps(both: Sides, tables: Judges, config: Config) -> Sides:
-    """Versions' lists with no more of a kind than this run's rules allow, ranks closed up. Tables are as they are."""
-    if both.fetched is None or not (caps := catalogue_caps(config.rules, tables.items)):
+def with_rules(both: Sides, tables: Judges, config: Config) -> Sides:
+    """Versions' lists as this run's rules of lists leave them, ranks closed up. Tables are as they are."""
+    if both.fetched is None:
         return both
+    caps = catalogue_caps(config.rules, tables.items)
     sold = tables.items["item_id"].isin(tables.history["item_id"].unique()).to_numpy().nonzero()[0]
-    n_items = longest(sold, caps, MOST_COUNTED) // len(caps)  # two that cross may leave it half as long
-    a, b, *rest = (
-        replace(_capped(arm, tables.items, caps), longest=n_items)
-        for arm in (*both.arms, *([both.champion] if both.champion else []))
-    )
-    return replace(both, arms=(a, b), champion=rest[0] if rest else None)
+
+    def ruled(arm: Arm) -> Arm:
+        arm = _unhidden(arm, tables)
+        if not caps:
+            return arm
+        n_items = longest(sold, caps, MOST_COUNTED) // len(caps)  # two that cross may leave it half as long
+        return replace(_capped(arm, tables.items, caps), longest=n_items)
+
+    a, b = map(ruled, both.arms)
+    return replace(both, arms=(a, b), champion=ruled(both.champion) if both.champion else None)
+
+
+def _unhidden(arm: Arm, tables: Judges) -> Arm:
+    """Lists without what their users had hidden before the window, by a rule that may be younger than the lists."""
+    is_out = among(arm.table, tables.hidden)
+    if not is_out.any():
+        return arm
+    told = f"{is_out.sum():,} rows of items that their users hid (rules.hidden_by) taken out, ranks closed up"
+    return replace(_without(arm, is_out), info=arm.info | {"hidden": told})
 
 
 def _capped(arm: Arm, items: pd.DataFrame, caps: tuple[Cap, ...]) -> Arm:

@@ -10,7 +10,7 @@ from recsys.copies import Fetched
 from recsys.errors import ConfigError
 from recsys.progress import Reporter
 from recsys.revision import code_revision
-from serving.arms import Sides, reruns_folder, sides, with_caps, with_ids_like
+from serving.arms import Sides, reruns_folder, sides, with_ids_like, with_rules
 from serving.labels import Judges, Window, judges
 from serving.remade import recipe, refuse_unlike, train_again
 from serving.report import stability
@@ -62,7 +62,7 @@ def compare_arms(
     both = sides(config, a, b, as_of, test_start, reporter, _n_windows(config, rerun))
     with reporter.stage("reading tables") as progress:
         tables = judges(config, both.window)
-        both = with_caps(with_ids_like(both, tables.labels), tables, config)
+        both = with_rules(with_ids_like(both, tables.labels), tables, config)
         progress(1, 1)
     runs = _runs(config, both, k, reporter) if rerun == "always" else ()
     report = _report(config, both, tables, command, runs, k, reporter)

@@ -37,6 +37,10 @@ def read_tables(config: Config, as_of: pd.Timestamp, reporter: Reporter) -> Tabl
     for told in _absent_fields(config.text.fields, list(map(str, tables.items.columns))):
         reporter.say(told)
     catalogue_caps(config.rules, tables.items)
+    for name in (name for name in config.rules.hidden_by if name not in tables.log.types):  # perhaps nobody did yet
+        near = nearest(name, tables.log.types)
+        hint = f"; did you mean {shown(near)}?" if near else ""
+        reporter.say(f"rules.hidden_by: no event is of type {shown(name)}, so it hides nothing{hint}")
     return tables
 
 

@@ -32,12 +32,14 @@ class Judges:
     Args:
         labels: positive events of the window that an arm could have recommended.
         history: positive events before it.
+        hidden: user_id and item_id of what users took out of their own lists before it.
         items: the catalogue; users, impressions: None where the config names no such table.
         filters: what counts as a label, in sentences for the page.
     """
 
     labels: pd.DataFrame
     history: pd.DataFrame
+    hidden: pd.DataFrame
     items: pd.DataFrame
     users: pd.DataFrame | None
     impressions: pd.DataFrame | None
@@ -52,9 +54,11 @@ def judges(config: Config, window: Window) -> Judges:
     """
     tables = load_tables(config.data, window.end)
     events = positive(tables.events[tables.events["event_type"].isin(list(config.data.event_weights))])
+    start = window.start
     if window.by_column:
         is_label = events[config.data.split_column] == "test"
         # an order, not times: the checks of time do not apply, so they are shown as unknown
+        start = events["timestamp"][~is_label].max()
         labels, history = (part.drop(columns="timestamp") for part in (events[is_label], events[~is_label]))
     else:
         labels, history = events[events["timestamp"] >= window.start], events[events["timestamp"] < window.start]
@@ -64,14 +68,18 @@ def judges(config: Config, window: Window) -> Judges:
         filters.append(f"users are the {len(window.users):,} that the versions' evaluations drew")
     if config.rules.exclude_seen:
         seen_by = config.rules.seen_by
-        acts = history[history["event_type"].isin(seen_by)] if seen_by else history
-        keys = pd.MultiIndex.from_frame(acts[["user_id", "item_id"]])
-        is_seen = pd.MultiIndex.from_frame(labels[["user_id", "item_id"]]).isin(keys)
+        is_seen = among(labels, history[history["event_type"].isin(seen_by)] if seen_by else history)
         labels = labels[~is_seen]
         took = f"acted on before by {' or '.join(seen_by)}" if seen_by else "took before the window"
         filters.append(f"what a user {took} is no label ({is_seen.sum():,} events left out)")
     else:
         filters.append("what a user takes again is a label too")
+    hides = tables.events["event_type"].isin(config.rules.hidden_by) & (tables.events["timestamp"] < start)
+    hidden = tables.events.loc[hides, ["user_id", "item_id"]]
+    if config.rules.hidden_by:
+        is_hidden = among(labels, hidden)
+        labels = labels[~is_hidden]
+        filters.append(f"what a user hid before the window is no label ({is_hidden.sum():,} events left out)")
     if "created_at" in tables.items and not window.by_column:
         is_late = (tables.items["created_at"] >= window.start) & ~tables.items["item_id"].isin(sold(history))
         young = tables.items["item_id"][is_late]
@@ -95,7 +103,13 @@ def judges(config: Config, window: Window) -> Judges:
     if users is not None:
         users = users.assign(user_id=ids_like(users["user_id"], tables.events["user_id"]))
     impressions = load_impressions(config.data, tables.events["user_id"], tables.items["item_id"], window.end)
-    return Judges(labels, history, tables.items, users, impressions, tuple(filters))
+    return Judges(labels, history, hidden, tables.items, users, impressions, tuple(filters))
+
+
+def among(rows: pd.DataFrame, others: pd.DataFrame) -> BoolArray:
+    """Which rows are of a user and an item that are together in a row of another frame, (n_rows,)."""
+    keys = [pd.MultiIndex.from_frame(frame[["user_id", "item_id"]]) for frame in (rows, others)]
+    return np.asarray(keys[0].isin(keys[1]))
 
 
 def is_blocked(ids: pd.Series, config: Config) -> BoolArray:

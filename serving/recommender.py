@@ -105,11 +105,12 @@ class Recommender:
                 f"data.split_column names {named}, and the data set has no split; give from_frames(..., split_column={named}), or "
                 "take it out of the settings to cut by time"
             )
-        if strange := [name for name in self.config.rules.seen_by if name not in dataset.types]:
-            raise ConfigError(
-                f"rules.seen_by: no event of the data set is of type {', '.join(map(shown, strange))}; name one of "
-                f"{', '.join(map(shown, dataset.types))}"
-            )
+        for rule in ("seen_by", "hidden_by"):
+            if strange := [name for name in getattr(self.config.rules, rule) if name not in dataset.types]:
+                raise ConfigError(
+                    f"rules.{rule}: no event of the data set is of type {', '.join(map(shown, strange))}; name one of "
+                    f"{', '.join(map(shown, dataset.types))}"
+                )
         catalogue_caps(self.config.rules, dataset.catalogue)
         dataset = dataset.under(self.config.rules)
         trained = train(dataset, self.config, self.reporter.stage)
@@ -198,6 +199,8 @@ class Recommender:
         if not snapshot.is_eligible[item_pos]:
             return "it may not be recommended (available, created_at, rules.blocked)"
         some = snapshot.histories.of_users(_with_strangers(dataset.users, _ids(user, "user"))[0])
+        if some.hidden and item_pos in some.hidden.item_pos:
+            return "they hid it (rules.hidden_by)"
         if snapshot.config.rules.exclude_seen and item_pos in some.seen[1]:
             return "they acted on it before (rules.exclude_seen)"
         what = "it never sold and is like nothing they took"

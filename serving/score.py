@@ -125,10 +125,8 @@ class Scorer:
         parts = [listed]
         for row in np.flatnonzero(np.diff(bounds) < k):  # rare: the popular lists are among everybody's candidates
             mine = slice(bounds[row], bounds[row + 1])
-            barred = item_pos[mine]
-            if self.snapshot.config.rules.exclude_seen:
-                barred = np.union1d(barred, some.seen[1][some.seen[0] == row])
-            extra = self._next(item_pos[mine], barred, k)
+            who, what = some.barred(self.snapshot.config.rules.exclude_seen)
+            extra = self._next(item_pos[mine], np.union1d(item_pos[mine], what[who == row]), k)
             n, floor = len(extra), score[mine].min(initial=0.0 if bounds[row] == bounds[row + 1] else np.inf)
             columns = {
                 "user_row": np.full(n, row), "item_pos": extra, "score": floor - 1 - np.arange(n),

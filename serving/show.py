@@ -76,9 +76,9 @@ def _labels_line(taken: int, seen: int, gone: int) -> str:
     """What of the window counts.
 
     >>> _labels_line(10, 6, 1)
-    'labels: 3 of 10 pairs of user and item; acted on before 6 (rules.exclude_seen, rules.seen_by), withdrawn or not there yet 1'
+    'labels: 3 of 10 pairs of user and item; acted on or hidden before 6 (rules.exclude_seen, seen_by, hidden_by), withdrawn or not there yet 1'
     """
-    left_out = [f"acted on before {seen:,} (rules.exclude_seen, rules.seen_by)"] * bool(seen)
+    left_out = [f"acted on or hidden before {seen:,} (rules.exclude_seen, seen_by, hidden_by)"] * bool(seen)
     left_out += [f"withdrawn or not there yet {gone:,}"] * bool(gone)
     counted = f"labels: {taken - seen - gone:,} of {taken:,} pairs of user and item"
     return "; ".join([counted, *[", ".join(left_out)] * bool(left_out)])

@@ -126,6 +126,7 @@ def test_set_overrides_and_paths_are_relative_to_the_file(tmp_path: Path) -> Non
             'rules.seen_by=["purchas"]',
             "rules.seen_by: 'purchas' is no label of data.event_weights; did you mean purchase",
         ),
+        ('rules.hidden_by=["purchase"]', "rules.hidden_by: 'purchase' is a label of data.event_weights"),
         ('rules={exclude_seen=false, seen_by=["purchase"]}', "rules.seen_by: exclude_seen = false lists what was seen"),
         ("rules.blocked=[true]", "blocked.0.int: .*valid integer"),
         ('data.events=""', "recsys.toml: data.events: blank; name a place"),
@@ -260,9 +261,10 @@ def test_a_recipe_is_what_a_training_depends_on() -> None:
     assert recalled.fingerprint("rules") != one.fingerprint("rules")
     bought = parse_config(base | {"rules": {"seen_by": ["buy"]}})
     assert bought.recipe_sha256() != one.recipe_sha256()  # other targets
-    capped = parse_config(base | {"rules": {"max_per_brand": 2}})
-    assert capped.recipe_sha256() == one.recipe_sha256()
-    assert capped.fingerprint("rules") != one.fingerprint("rules")
+    for rules in ({"max_per_brand": 2}, {"hidden_by": ["hide"]}):
+        ruled = parse_config(base | {"rules": rules})
+        assert ruled.recipe_sha256() == one.recipe_sha256()
+        assert ruled.fingerprint("rules") != one.fingerprint("rules")
     assert parse_config(base | {"ranker": {"max_feature_auc": 1.0}}).recipe_sha256() == one.recipe_sha256()
     assert parse_config(base | {"cf": {"factors": 20}}).recipe_sha256() != one.recipe_sha256()
     other = parse_config({"data": {"events": "e", "items": "i", "event_weights": {"buy": 2}}})

@@ -4,6 +4,7 @@ import io
 import json
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from features.dataset import Dataset
+from features.events import EVENT
 from features.ingest import load_tables
 from recsys.cli import cli
-from recsys.config import Config, TextConfig, load_config, parse_config
+from recsys.config import Config, RulesConfig, TextConfig, load_config, parse_config
 from recsys.errors import AlreadyRunningError, ConfigError, StoppedError
 from recsys.metrics import Interval
 from recsys.progress import Reporter
@@ -138,6 +140,22 @@ def test_users_of_the_report_window_alone_and_its_events_are_gone(config: Config
     assert len(left.window) == len(known.timestamp) == (windows.window < 2).sum()
     before = changed.users.values(changed.user_pos[windows.window < 2])
     assert known.users.values(known.user_pos).tolist() == before.tolist()
+
+
+def test_what_users_hid_before_the_report_window_stays_hidden(config: Config) -> None:
+    dataset = data_of(config)
+    windows = cut(dataset, config)
+    hides = np.zeros(3, EVENT)
+    hides["user"], hides["item"], hides["type"] = [4, 5, 5], [1, 2, 3], len(dataset.types)
+    hides["timestamp"] = windows.starts[1] - np.array([1, 1, 0])
+    changed = dataset.with_events(np.concatenate([dataset.events(), hides]))
+    changed = replace(changed, types=(*dataset.types, "hide")).under(RulesConfig(hidden_by=("hide",)))
+    known, left = without_report(changed, windows)
+    assert known.users.values(known.hidden["user"]).tolist() == dataset.users.values(np.array([4, 5])).tolist()
+    assert known.hidden["item"].tolist() == [1, 2]
+    hidden = Moment.of(known, left, 1).histories.hidden
+    assert hidden is not None
+    assert len(hidden.user_pos) == 0  # not then yet
 
 
 def test_recency_is_learned_as_training_would_learn_it(config: Config, tmp_path: Path) -> None:

@@ -179,8 +179,7 @@ def rank_all(
 ) -> tuple[dict[str, IntArray], FloatArray, Candidates, PairTable]:
     """The first 50 items of every source for a chunk of users; the ranker's scores; its candidates; their features."""
     allowed = np.tile(snapshot.is_eligible, (some.n_users, 1))
-    if snapshot.config.rules.exclude_seen:
-        allowed[some.seen] = False
+    allowed[some.barred(snapshot.config.rules.exclude_seen)] = False
     scores = source_scores(snapshot, some)
     decayed = some.decayed(snapshot.config.text.history_decay)
     scores["frozen text"] = unit_rows(decayed @ frozen_vectors) @ frozen_vectors.T

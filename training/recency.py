@@ -97,8 +97,8 @@ def _quality(
         chunk = some.of_users(users)
         scores = (chunk.decayed(decay) @ weights).toarray()
         scores[:, ~available[ranked]] = -np.inf
-        if exclude_seen:
-            seen = column[chunk.seen[1]]
-            scores[chunk.seen[0][seen >= 0], seen[seen >= 0]] = -np.inf
+        user, item = chunk.barred(exclude_seen)
+        barred = column[item]
+        scores[user[barred >= 0], barred[barred >= 0]] = -np.inf
         values.append(ndcg(hits_of(top_k(scores, K), found[users]), np.diff(wanted[users].indptr), K))
     return np.concatenate(values)

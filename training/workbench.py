@@ -148,9 +148,12 @@ class Workbench:
 def without_report(dataset: Dataset, windows: Windows) -> tuple[Dataset, Windows]:
     """A data set and its windows without any event of the report window, nor users who have no other."""
     keep = windows.window < 2
-    records = dataset.events()[keep]
-    seen, records["user"] = np.unique(records["user"], return_inverse=True)
-    known = dataset.with_events(records, IdMap(dataset.users.ids[seen]))
+    records, hidden = dataset.events()[keep], dataset.hidden
+    users = np.unique(records["user"])
+    hidden = hidden[(hidden["timestamp"] < windows.starts[1]) & np.isin(hidden["user"], users)]
+    records = np.concatenate([records, hidden])
+    records["user"] = np.searchsorted(users, records["user"])
+    known = dataset.with_events(records, IdMap(dataset.users.ids[users]))
     return known, replace(windows, window=windows.window[keep])
 
 

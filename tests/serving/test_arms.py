@@ -1,6 +1,7 @@
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.progress import Reporter
 from recsys.registry import ModelVersion, Registry
 from serving import releases
-from serving.arms import Sides, _same_window, _told_apart, _unblocked, sides, table_arm, with_caps, with_ids_like
+from serving.arms import Sides, _same_window, _told_apart, _unblocked, sides, table_arm, with_ids_like, with_rules
 from serving.labels import Judges, Window, judges
 from serving.publish import ReleaseStore
 from serving.report.world import Arm
@@ -224,6 +225,22 @@ def test_what_may_be_a_label_is_counted_and_said(folder: Path, shop: tuple[pd.Da
     assert "what a user acted on before by click is no label (0 events left out)" in told.filters
 
 
+def test_what_a_user_hid_before_the_window_is_no_label_of_theirs(folder: Path) -> None:
+    window = Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"))
+    free = judges(load_config(folder / "recsys.toml"), window).labels
+    user, item = free.iloc[0][["user_id", "item_id"]]
+    events = pd.read_parquet(folder / "events.parquet")
+    n_took = int(((free["user_id"] == user) & (free["item_id"] == item)).sum())
+    for moment, n_left_out in ((window.start, 0), (window.start - pd.Timedelta("1s"), n_took)):
+        hide = pd.DataFrame({"user_id": [user], "item_id": [item], "event_type": ["hide"], "timestamp": [moment]})
+        hide["timestamp"] = pd.to_datetime(hide["timestamp"], utc=True).astype(events["timestamp"].dtype)
+        pd.concat([events, hide]).to_parquet(folder / "events.parquet")
+        told = judges(load_config(folder / "recsys.toml", ('rules.hidden_by=["hide"]',)), window)
+        assert len(told.labels) == len(free) - n_left_out
+        assert f"what a user hid before the window is no label ({n_left_out} events left out)" in told.filters
+        assert len(told.hidden) == (n_left_out > 0)
+
+
 def test_what_is_blocked_is_no_label_and_the_page_says_so_only_then(folder: Path) -> None:
     window = Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"))
     free = judges(load_config(folder / "recsys.toml"), window)
@@ -382,16 +399,20 @@ def test_versions_lists_are_cut_to_todays_caps_and_tables_are_not() -> None:
         (Arm("A", table), Arm("B", table.astype({"item_id": "str"}))), window, (none, none), Arm("C", table)
     )
     sold = pd.DataFrame({"item_id": [7, 8, 8]})
-    told = Judges(sold, sold, items, None, None, ())
-    cut = with_caps(versions, told, one_each)
+    hidden = pd.DataFrame({"user_id": [2, 1], "item_id": [8, 9]})
+    told = Judges(sold, sold, hidden.head(0), items, None, None, ())
+    cut = with_rules(versions, told, one_each)
     assert cut.champion is not None
     for arm in (*cut.arms, cut.champion):
         assert arm.table.astype(int).to_numpy().tolist() == [[1, 8, 1], [1, 9, 2], [2, 7, 1]]
         assert arm.info["caps"] == "1 rows beyond rules.max_per_category = 1 taken out, ranks closed up"
         assert arm.longest == 1  # of what sold; oil did not
-    assert with_caps(versions, told, config) is versions
+    assert with_rules(versions, told, config).arms[0] is versions.arms[0]
     tables = Sides(versions.arms, window)
-    assert with_caps(tables, told, one_each) is tables
+    assert with_rules(tables, told, one_each) is tables
+    shown = with_rules(replace(versions, arms=(versions.arms[0],) * 2), replace(told, hidden=hidden), config).arms[0]
+    assert shown.table.to_numpy().tolist() == [[1, 7, 2], [1, 8, 1], [2, 7, 1]]  # user 1 hid the oil
+    assert shown.info["hidden"].startswith("1 rows of items that their users hid")
 
 
 @pytest.mark.slow

@@ -14,12 +14,13 @@ import pytest
 import scipy.sparse as sp
 
 from features.dataset import Dataset
+from features.events import EVENT
 from features.histories import Histories
 from features.pairs import NAMES
 from features.snapshot import ItemFacts, Snapshot
 from recsys.calibration import Calibration, Logistic
 from recsys.cf_tower import CFTower
-from recsys.config import CFConfig, DataConfig, parse_config
+from recsys.config import CFConfig, DataConfig, RulesConfig, parse_config
 from recsys.errors import ConfigError, DataError, ModelError
 from recsys.ids import IdMap
 from recsys.ranker import LinearFusion, Ranker
@@ -349,6 +350,32 @@ def test_what_keeps_an_item_out_of_all_lists_is_told(numbered: Recommender) -> N
             other.explain(user, item)
         is_eligible[dataset.items.positions([item])] = False
     assert numbered.explain(user, item)["item_id"].tolist() == [item]
+
+
+@pytest.mark.slow
+def test_what_a_user_hid_is_in_none_of_their_lists_and_in_those_of_others(numbered: Recommender) -> None:
+    _, dataset, _ = numbered._fitted()
+    n_items, users = len(dataset.items), dataset.users.ids[:2]
+    before = numbered.recommend(users, k=n_items)
+    best = before["item_id"][0]
+    hide = np.zeros(1, EVENT)
+    hide["item"], hide["type"] = dataset.items.positions([best]), len(dataset.types)
+    hide["timestamp"] = dataset.as_of.value // 1000 - 1
+    shop = dataset.with_events(np.concatenate([dataset.events(), hide]))
+    shop = replace(shop, types=(*dataset.types, "hide")).under(RulesConfig(hidden_by=("hide",)))
+    other = Recommender(numbered.config)
+    other._model, other._dataset = numbered.model, shop
+    other._snapshot = numbered.model.snapshot(shop, numbered.config)
+    lists = other.recommend(users, k=n_items)
+    is_hidden = (before["user_id"] == users[0]) & (before["item_id"] == best)
+    assert is_hidden.sum() == 1
+    assert set(zip(lists["user_id"], lists["item_id"], strict=True)) == set(
+        zip(before["user_id"][~is_hidden], before["item_id"][~is_hidden], strict=True)
+    )
+    with pytest.raises(DataError, match=r"however long: they hid it \(rules.hidden_by\)"):
+        other.explain(users[0], best)
+    with pytest.raises(ConfigError, match=r"rules\.hidden_by: no event of the data set is of type 'hid'"):
+        Recommender(numbered.config.model_copy(update={"rules": RulesConfig(hidden_by=("hid",))})).fit(shop)
 
 
 @pytest.mark.slow
