@@ -1,7 +1,7 @@
 """One score per (user, item): a linear fusion, and LightGBM LambdaMART trees that start from it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,10 +79,15 @@ class LinearFusion:
     def score(self, features: FloatArray) -> FloatArray:
         """(n_pairs,) float64; higher is better."""
         scores = np.zeros(len(features))
+        for _, added in self.contributions(features):
+            scores += added
+        return scores
+
+    def contributions(self, features: FloatArray) -> Iterator[tuple[int, FloatArray]]:
+        """Each of its columns and what that adds to the scores, (n_pairs,); 0 where it is unknown."""
         for column, weight, mean, scale in zip(self.columns, self.weights, self.means, self.scales, strict=True):
             x = (features[:, column] - mean) * (weight / scale)
-            scores += np.where(np.isnan(x), 0, x)
-        return scores
+            yield column, np.where(np.isnan(x), 0, x)
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,34 @@ class Ranker:
             seen = _first_of_each(scores, bounds, n_pairs)
             scores += _with_least(self._trees(some, asked[seen]), seen, bounds)
         return scores
+
+    def contributions(self, features: FloatArray, bounds: IntArray) -> FloatArray:
+        """What each feature adds to the scores, (n_pairs, len(names) + 1) float64; a row's sum is what `score` gives with `bounds`.
+
+        The last column is what no feature says: the mean of the trees, the least of those that did not see a pair, and a
+        stranger's place in the popular list.
+
+        Source: Lundberg et al., From local explanations to global understanding with explainable AI for trees, Nature
+            Machine Intelligence 2020 (of the trees).
+        """
+        added = np.zeros((len(features), len(self.names) + 1))
+        for column, values in self.fusion.contributions(features):
+            added[:, column] = values
+        if self.chosen == "trees":
+            scores, asked = self.fusion.score(features), np.ascontiguousarray(features[:, self._asked])
+            for some, n_pairs in zip(self._stages, (REFINED, FINALISTS), strict=True):
+                seen = _first_of_each(scores, bounds, n_pairs)
+                of_trees = _with_least(self._trees(some, asked[seen]), seen, bounds)
+                scores += of_trees
+                of_trees[seen] = 0
+                added[:, -1] += of_trees
+                if some.num_trees() and len(seen):
+                    added[seen] += some.predict(features[seen], pred_contrib=True, num_threads=1)
+        if self.strangers:
+            is_stranger = features[:, self.names.index("user_events")] == 0
+            added[is_stranger] = 0
+            added[is_stranger, -1] = list_scores(features[is_stranger], self.names, self.strangers)
+        return added
 
     def _trees(self, some: Any, asked: FloatArray) -> FloatArray:
         """What some of the trees add, (n_pairs,) float64.

@@ -11,8 +11,12 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype
 
+from features import pairs
+from features.candidates import gather
 from features.caps import catalogue_caps
+from features.cold_order import score_pairs
 from features.dataset import Dataset
+from features.histories import Histories
 from features.snapshot import Snapshot
 from recsys.config import Config, load_config, parse_config
 from recsys.errors import ConfigError, DataError, shown
@@ -193,12 +197,45 @@ class Recommender:
             raise DataError(f"item {shown(item)} is in no list of user {shown(user)}, however long: {why}")
         return row.reset_index(drop=True)
 
+    def contributions(self, user: object, item: object) -> pd.DataFrame:
+        """Why an item stands where it does in a user's list: feature, value, contribution, largest first.
+
+        A contribution is what the feature adds to the score, less what it adds to those of the user's candidates on the mean.
+        All add up to the score: the row `(mean candidate)` is the score of these on the mean, with what no feature says, such
+        as the place of an item that nobody took yet among such items. A popular item that only fills a list up has none.
+
+        Raises:
+            DataError: the item is no candidate of the user.
+        """
+        model, dataset, snapshot = self._fitted()
+        some, pos = self._history(user), self._item(dataset, item)
+        candidates = gather(snapshot, some)
+        row = np.flatnonzero(candidates.item_pos == pos)
+        if not len(row):
+            raise DataError(f"item {shown(item)} is no candidate of user {shown(user)}; explain(user, item) says why")
+        table = pairs.build(snapshot, some, candidates)
+        of_all = model.ranker.contributions(table.features, candidates.indptr)
+        added = of_all[row[0]] - of_all.mean(axis=0)
+        added[-1] = score_pairs(model.ranker, candidates, table)[row[0]] - added[:-1].sum()
+        frame = pd.DataFrame(
+            {
+                "feature": [*pairs.NAMES, "(mean candidate)"],
+                "value": [*table.features[row[0]].tolist(), np.nan],
+                "contribution": added,
+            }
+        )
+        order = np.argsort(-np.abs(added), kind="stable")
+        return frame.iloc[order[added[order] != 0]].reset_index(drop=True)
+
+    def _history(self, user: object) -> Histories:
+        _, dataset, snapshot = self._fitted()
+        return snapshot.histories.of_users(_with_strangers(dataset.users, _ids(user, "user"))[0])
+
     def _why_never(self, user: object, item_pos: int) -> str:
         """What keeps an item out of a user's lists, in words."""
-        _, dataset, snapshot = self._fitted()
+        snapshot, some = self._fitted()[2], self._history(user)
         if not snapshot.is_eligible[item_pos]:
             return "it may not be recommended (available, created_at, rules.blocked)"
-        some = snapshot.histories.of_users(_with_strangers(dataset.users, _ids(user, "user"))[0])
         if some.hidden and item_pos in some.hidden.item_pos:
             return "they hid it (rules.hidden_by)"
         if snapshot.config.rules.exclude_seen and item_pos in some.seen[1]:

@@ -100,6 +100,23 @@ def test_lists_show_early_trees_some_pairs_and_late_ones_fewer(monkeypatch: pyte
         assert (np.diff(scores[user][by_fusion[20:]]) <= 0).all()
 
 
+@pytest.mark.parametrize("chosen", ["trees", "fusion"])
+def test_contributions_add_up_to_the_scores(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.ranker.REFINED", 20)
+    monkeypatch.setattr("recsys.ranker.FINALISTS", 10)
+    x, y, indptr = pairs(0)
+    x[::7, 0] = np.nan
+    fusion = LinearFusion((0,), (0.5,), (0.1,), (2.0,))
+    trees, _ = fit_trees((x, y, indptr), None, NAMES, fusion, RankerConfig(trees=8), seed=0)
+    ranker = Ranker(NAMES, fusion, trees, chosen, {})
+    added = ranker.contributions(x, indptr)
+    np.testing.assert_allclose(added.sum(axis=1), ranker.score(x, bounds=indptr), atol=1e-9)
+    assert np.abs(added[:, 0]).mean() > 5 * np.abs(added[:, 1]).mean()  # what the labels come from
+    if chosen == "fusion":
+        assert added[1].tolist() == pytest.approx([0.5 * (x[1, 0] - 0.1) / 2, 0, 0])
+        assert added[0].tolist() == [0, 0, 0]  # nothing is known
+
+
 def test_one_tree_is_an_early_one() -> None:
     x, y, indptr = pairs(0)
     fusion = LinearFusion.fit(x, y, indptr, columns=(0,))
@@ -253,6 +270,16 @@ def test_strangers_choose_their_list_and_all_users_where_they_are_few() -> None:
     assert ndcg["strangers recent"] == pytest.approx((30 + 10 / np.log2(11)) / 40)
     nobody = np.zeros(0, dtype=bool)
     assert for_strangers((group[0][:0], mixed[:0], np.zeros(1, int)), nobody, nobody) == ("popular", {})
+
+
+def test_of_a_strangers_score_no_feature_says_anything() -> None:
+    names = ("user_events", "recent_rank", "all_time_rank")
+    x = np.array([[0, 3, 1], [0, np.nan, 2], [5, 1, 1]], dtype=np.float32)
+    ranker = Ranker(names, LinearFusion((1,), (2.0,), (0.0,), (1.0,)), None, "fusion", {}, strangers="recent")
+    bounds = np.array([0, 2, 3])
+    added = ranker.contributions(x, bounds)
+    assert added.tolist() == [[0, 0, 0, -3], [0, 0, 0, -10_002], [0, 2, 0, 0]]
+    assert added.sum(axis=1).tolist() == ranker.score(x, bounds=bounds).tolist()
 
 
 def test_what_a_list_lacks_comes_in_the_order_of_all_time() -> None:

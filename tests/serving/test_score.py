@@ -353,6 +353,25 @@ def test_what_keeps_an_item_out_of_all_lists_is_told(numbered: Recommender) -> N
 
 
 @pytest.mark.slow
+def test_contributions_of_features_add_up_to_the_score_in_the_list(numbered: Recommender) -> None:
+    user = numbered._fitted()[1].users.ids[3]
+    listed = numbered.recommend([user], k=30)
+    some = listed[listed["p"].notna()].iloc[::7]
+    assert len(some) > 2
+    for row in some.itertuples():
+        parts = numbered.contributions(user, row.item_id)
+        assert parts["contribution"].sum() == pytest.approx(row.score, rel=1e-6)
+        assert parts["contribution"].abs().is_monotonic_decreasing
+        assert parts["feature"].is_unique
+        assert set(parts["feature"]) <= {*NAMES, "(mean candidate)"}
+    best = numbered.recommend(["nobody"], k=1)
+    parts = numbered.contributions("nobody", best["item_id"][0])
+    assert parts["contribution"].sum() == pytest.approx(best["score"][0], rel=1e-6)
+    with pytest.raises(DataError, match=r"item '29' is no candidate of user 'nobody'; explain\(user, item\) says why"):
+        numbered.contributions("nobody", 29)
+
+
+@pytest.mark.slow
 def test_what_a_user_hid_is_in_none_of_their_lists_and_in_those_of_others(numbered: Recommender) -> None:
     _, dataset, _ = numbered._fitted()
     n_items, users = len(dataset.items), dataset.users.ids[:2]
