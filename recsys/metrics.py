@@ -58,11 +58,6 @@ def recall(hits: BoolArray, n_relevant: IntArray, k: int) -> FloatArray:
     return _over(hits[:, :k].sum(1), n_relevant)
 
 
-def precision(hits: BoolArray, n_relevant: IntArray, k: int) -> FloatArray:
-    """Share of the first k slots that hit, (n_users,); nan with nothing relevant."""
-    return np.where(n_relevant > 0, hits[:, :k].sum(1) / k, np.nan)
-
-
 def average_precision(hits: BoolArray, n_relevant: IntArray, k: int) -> FloatArray:
     """Mean precision at each hit over min(n_relevant, k), (n_users,); nan with nothing relevant."""
     at = hits[:, :k]

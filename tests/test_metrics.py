@@ -33,7 +33,6 @@ def slow_values(items: list[int], wanted: set[int], k: int) -> dict[str, float]:
     values = {
         "ndcg": sum(1 / np.log2(s + 1) for s in slots) / (sum(1 / np.log2(s + 1) for s in range(1, best + 1)) or 1),
         "recall": len(slots) / max(1, len(wanted)),
-        "precision": len(slots) / k,
         "average_precision": sum((i + 1) / s for i, s in enumerate(slots)) / max(1, best),
     }
     return {name: value if wanted else np.nan for name, value in values.items()} | {
@@ -78,7 +77,6 @@ def test_hits_at_one_and_three_of_three_relevant() -> None:
     assert metrics.average_precision(hits, n_relevant, 4)[0] == pytest.approx((1 / 1 + 2 / 3) / 3)
     assert metrics.ndcg(hits, n_relevant, 4)[0] == pytest.approx((1 + 0.5) / (1 + 0.5 + 1 / np.log2(3)))
     assert metrics.recall(hits, n_relevant, 4)[0] == pytest.approx(2 / 3)
-    assert metrics.precision(hits, n_relevant, 4)[0] == 0.5
 
 
 @pytest.mark.parametrize("k", [1, K, 8])
@@ -86,7 +84,7 @@ def test_all_metrics_agree_with_a_slow_loop_even_where_k_exceeds_the_slots(k: in
     ranked, truth = drawn()
     hits, n_relevant = metrics.hits_of(ranked, sp.csr_matrix(truth)), truth.sum(1)
     slow = [slow_values(items.tolist(), set(np.flatnonzero(t)), k) for items, t in zip(ranked, truth, strict=True)]
-    for f in (metrics.ndcg, metrics.recall, metrics.precision, metrics.average_precision):
+    for f in (metrics.ndcg, metrics.recall, metrics.average_precision):
         np.testing.assert_allclose(f(hits, n_relevant, k), [user[f.__name__] for user in slow])
     for g in (metrics.reciprocal_rank, metrics.hit_rate):
         np.testing.assert_allclose(g(hits, k), [user[g.__name__] for user in slow])
@@ -95,7 +93,7 @@ def test_all_metrics_agree_with_a_slow_loop_even_where_k_exceeds_the_slots(k: in
 def test_values_follow_users_when_users_are_permuted() -> None:
     ranked, truth = drawn()
     order = np.random.default_rng(1).permutation(len(ranked))
-    for f in (metrics.ndcg, metrics.recall, metrics.precision, metrics.average_precision):
+    for f in (metrics.ndcg, metrics.recall, metrics.average_precision):
         straight = f(metrics.hits_of(ranked, sp.csr_matrix(truth)), truth.sum(1), K)
         permuted = f(metrics.hits_of(ranked[order], sp.csr_matrix(truth[order])), truth[order].sum(1), K)
         np.testing.assert_array_equal(permuted, straight[order])
