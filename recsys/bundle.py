@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from recsys.errors import ModelError, shown
+from recsys.whole import write_whole
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -36,7 +37,6 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 # Column positions travel as int32 in implicit and scipy; a wider matrix is not one of ours.
 MAX_COLUMNS = 2**31 - 1
 
-_UNSEALED = ".manifest.tmp"
 _REMEDY = "do not load it; fetch the model again, or train one with: recsys train"
 
 
@@ -67,17 +67,12 @@ def seal(folder: Path, meta: dict[str, Any]) -> BundleInfo:
         ModelError: a link, a special file, or a suffix outside `SUFFIXES` lies in the folder.
         ValueError: `meta` is no JSON.
     """
-    paths = _files(folder) - {MANIFEST, _UNSEALED}
+    paths = _files(folder) - {MANIFEST}
     _check_names(folder, paths)
     files = [_entry(folder, path) for path in sorted(paths)]
     content = {"schema": SCHEMA, "meta": meta, "files": files}
     text = json.dumps(content | {"check": _digest(content)}, indent=1, sort_keys=True, allow_nan=False)
-    unsealed = folder / _UNSEALED
-    with unsealed.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unsealed.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, text)
     return open_bundle(folder)
 
 

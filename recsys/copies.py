@@ -14,7 +14,7 @@ import pandas as pd
 from recsys.bundle import BundleInfo, open_bundle
 from recsys.errors import ModelError, shown
 from recsys.registry import CHAMPION, PREVIOUS, SHA256, ModelVersion, Registry, RegistryDownError
-from recsys.whole import replacing
+from recsys.whole import write_whole
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,7 @@ class Copies:
         return self._folder / f"{re.sub('[^a-zA-Z0-9_.-]', '_', wanted)}.{model}.json"
 
     def _note(self, wanted: str, version: ModelVersion) -> None:
-        with replacing(self._note_of(wanted)) as unfinished:
-            unfinished.write_text(
-                json.dumps(asdict(version) | {"created": version.created.isoformat()}), encoding="utf-8"
-            )
+        write_whole(self._note_of(wanted), json.dumps(asdict(version) | {"created": version.created.isoformat()}))
 
     def _last_verified(self, wanted: str, error: RegistryDownError) -> Fetched:
         try:

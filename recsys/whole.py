@@ -16,7 +16,7 @@ FORGOTTEN_S = 86_400.0  # nobody still writes what was begun a day ago
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place of the caller alone to write a file in; what lies there at the end becomes `path`.
+    """A place of the caller alone to write a file in; what lies there at the end is synced and becomes `path`.
 
     After an error it is gone and `path` is as it was. Its name begins with a dot, for readers that skip such names.
     """
@@ -29,6 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with refusals_of_disk(path):
             yield unfinished
+        sync(unfinished)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -43,6 +44,21 @@ def refusals_of_disk(path: Path) -> Iterator[None]:
         if not (number := re.search(r"os error (\d+)", str(error))):
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text as such a file."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def mark_used(path: Path) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import AlreadyRunningError, ConfigError, ResourceError
+from recsys.whole import sync, write_whole
 from serving import releases
-from serving.releases import named, sync, write_whole
+from serving.releases import named
 
 
 class ReleaseStore:

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.errors import ResourceError, shown
+from recsys.whole import replacing, sync, write_whole
 
 MANIFEST = "manifest.json"
 # of what a manifest says, where it does
@@ -54,12 +54,10 @@ def write_part(folder: Path, number: int, table: pa.Table) -> Path:
         table: has `user_id`; all rows of a user lie in one shard.
     """
     part = folder / part_name(number)
-    temporary = folder / f".{part.name}.tmp"  # readers of a folder skip names with a dot
     with named(part, table.nbytes):
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        sync(temporary)
-        record = {"sha256": sha256(temporary), "rows": table.num_rows, "users": _n_users(table)}
-        temporary.rename(part)
+        with replacing(part) as unfinished:
+            pq.write_table(table, unfinished, compression="zstd", write_page_checksum=True)
+            record = {"sha256": sha256(unfinished), "rows": table.num_rows, "users": _n_users(table)}
         write_whole(_record_path(part), json.dumps(record))
     return part
 
@@ -210,23 +208,6 @@ def drop_hidden(folder: Path) -> None:
     """Removes temporary files and records."""
     for path in folder.glob(".*"):
         path.unlink()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a small file so that a reader, or a crash, finds all of it or the earlier one."""
-    temporary = path.with_name(f".{path.name.lstrip('.')}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    temporary.replace(path)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sha256(path: Path) -> str:

@@ -18,8 +18,8 @@ from recsys.copies import Fetched
 from recsys.errors import ConfigError
 from recsys.progress import Reporter
 from recsys.revision import code_revision
+from recsys.whole import write_whole
 from serving.door import dataset_of
-from serving.releases import write_whole
 from serving.score import Scorer, Stamp
 from training.evaluate import N_SLOTS
 from training.job import evaluated_lists, evaluation_summary

@@ -22,8 +22,9 @@ from recsys.config import Config
 from recsys.errors import AlreadyRunningError, DeadlineError, RecsysError, ResourceError, StoppedError, as_ours, shown
 from recsys.machine import peak_memory_mib
 from recsys.progress import Reporter
+from recsys.whole import write_whole
 from serving.publish import ReleaseStore
-from serving.releases import made_hours_ago, named, write_whole
+from serving.releases import made_hours_ago, named
 
 if TYPE_CHECKING:
     from recsys.registry import Registry

@@ -26,7 +26,7 @@ from recsys.metrics import Interval, paired_interval
 from recsys.progress import Reporter
 from recsys.registry import Registry, RegistryDownError, TrackedRun
 from recsys.revision import code_revision
-from recsys.whole import replacing
+from recsys.whole import replacing, write_whole
 from training.dials import GROUPS, MARK, Dial, Settings, free_dials, group_of, toml_lines, value_of, with_settings
 from training.moments import cut
 from training.workbench import Workbench, encoded, without_report
@@ -119,8 +119,7 @@ class Tuning:
     def write(self, path: Path) -> None:
         """Writes the best settings as TOML, with what they are worth in a comment above."""
         worth = [MARK, *(f"# {line}" for line in self.sentences())]
-        with replacing(path) as unfinished:
-            unfinished.write_text("\n".join([*worth, *self.toml()]) + "\n", encoding="utf-8")
+        write_whole(path, "\n".join([*worth, *self.toml()]) + "\n")
 
 
 def tune(

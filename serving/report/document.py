@@ -2,7 +2,7 @@
 
 import json
 import math
-import os
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from recsys.config import Verdict
 from recsys.errors import ResourceError
-from serving.releases import sync
+from recsys.whole import replacing
 from serving.report import page
 from serving.report.counterfactual import Counterfactual
 from serving.report.decision import EXIT_CODES, Check, Number
@@ -174,23 +174,16 @@ class Report:
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pandas(self.per_user, preserve_index=False), sink)
         contents = {
-            "per_user.parquet": sink.getvalue().to_pybytes(),
-            "report.md": page.markdown(self).encode(),
-            "report.html": page.html(self).encode(),
             "report.json": self.to_json().encode(),
+            "report.html": page.html(self).encode(),
+            "report.md": page.markdown(self).encode(),
+            "per_user.parquet": sink.getvalue().to_pybytes(),
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            parts = {name: folder / f".{name}.{os.getpid()}.part" for name in contents}
-            try:
+            with ExitStack() as written:  # none is replaced before all are written, the JSON last
                 for name, content in contents.items():
-                    parts[name].write_bytes(content)
-                    sync(parts[name])
-                for name, part in parts.items():
-                    part.replace(folder / name)
-            finally:
-                for part in parts.values():
-                    part.unlink(missing_ok=True)
+                    written.enter_context(replacing(folder / name)).write_bytes(content)
         except OSError as error:
             raise ResourceError(
                 f"{folder}: the report cannot be written: {error}; free space or name another folder"

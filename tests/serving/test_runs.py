@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from recsys import whole
 from recsys.config import parse_config
 from recsys.errors import AlreadyRunningError, DataError, ResourceError
 from recsys.progress import Page, Reporter
-from serving import releases
 from serving.publish import ReleaseStore
 from serving.runs import Run, last_runs, recorded
 
@@ -51,7 +51,7 @@ def test_a_run_refused_for_the_lock_leaves_no_record(tmp_path: Path) -> None:
 def test_a_last_record_that_a_disk_refused_once_is_none_of_a_killed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, real = a_run(tmp_path, Reporter()), releases.write_whole
+    run, real = a_run(tmp_path, Reporter()), whole.write_whole
 
     def refusing(path: Path, text: str) -> None:
         if '"done"' in text:
