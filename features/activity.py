@@ -3,7 +3,14 @@
 import numpy as np
 
 from features.histories import Histories
-from recsys.types import FloatArray
+from recsys.types import FloatArray, IntArray
+
+GROUPS = ("0", "1-4", "5-19", "20+")  # users by events in their history
+
+
+def group_of(n_events: IntArray) -> IntArray:
+    """Place in `GROUPS` of users with so many events, (n_users,)."""
+    return np.digitize(n_events, [1, 5, 20])
 
 
 def activity(histories: Histories, pace: float = 1.0) -> FloatArray:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 from features import pairs
+from features.activity import GROUPS, group_of
 from features.candidates import Candidates, gather, source_scores, top_k
 from features.caps import Cap, pick
 from features.chunks import chunk_size, chunks
@@ -30,7 +31,6 @@ N_SLOTS = 50
 N_EXPLAINED = 10  # places that say why: as many as a report shows
 N_TIMED = 500  # users whose ranking is timed, at most
 N_TIMINGS = 3  # the quickest counts: another process can only slow one down
-SEGMENTS = ("0", "1-4", "5-19", "20+")
 SOURCES = ("popular", "popular 7d", "repeat", "frozen text", "text", "als", "item-item", "ease", "fusion", "ranker")
 
 
@@ -75,7 +75,7 @@ class Evaluation:
     def segments(self) -> pd.DataFrame:
         """NDCG@10 per source and length of history; columns are segments, with users in the first row."""
         mean = self.per_user.pivot_table("ndcg_10", "source", "segment", "mean", observed=True, sort=False)
-        mean = mean[[s for s in SEGMENTS if s in mean.columns]]
+        mean = mean[[s for s in GROUPS if s in mean.columns]]
         first = self.per_user[self.per_user["source"] == self.per_user["source"].iloc[0]]
         counts = first["segment"].value_counts().reindex(mean.columns)
         return pd.concat([counts.to_frame("users").T, mean])
@@ -155,7 +155,7 @@ def evaluate(
         if progress:
             progress(min(len(users), (done + 1) * size), len(users))
     per_user = pd.concat(frames, ignore_index=True)
-    per_user["segment"] = pd.Categorical(per_user["segment"], SEGMENTS, ordered=True)
+    per_user["segment"] = pd.Categorical(per_user["segment"], GROUPS, ordered=True)
     per_user["source"] = pd.Categorical(per_user["source"], SOURCES, ordered=True)
     n_eligible = max(1, int(snapshot.is_eligible.sum()))
     coverage = {source: float(seen.sum() / n_eligible) for source, seen in shown.items()}
@@ -235,7 +235,7 @@ def _frames(
     n_relevant = np.diff(targets.indptr)
     inside = candidates.values_of(targets) > 0
     found = np.bincount(candidates.user_row, inside, minlength=some.n_users) / np.maximum(n_relevant, 1)
-    segment = np.array(SEGMENTS)[np.digitize(some.n_events, [1, 5, 20])]
+    segment = np.array(GROUPS)[group_of(some.n_events)]
     frames = []
     for source, items in ranked.items():
         hits = metrics.hits_of(items, targets)

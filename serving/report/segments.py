@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from features.activity import GROUPS, group_of
 from features.text import item_texts
 from recsys import metrics
 from recsys.config import ReportConfig
@@ -17,7 +18,6 @@ from serving.report.world import World
 MAX_VALUES = 12  # a column with more distinct texts is no segment
 MAX_TEXT = 2_000  # characters of an item whose words are counted
 MAX_GROUPS = 10  # categories and languages shown: those with most labels
-HISTORY = ("0", "1-4", "5-19", "20+")
 TENURE = ("under 30 days", "30-89 days", "90-364 days", "a year and more")
 ITEM_CLASSES = ("head", "torso", "tail", "cold")
 TEXT_LENGTH = ("no text", "1-4 words", "5-14 words", "15+ words")
@@ -105,7 +105,7 @@ def _on_items(world: World, a: Lists, b: Lists, is_in: np.ndarray, k: int) -> tu
 
 def _users(world: World, users: pd.DataFrame | None) -> Iterator[Coding]:
     if world.n_history is not None:
-        yield Coding("history", HISTORY, np.digitize(world.n_history, [1, 5, 20]), protected="0")
+        yield Coding("history", GROUPS, group_of(world.n_history), protected="0")
     if world.tenure_days is not None:
         known = ~np.isnan(world.tenure_days)
         yield Coding("tenure", TENURE, np.where(known, np.digitize(world.tenure_days, [30, 90, 365]), -1))
