@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from recsys.types import IntArray
+from recsys.types import IntArray, Progress
 from recsys.vectors import BLOCK_CELLS, block_rows
 
 USERS = 256  # at once, in training: a model must not depend on a setting of memory
@@ -15,7 +15,9 @@ def chunk_size(n_items: int, most: int = USERS) -> int:
     return size - size % min(size, block_rows(n_items))
 
 
-def chunks(users: IntArray, size: int) -> Iterator[IntArray]:
-    """User positions in runs of `size`."""
+def chunks(users: IntArray, size: int, progress: Progress | None = None) -> Iterator[IntArray]:
+    """User positions in runs of `size`; `progress` is told after each."""
     for start in range(0, len(users), size):
         yield users[start : start + size]
+        if progress:
+            progress(min(start + size, len(users)), len(users))

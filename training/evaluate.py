@@ -138,7 +138,7 @@ def evaluate(
     frames, lists, quotes = [], [], quoted(titles)
     shown = {source: np.zeros(snapshot.histories.n_items, dtype=bool) for source in SOURCES}
     size = chunk_size(snapshot.histories.n_items)
-    for done, chunk in enumerate(chunks(users, size)):
+    for chunk in chunks(users, size, progress):
         some = snapshot.histories.of_users(chunk)
         ranked, scores, candidates, table = rank_all(snapshot, frozen_vectors, ranker, some)
         has_cold = np.flatnonzero(np.diff(cold_targets[chunk].indptr))
@@ -152,8 +152,6 @@ def evaluate(
             shown[source][items[:, :10][items[:, :10] >= 0]] = True
         listed = _list_frame(chunk, ranked["ranker"], scores)
         lists.append(_explained(listed, chunk, candidates, table, quotes))
-        if progress:
-            progress(min(len(users), (done + 1) * size), len(users))
     per_user = pd.concat(frames, ignore_index=True)
     per_user["segment"] = pd.Categorical(per_user["segment"], GROUPS, ordered=True)
     per_user["source"] = pd.Categorical(per_user["source"], SOURCES, ordered=True)

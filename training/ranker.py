@@ -187,15 +187,12 @@ def _mean(counts: IntArray) -> int:
 def pairs_of(snapshot: Snapshot, users: IntArray, targets: sp.csr_matrix, progress: Progress | None = None) -> Group:
     """Features, integer gains and group bounds of some users' candidates."""
     features, labels, sizes = [], [], []
-    size = chunk_size(snapshot.histories.n_items)
-    for done, chunk in enumerate(chunks(users, size)):
+    for chunk in chunks(users, chunk_size(snapshot.histories.n_items), progress):
         some = snapshot.histories.of_users(chunk)
         candidates = gather(snapshot, some)
         features.append(np.ascontiguousarray(pairs.build(snapshot, some, candidates).features))
         labels.append(candidates.values_of(targets[chunk]))
         sizes.append(np.diff(candidates.indptr))
-        if progress:
-            progress(min(len(users), (done + 1) * size), len(users))
     if not features:
         return np.zeros((0, len(pairs.NAMES)), np.float32), np.zeros(0), np.zeros(1, np.int64)
     return (
