@@ -38,6 +38,21 @@ def hits_of(ranked: IntArray, relevant: sp.csr_matrix) -> BoolArray:
     return hits & ~again
 
 
+def places(scores: FloatArray, indptr: IntArray) -> IntArray:
+    """Place of each pair among those of its user, from 0, (n_pairs,); ties keep the order of the pairs.
+
+    Args:
+        indptr: where each user's pairs start, (n_users + 1,).
+
+    >>> places(np.array([1.0, 2.0, 2.0, 5.0]), np.array([0, 3, 4])).tolist()
+    [2, 0, 1, 0]
+    """
+    user = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    found = np.empty(len(scores), dtype=np.int64)
+    found[np.lexsort((-scores, user))] = np.arange(len(scores)) - indptr[user]
+    return found
+
+
 def ndcg(hits: BoolArray, n_relevant: IntArray, k: int) -> FloatArray:
     """Discounted hits over the best possible, (n_users,) float64; nan for a user with nothing relevant.
 

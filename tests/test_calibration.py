@@ -15,8 +15,9 @@ from features.histories import Histories
 from features.snapshot import Snapshot
 from recsys.calibration import FILE, RIDGE, Calibration, Logistic, Reliability
 from recsys.errors import ModelError
+from recsys.metrics import places
 from recsys.split import DAY_US
-from training.calibration import _is_top, fit_calibration
+from training.calibration import TOP, fit_calibration
 
 N_USERS, N_PER_USER = 400, 25
 INDPTR = np.arange(0, N_USERS * N_PER_USER + 1, N_PER_USER)
@@ -225,8 +226,8 @@ def test_the_first_ten_of_a_user_are_the_top_and_ties_go_to_the_earlier() -> Non
     scores = np.array([*[2.0] * 9, 1, 1, 3, 0, 5])
     # user 0 has twelve: 3, nine times 2, and one 1 of two; user 2 has the rest
     expected = [True] * 9 + [False, False, True] + [True, True]
-    assert _is_top(scores, np.array([0, 12, 12, 14])).tolist() == expected
-    assert _is_top(scores[:11], np.array([0, 11])).tolist() == [True] * 10 + [False]
+    assert (places(scores, np.array([0, 12, 12, 14])) < TOP).tolist() == expected
+    assert (places(scores[:11], np.array([0, 11])) < TOP).tolist() == [True] * 10 + [False]
 
 
 def test_users_without_a_history_do_not_teach_who_comes() -> None:

@@ -12,8 +12,9 @@ from features.chunks import chunk_size, chunks
 from features.cold_order import score_pairs
 from features.snapshot import Snapshot
 from recsys.calibration import Calibration, Reliability
+from recsys.metrics import places
 from recsys.ranker import Ranker
-from recsys.types import BoolArray, FloatArray, IntArray
+from recsys.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +71,7 @@ def measure_reliability(
         active = activity(some, ranker.calibration.pace(snapshot.days))
         p.append(ranker.calibration.probabilities(scores, candidates.indptr, active))
         taken.append(candidates.values_of(targets[chunk]) > 0)
-        top.append(_is_top(scores, candidates.indptr))
+        top.append(places(scores, candidates.indptr) < TOP)
     said, happened, shown = np.concatenate(p), np.concatenate(taken), np.concatenate(top)
     if not len(said):
         return {}
@@ -98,12 +99,3 @@ def diagram(reliability: dict[str, Reliability]) -> "Figure":
     axes.set_ylabel("share taken")
     axes.legend()
     return figure
-
-
-def _is_top(scores: FloatArray, indptr: IntArray) -> BoolArray:
-    """True for the pairs in the first slots of their user, ties by item position, (n_pairs,)."""
-    user = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-    order = np.lexsort((np.arange(len(scores)), -scores, user))
-    is_top = np.zeros(len(scores), dtype=bool)
-    is_top[order[np.arange(len(scores)) - indptr[user] < TOP]] = True
-    return is_top

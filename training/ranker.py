@@ -11,11 +11,12 @@ from features.chunks import chunk_size, chunks
 from features.cold_order import in_cold_order
 from features.snapshot import Snapshot
 from recsys.config import Config
-from recsys.metrics import ndcg
+from recsys.metrics import ndcg, places
 from recsys.ranker import POPULAR, LinearFusion, Ranker, first_trees, fit_trees, list_scores, refuse_future
 from recsys.types import BoolArray, FloatArray, IntArray, Progress
 from training.calibration import fit_calibration
 
+K = 10  # items of a list that count
 FOLDS = 3  # each user's validation scores come from trees that never saw that user's labels
 KINDS = ("fusion", "trees")
 USUAL = "popular"  # that of 30 days: best or level in three windows of online-retail, docs/experiments.md
@@ -233,19 +234,15 @@ def _has_positive(group: Group) -> BoolArray:
     return np.asarray(np.bincount(user, labels, minlength=len(sizes)) > 0)
 
 
-def ndcg_of_pairs(
-    labels: FloatArray, indptr: IntArray, scores: FloatArray, n_relevant: IntArray, k: int = 10
-) -> FloatArray:
-    """NDCG@k of each user from scored pairs grouped by `indptr`, (n_users,); ties keep the order of the pairs.
+def ndcg_of_pairs(labels: FloatArray, indptr: IntArray, scores: FloatArray, n_relevant: IntArray) -> FloatArray:
+    """NDCG@10 of each user from scored pairs grouped by `indptr`, (n_users,); ties keep the order of the pairs.
 
     Args:
         n_relevant: what each user took, among the pairs or not, (n_users,).
     """
-    sizes = np.diff(indptr)
+    sizes, slot = np.diff(indptr), places(scores, indptr)
     user = np.repeat(np.arange(len(sizes)), sizes)
-    order = np.lexsort((np.arange(len(scores)), -scores, user))
-    slot = np.arange(len(scores)) - np.repeat(indptr[:-1], sizes)
-    keep = slot < k
-    hits = np.zeros((len(sizes), k), dtype=bool)
-    hits[user[keep], slot[keep]] = labels[order][keep] > 0
-    return ndcg(hits, n_relevant, k)
+    is_hit = (slot < K) & (labels > 0)
+    hits = np.zeros((len(sizes), K), dtype=bool)
+    hits[user[is_hit], slot[is_hit]] = True
+    return ndcg(hits, n_relevant, K)
