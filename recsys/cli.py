@@ -203,7 +203,7 @@ def train(config: Config, as_of: str | None, deadline: float | None, log: Log, a
     else:
         from serving.show import print_evaluation
 
-        print_evaluation(done.trained.evaluation, Page())
+        print_evaluation(done.trained.evaluation.to_dict(), Page())
 
 
 @cli.command()
@@ -334,10 +334,10 @@ def evaluate(config: Config, as_of: str | None, log: Log, as_json: bool) -> None
     Data and settings that a registered version was trained with are not computed again.
     """
     from serving.models import evaluation_of
-    from serving.show import print_stored_evaluation
+    from serving.show import print_evaluation
 
     stored = evaluation_of(config, moment(as_of), Reporter(log=log))
-    _print_json(stored) if as_json else print_stored_evaluation(stored, Page())
+    _print_json(stored) if as_json else print_evaluation(stored, Page())
 
 
 @cli.command()

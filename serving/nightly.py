@@ -16,7 +16,6 @@ from features.dataset import Dataset
 from recsys.config import Config
 from recsys.errors import (
     AuditError,
-    ConfigError,
     DeadlineError,
     ModelError,
     RecsysError,
@@ -37,9 +36,8 @@ from serving.columns import refuse_lost_columns
 from serving.door import load_dataset
 from serving.models import copies_of, evaluation_in
 from serving.promotion import promoted_or_not
-from serving.publish import ReleaseStore
 from serving.runs import Run, message_of
-from serving.show import print_lists, print_stored_evaluation
+from serving.show import print_evaluation, print_lists, served_release
 from training.job import train_and_register
 
 SLACK_DAYS = 0.25  # a night that begins some seconds earlier than a week ago, or an hour, is still a week later
@@ -82,7 +80,7 @@ class Outcome:
 
     def render(self, console: Console, n_users: int) -> None:
         """The night on a screen: evaluation, a few users' lists, where everything lies."""
-        print_stored_evaluation(self.evaluation, console, self.model_version)
+        print_evaluation(self.evaluation, console, self.model_version)
         if n_users:
             print_lists(self.config, self.release, console, n_users)
         lines = ["", self.released.sentence()] if self.released else ["", f"published: {self.release.name}"]
@@ -182,10 +180,7 @@ def report_of_served(config: Config) -> Outcome:
     Raises:
         ConfigError: nothing is published.
     """
-    store = ReleaseStore(Path(config.serving.output))
-    release = store.current()
-    if release is None:
-        raise ConfigError(f"{config.serving.output}: nothing is published yet; run: recsys nightly")
+    release = served_release(config)
     facts = releases.manifest(release)
     registry, version = Registry(config.mlflow), facts["model"]["version"]
     copies = copies_of(registry, config)
@@ -211,13 +206,13 @@ def reported(release: Path) -> Iterator[None]:
         ) from error
 
 
-def training_is_due(config: Config, as_of: pd.Timestamp, registry: Registry | None = None) -> bool:
+def training_is_due(config: Config, as_of: pd.Timestamp, registry: Registry) -> bool:
     """Whether no version was trained on data from the last `train_every_days`, or none ever with these settings.
 
     The newest version is challenger, unless it is of older data: any other that came after all that have a name died
     before it got its own.
     """
-    versions = (registry or Registry(config.mlflow)).versions()
+    versions = registry.versions()
     named = [int(version.version) for version in versions if version.aliases]
     versions = [v for v in versions if int(v.version) <= max(named, default=0) or OLDER_THAN in v.tags]
     ages = [

@@ -26,9 +26,9 @@ from serving.door import dataset_of
 from serving.models import fetched_version
 from serving.publish import ReleaseStore
 from serving.releases import read_parts
-from training.evaluate import Evaluation
 from training.model import Model
 
+N_SHOWN = 8  # items of a list in a night's report
 _METRICS = (
     ("ndcg_10", "NDCG@10"),
     ("recall_20", "Recall@20"),
@@ -37,12 +37,7 @@ _METRICS = (
 )
 
 
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """The per-source table of a fresh evaluation."""
-    print_stored_evaluation(evaluation.to_dict(), console)
-
-
-def print_stored_evaluation(stored: dict[str, Any], console: Console, whose: str = "") -> None:
+def print_evaluation(stored: dict[str, Any], console: Console, whose: str = "") -> None:
     """The per-source table and NDCG@10 by length of history, with 95% intervals.
 
     Args:
@@ -109,7 +104,7 @@ def _print_segments(
     console.print(table)
 
 
-def print_lists(config: Config, release: Path, console: Console, n_users: int = 3, n: int = 8) -> None:
+def print_lists(config: Config, release: Path, console: Console, n_users: int) -> None:
     """Histories and lists of a few users of a release, with titles and reasons."""
     is_own = (pc.field("rank") == 1) & (pc.field("source") != "recent")
     people = releases.read(release, ["user_id"], is_own)["user_id"].to_pandas()
@@ -120,7 +115,7 @@ def print_lists(config: Config, release: Path, console: Console, n_users: int = 
     lists = read_parts(release, where=pc.field("user_id").isin(list(chosen))).to_pandas()
     for user in chosen:
         mine = lists[lists["user_id"] == user]
-        _print_user(user, mine, tables.events_of(user), tables.items, console, n)
+        _print_user(user, mine, tables.events_of(user), tables.items, console, N_SHOWN)
 
 
 def show_user(config: Config, user: str, n: int, console: Console, as_json: bool) -> None:
@@ -129,7 +124,7 @@ def show_user(config: Config, user: str, n: int, console: Console, as_json: bool
     Raises:
         DataError: nothing is published, or the user has no list.
     """
-    release = _current(config)
+    release = served_release(config)
     mine = lists_frame(releases.read(release, where=pc.field("user_id").cast(pa.string()) == user))
     if not len(mine):
         others = releases.read(release, ["user_id"], pc.field("rank") == 1)["user_id"][:3].to_pylist()
@@ -250,7 +245,12 @@ def _item_position(items: IdMap, item: str) -> int:
     return int(matches[0])
 
 
-def _current(config: Config) -> Path:
+def served_release(config: Config) -> Path:
+    """What is served now.
+
+    Raises:
+        ConfigError: nothing is.
+    """
     release = ReleaseStore(Path(config.serving.output)).current()
     if release is None:
         raise ConfigError(f"{config.serving.output}: nothing is published yet; run: recsys nightly")
@@ -258,8 +258,7 @@ def _current(config: Config) -> Path:
 
 
 def _as_of(release: Path) -> pd.Timestamp:
-    manifest = json.loads((release / "manifest.json").read_text())
-    return pd.Timestamp(manifest["data"]["until"])
+    return pd.Timestamp(releases.manifest(release)["data"]["until"])
 
 
 def _narrow(title: str) -> Table:

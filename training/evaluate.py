@@ -59,13 +59,13 @@ class Evaluation:
     reliability: dict[str, Reliability] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
 
-    def table(self, alpha: float = 0.05) -> pd.DataFrame:
-        """One row per source: means with half-widths of their intervals."""
+    def table(self) -> pd.DataFrame:
+        """One row per source: means with the ends of their 95% intervals."""
         rows = []
         for source, group in self.per_user.groupby("source", sort=False, observed=True):
             row: dict[str, object] = {"source": source, "users": len(group)}
             for name in ("ndcg_10", "recall_20", "candidate_recall", "cold_recall_50"):
-                interval = metrics.mean_interval(group[name].to_numpy(dtype=float), alpha)
+                interval = metrics.mean_interval(group[name].to_numpy(dtype=float))
                 row[name] = interval.mean
                 row[f"{name}_low"], row[f"{name}_high"] = interval.low, interval.high
             row["coverage"] = self.coverage[str(source)]
@@ -80,13 +80,13 @@ class Evaluation:
         counts = first["segment"].value_counts().reindex(mean.columns)
         return pd.concat([counts.to_frame("users").T, mean])
 
-    def segment_margins(self, alpha: float = 0.05) -> pd.DataFrame:
+    def segment_margins(self) -> pd.DataFrame:
         """Half-widths of the intervals of `segments`, the same rows but the first; nan where a single user is there, or a few who
         are all the same.
         """
 
         def margin(values: pd.Series) -> float:
-            interval = metrics.mean_interval(values.to_numpy(dtype=float), alpha)
+            interval = metrics.mean_interval(values.to_numpy(dtype=float))
             return (interval.high - interval.low) / 2
 
         found = self.per_user.pivot_table("ndcg_10", "source", "segment", margin, observed=True, sort=False)

@@ -37,7 +37,7 @@ def test_a_defect_in_the_report_is_no_lost_night(yesterday: Shop) -> None:
 import serving.nightly
 def broken(*_, **__):
     raise ZeroDivisionError("a defect")
-serving.nightly.print_stored_evaluation = broken
+serving.nightly.print_evaluation = broken
 """
     ended = yesterday.tonight(first=first)
     assert ended.code == 7
