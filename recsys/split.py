@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from recsys.errors import DataError
 from recsys.types import IntArray
@@ -24,6 +25,12 @@ class Windows:
     window: IntArray
     starts: tuple[int, int]
     end: int
+
+    @property
+    def report(self) -> tuple[pd.Timestamp, pd.Timestamp]:
+        """When window 2 begins and ends."""
+        start, end = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (self.starts[1], self.end))
+        return start, end
 
 
 def split_by_time(timestamp: IntArray, end: int, *, share: float = 0.1, days: float | None = None) -> Windows:

@@ -1,6 +1,5 @@
 """What `recsys compare` puts side by side: two model versions, or any two recommendation tables."""
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from recsys.registry import CHAMPION, Registry
 from recsys.types import BoolArray
 from serving import releases
 from serving.labels import Judges, Window, among, is_blocked
-from serving.models import copies_of
+from serving.models import copies_of, evaluation_in
 from serving.remade import recipe, refuse_other_windows, refuse_unlike, score_before, train_again, training_facts
 from serving.report.tables import ranked
 from serving.report.world import Arm, Cost
@@ -191,7 +190,7 @@ def _version_arm(
         return Arm(name, table, one.version.version, info, _cost(one)), users
     refuse_other_windows(config, (one, base), _data_until(base), 1)
     again = train_again(recipe(one, config), _data_until(base), reruns_folder(config), reporter)
-    refuse_unlike(config, (one, base), ((again.start, again.end), (window.start, window.end)))
+    refuse_unlike(config, (one, base), (again.window, (window.start, window.end)))
     info |= again.facts | {
         "trained_until": window.start.isoformat(),
         "lists": f"of its recipe, trained again on the data of version {base.version.version}",
@@ -361,11 +360,10 @@ def _start_of(arms: tuple[Arm, Arm], given: pd.Timestamp | None) -> pd.Timestamp
 
 
 def _evaluation(fetched: Fetched) -> dict[str, Any]:
-    path = fetched.bundle.folder / "evaluation" / "evaluation.json"
-    if not path.exists():
-        raise _incomparable(fetched, "holds no evaluation")
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    try:
+        return evaluation_in(fetched.bundle.folder)
+    except FileNotFoundError:
+        raise _incomparable(fetched, "holds no evaluation") from None
 
 
 def _incomparable(one: Fetched, why: str) -> ModelError:

@@ -125,13 +125,11 @@ def _run(
     reporter: Reporter,
 ) -> tuple[Repetition, Window]:
     a, b = (train_again(recipe(one, config, seed), as_of, reruns_folder(config), reporter) for one in fetched)
-    refuse_unlike(config, fetched, ((a.start, a.end), (b.start, b.end)))
-    window = Window(a.start, a.end, config.data.split_column is not None, a.users.intersection(b.users))
+    refuse_unlike(config, fetched, (a.window, b.window))
+    window = Window(*a.window, config.data.split_column is not None, a.users.intersection(b.users))
     tables = judges(config, window)
     arms = Arm("A", a.table), Arm("B", b.table)
-    run = stability.on_lists(
-        kind, name, arms, tables.labels, tables.items, (window.start, window.end), k, config.report
-    )
+    run = stability.on_lists(kind, name, arms, tables.labels, tables.items, a.window, k, config.report)
     return run, window
 
 

@@ -54,7 +54,7 @@ def _stored_evaluation(config: Config, dataset: Dataset, reporter: Reporter) -> 
     """That of a version with these data, settings, code and window; the moment may be another: no event lies between."""
     made_by = {"config_sha256": config.fingerprint(), "code_revision": code_revision()}
     wanted = made_by | {"data_sha256": dataset.sha256}
-    start = str(pd.Timestamp(cut(dataset, config).starts[1], unit="us", tz="UTC"))
+    start = str(cut(dataset, config).report[0])
     registry = Registry(config.mlflow)
     try:
         for version in registry.versions():

@@ -37,14 +37,13 @@ class Remade:
     Args:
         table: user_id, item_id, rank, score.
         users: whom it was evaluated on.
-        start, end: the window.
+        window: that one.
         facts: what was learned from, for the page.
     """
 
     table: pd.DataFrame
     users: pd.Index
-    start: pd.Timestamp
-    end: pd.Timestamp
+    window: Span
     facts: dict[str, str]
 
 
@@ -80,8 +79,8 @@ def train_again(config: Config, as_of: pd.Timestamp, folder: Path, reporter: Rep
         write_whole(about, json.dumps({"users": users.tolist(), **evaluation_summary(evaluated, dataset)}))
     told = json.loads(about.read_text())
     users = pd.Index(np.array(told["users"]) if dataset.users.ids.dtype.kind in "iu" else told["users"])
-    start, end = pd.Timestamp(told["test_start"]), pd.Timestamp(told["test_end"])
-    return Remade(pd.read_parquet(table), users, start, end, training_facts(told))
+    window = pd.Timestamp(told["test_start"]), pd.Timestamp(told["test_end"])
+    return Remade(pd.read_parquet(table), users, window, training_facts(told))
 
 
 def refuse_other_windows(config: Config, fetched: tuple[Fetched, Fetched], as_of: pd.Timestamp, n_windows: int) -> None:
@@ -123,9 +122,7 @@ def refuse_unlike(config: Config, fetched: tuple[Fetched, Fetched], spans: tuple
 
 def _window(config: Config, as_of: pd.Timestamp) -> Span:
     """The window that lists of a recipe are judged on."""
-    windows = cut(dataset_of(config, as_of), config)
-    start, end = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (windows.starts[1], windows.end))
-    return start, end
+    return cut(dataset_of(config, as_of), config).report
 
 
 def _key(dataset: Dataset, config: Config) -> str:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from features.cold_items import with_cold_items
 from features.dataset import Dataset
@@ -123,7 +122,7 @@ def refuse_silence(late: Moment, windows: Windows, config: Config) -> None:
         DataError: before any time is spent.
     """
     if not late.countable(config).nnz:
-        start, end = (pd.Timestamp(moment, unit="us", tz="UTC") for moment in (windows.starts[1], windows.end))
+        start, end = windows.report
         raise DataError(
             f"data.events: from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC nobody took an item that was new to them, there "
             "before and not withdrawn since, so nothing can judge a model; set rules.exclude_seen = false where people buy the "

@@ -109,7 +109,7 @@ def test_a_rerun_is_not_judged_by_what_one_arm_learned_from(
     pair = version(tmp_path, config, "1"), version(tmp_path, cutting(config, window_days=30.0), "2")
 
     def trained(own: Config, *_: object) -> Remade:
-        return Remade(pd.DataFrame(), pd.Index([]), *_window(own, END), {})
+        return Remade(pd.DataFrame(), pd.Index([]), _window(own, END), {})
 
     monkeypatch.setattr(comparison, "train_again", trained)
     with pytest.raises(ConfigError, match="window_days is None and 30"):
