@@ -216,7 +216,7 @@ class Journal:
     @property
     def best(self) -> int:
         """The best trial so far, the earliest of equals."""
-        return max(range(len(self.trials)), key=lambda n: (self.trials[n].ndcg_10, -n))
+        return _best(self.trials).number
 
     def outcome(self, n_wanted: int) -> Tuning:
         """The best against the settings as they are, on the same users."""
@@ -310,8 +310,12 @@ def _log_trial(registry: Registry, parent: TrackedRun, trial: Trial, tags: dict[
     parent.log_metrics(numbers, trial.number)
 
 
+def _best(trials: Sequence[Trial]) -> Trial:
+    return max(trials, key=lambda trial: trial.ndcg_10)  # of equals the first
+
+
 def _line(trial: Trial, trials: Sequence[Trial], n_trials: int) -> str:
-    best = max(trials, key=lambda t: (t.ndcg_10, -t.number))
+    best = _best(trials)
     turned = {k: v for k, v in trial.settings.items() if v != trials[0].settings[k]}
     what = ", ".join(f"{k} {v:g}" for k, v in turned.items()) or "settings as they are"
     return (

@@ -226,9 +226,7 @@ def counts(table: pd.DataFrame, users: IdMap, items: IdMap) -> sp.csr_matrix:
     row, column = users.positions(table["user_id"]), items.positions(table["item_id"])
     known = (row >= 0) & (column >= 0)
     cells = (np.ones(int(known.sum()), dtype=np.float32), (row[known], column[known]))
-    matrix = sp.coo_matrix(cells, shape=(len(users), len(items))).tocsr()
-    matrix.sum_duplicates()
-    return matrix
+    return sp.csr_matrix(cells, shape=(len(users), len(items)))
 
 
 def _tenure(history: pd.DataFrame, users: IdMap, start: pd.Timestamp) -> FloatArray:
