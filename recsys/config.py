@@ -394,6 +394,18 @@ def parse_config(raw: Mapping[str, Any], where: str = "config") -> Config:
         raise ConfigError(f"{where}: {len(problems)} problem(s)\n" + "\n".join(f"  {p}" for p in problems)) from None
 
 
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name.
+
+    >>> flat({"a": {"b": 1}})
+    {'a.b': 1}
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the file, for editors."""
     return Config.model_json_schema()

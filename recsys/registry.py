@@ -31,7 +31,7 @@ from urllib.request import url2pathname
 import pandas as pd
 
 from recsys.bundle import open_bundle
-from recsys.config import MlflowConfig
+from recsys.config import MlflowConfig, flat
 from recsys.errors import ModelError, RecsysError, ResourceError, public, shown
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -92,7 +92,7 @@ class TrackedRun:
         with self.registry.calls() as client:
             from mlflow.entities import Param
 
-            params = [Param(_name(name), public(str(value))) for name, value in _flat(values).items()]
+            params = [Param(_name(name), public(str(value))) for name, value in flat(values).items()]
             client.log_batch(self.id, params=params)
 
     def log_dataset(self, name: str, sha256: str, rows: int, source: str, context: str) -> None:
@@ -448,13 +448,6 @@ def _is_newest(tags: Mapping[str, str], client: Any, model: str, challenger: str
         return True
     theirs = client.get_model_version(model, challenger).tags.get("data_until")
     return theirs is None or pd.Timestamp(tags["data_until"]) >= pd.Timestamp(theirs)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _name(text: str) -> str:

@@ -3,7 +3,6 @@
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from recsys.config import flat
 from recsys.types import FloatArray
 from serving.report import figures
 from serving.report.figures import Drawing
@@ -89,18 +89,6 @@ def _arm_name(arm: "ArmHeader") -> str:
 
 def _run_name(run: Repetition) -> str:
     return run.name if run.kind in run.name else f"{run.kind}: {run.name}"
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Settings by dotted name.
-
-    >>> flat({"a": {"b": 1}})
-    [('a.b', 1)]
-    """
-    found: list[tuple[str, Any]] = []
-    for name, value in settings.items():
-        found += flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
-    return found
 
 
 def html(report: "Report") -> str:
