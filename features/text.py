@@ -83,14 +83,13 @@ class VectorCache:
         encode: Callable[[Sequence[str], Progress | None], FloatArray],
         progress: Progress | None = None,
     ) -> FloatArray:
-        """Vectors of texts, (n, dim) float32; only texts never seen before are encoded."""
-        distinct = list(dict.fromkeys(texts))
-        keys = _keys(distinct)
+        """Vectors of distinct texts, (n, dim) float32; only texts never seen before are encoded."""
+        keys = _keys(texts)
         known_keys, known = self._read()
         at = np.searchsorted(known_keys, keys)
         at[at == len(known_keys)] = 0
         is_known = known_keys[at] == keys if len(known_keys) else np.zeros(len(keys), dtype=bool)
-        missing = [text for text, there in zip(distinct, is_known, strict=True) if not there]
+        missing = [text for text, there in zip(texts, is_known, strict=True) if not there]
         if missing:
             fresh = encode(missing, progress)
             known_keys = np.concatenate([known_keys, keys[~is_known]])
@@ -99,8 +98,7 @@ class VectorCache:
             known_keys, known = known_keys[order], known[order]
             self._write(known_keys, known)
         mark_used(self.path)
-        row_of = dict(zip(distinct, np.searchsorted(known_keys, keys), strict=True))
-        return np.asarray(known[[row_of[text] for text in texts]])
+        return np.asarray(known[np.searchsorted(known_keys, keys)])
 
     def _read(self) -> tuple[np.ndarray, FloatArray]:
         empty = np.zeros(0, dtype="S16"), np.zeros((0, 0), dtype=np.float32)
