@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.caps import Cap, catalogue_caps, longest
+from features.caps import catalogue_caps, longest
 from features.clean import clean_ids
 from features.dataset import Dataset
 from features.quarantine import PLACES
@@ -29,6 +29,7 @@ from recsys.types import BoolArray, IntArray
 from serving import releases
 from serving.audit import COLUMNS, AuditContext, LastRelease, audit
 from serving.columns import columns_known, refuse_lost_columns
+from serving.lengths import n_all_barred, usual_length
 from serving.models import copies_of
 from serving.publish import ReleaseStore
 from serving.releases import read_parts
@@ -262,14 +263,14 @@ def _audit(
     caps, eligible = catalogue_caps(config.rules, dataset.catalogue), dataset.available.nonzero()[0]
     trained_until = pd.Timestamp(tags["data_until"]) if "data_until" in tags else dataset.as_of
     context = AuditContext(
-        eligible_users=len(users) - _all_barred(dataset, users, config.rules.exclude_seen),
+        eligible_users=len(users) - n_all_barred(dataset, users, config.rules.exclude_seen),
         k=k,
         catalogue=pa.array(dataset.items.values(eligible)),
         last_release=last_release,
         model_age_days=(dataset.as_of - trained_until).total_seconds() / 86_400,
         data_age_hours=(dataset.as_of - dataset.newest).total_seconds() / 3600,
         config=config.serving.audit,
-        length=_length(dataset, users, k, caps, config.rules.exclude_seen),
+        length=usual_length(dataset, users, k, caps, config.rules.exclude_seen),
         caps=tuple(cap.of(eligible) for cap in caps),
     )
     result = audit(releases.each_part(staging, COLUMNS), context)
@@ -324,49 +325,6 @@ def _count_late(dataset: Dataset, run: Run) -> int:
             run.reporter.say(f"{n_late:,} events of before {until:%Y-%m-%d %H:%M} came late; they count from now on")
             return n_late
     return 0
-
-
-def _length(dataset: Dataset, users: IntArray, k: int, caps: tuple[Cap, ...], exclude_seen: bool) -> int:
-    """Items that the lists of all but one in twenty users can hold, from 1 to k."""
-    n_events = np.diff(dataset.bounds)[users] if exclude_seen or dataset.hidden_by else users[:0]
-    most = k + (int(np.quantile(n_events, 0.95, method="higher")) if len(n_events) else 0)
-    n_listable = _n_listable(dataset, caps, most)
-    if n_listable == most or not len(n_events):
-        return max(1, min(k, n_listable))
-    n_barred = _n_barred(dataset, np.ones(len(dataset.items), dtype=bool), exclude_seen)[users]
-    return max(1, min(k, n_listable - int(np.quantile(n_barred, 0.95, method="higher"))))
-
-
-def _n_listable(dataset: Dataset, caps: tuple[Cap, ...], most: int) -> int:
-    """Items that a list can hold of whatever is not barred to its user, counted up to `most`.
-
-    Under caps only what sold is sure to be put forward for everybody. Where two of them cross, a list to which nothing can
-    be added is at least half as long as the longest.
-    """
-    if not caps:
-        return min(most, int(dataset.available.sum()))
-    is_sold = np.zeros(len(dataset.items), dtype=bool)
-    for block in dataset.blocks():
-        is_sold[block["item"]] = True
-    return longest((dataset.available & is_sold).nonzero()[0], caps, most * len(caps)) // len(caps)
-
-
-def _all_barred(dataset: Dataset, users: IntArray, exclude_seen: bool) -> int:
-    """How many of the users have taken or hidden every item that may be recommended: nothing is left to list for them."""
-    n_available, is_any_barred = int(dataset.available.sum()), exclude_seen or dataset.hidden_by
-    if not len(users) or not is_any_barred or np.diff(dataset.bounds)[users].max() < n_available:
-        return 0
-    return int((_n_barred(dataset, dataset.available, exclude_seen)[users] >= n_available).sum())
-
-
-def _n_barred(dataset: Dataset, among: BoolArray, exclude_seen: bool) -> IntArray:
-    """Distinct items that no list of each user may hold, (n_users,), of those that count, (n_items,)."""
-    counts = np.zeros(len(dataset.users), dtype=np.int64)
-    for block in dataset.records.blocks():
-        block = block[among[block["item"]] & dataset.bars(block, exclude_seen)]
-        pairs = np.unique(block["user"].astype(np.int64) * len(dataset.items) + block["item"])
-        counts += np.bincount(pairs // len(dataset.items), minlength=len(counts))
-    return counts
 
 
 def _facts(key: dict[str, str], dataset: Dataset, run: Run, fetched: Fetched) -> dict[str, Any]:

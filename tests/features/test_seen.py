@@ -15,7 +15,7 @@ from features.histories import Histories, StoredHistories
 from features.snapshot import ItemFacts, Snapshot
 from recsys.cf_tower import CFTower
 from recsys.config import RulesConfig, parse_config
-from serving.batch import _all_barred, _length, _n_barred
+from serving.lengths import _n_barred, n_all_barred, usual_length
 
 SEEN_BY = RulesConfig(seen_by=("buy",))
 
@@ -152,8 +152,8 @@ def test_a_list_may_be_as_short_as_what_a_user_hid_leaves() -> None:
     assert _n_barred(data, np.ones(4, dtype=bool), exclude_seen=False).tolist() == [2, 0]
     assert _n_barred(data, np.ones(4, dtype=bool), exclude_seen=True).tolist() == [4, 1]
     assert _n_barred(data, data.items.ids != "i3", exclude_seen=True).tolist() == [3, 1]
-    assert [_all_barred(data, users, exclude_seen) for exclude_seen in (False, True)] == [0, 1]
-    assert _length(data, users, 4, (), exclude_seen=False) == 2
+    assert [n_all_barred(data, users, exclude_seen) for exclude_seen in (False, True)] == [0, 1]
+    assert usual_length(data, users, 4, (), exclude_seen=False) == 2
     free = replace(data, hidden_by=())
-    assert [_all_barred(free, users, exclude_seen) for exclude_seen in (False, True)] == [0, 0]
-    assert _length(free, users, 4, (), exclude_seen=False) == 4
+    assert [n_all_barred(free, users, exclude_seen) for exclude_seen in (False, True)] == [0, 0]
+    assert usual_length(free, users, 4, (), exclude_seen=False) == 4

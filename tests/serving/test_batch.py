@@ -11,7 +11,8 @@ from features.caps import Cap
 from features.dataset import Dataset
 from recsys.config import parse_config
 from recsys.progress import Reporter
-from serving.batch import Released, _count_late, _length
+from serving.batch import Released, _count_late
+from serving.lengths import usual_length
 from serving.runs import Run
 from tests.faults.small import stage
 
@@ -64,14 +65,13 @@ def test_lists_need_not_be_longer_than_what_caps_and_what_was_taken_leave() -> N
     data, users = Dataset.from_frames(events, pd.DataFrame({"item_id": range(40), "title": "x"})), np.arange(20)
     kind, name = np.array([0, 1, 2] * 10 + [3] + [4] * 9), np.arange(40) % 2
     one_each, few = (Cap("category", kind, 1),), (Cap("category", kind, 9),)
-    assert [_length(data, users, k, (), exclude_seen) for k in (5, 35) for exclude_seen in (True, False)] == [
-        5,
-        5,
-        29,
-        35,
-    ]
-    assert _length(data, users, 5, one_each, exclude_seen=False) == 4
-    assert _length(data, users, 5, one_each, exclude_seen=True) == 1  # which four items are left depends on the user
-    assert _length(data, users, 5, few, exclude_seen=True) == 5
-    assert _length(data, users, 5, (*one_each, Cap("brand", name, 1)), exclude_seen=False) == 1
-    assert _length(data, users[:0], 5, one_each, exclude_seen=True) == 4
+
+    def length(k: int, caps: tuple[Cap, ...], exclude_seen: bool) -> int:
+        return usual_length(data, users, k, caps, exclude_seen)
+
+    assert [length(k, (), exclude_seen) for k in (5, 35) for exclude_seen in (True, False)] == [5, 5, 29, 35]
+    assert length(5, one_each, exclude_seen=False) == 4
+    assert length(5, one_each, exclude_seen=True) == 1  # which four items are left depends on the user
+    assert length(5, few, exclude_seen=True) == 5
+    assert length(5, (*one_each, Cap("brand", name, 1)), exclude_seen=False) == 1
+    assert usual_length(data, users[:0], 5, one_each, exclude_seen=True) == 4
