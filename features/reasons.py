@@ -7,12 +7,12 @@ import pyarrow.compute as pc
 
 from features.candidates import Candidates
 from features.pairs import NAMES, PairTable
+from recsys.ranker import POPULAR
 from recsys.types import BoolArray, IntArray
 
 MAX_TITLE = 80
 SOURCES = ("repeat", "both", "text", "cf", "new", "recent", "popular")
 POINTING = ("both", "text", "new")
-POPULAR = ("recent", "popular", "all_time")  # lists of everybody
 SENTENCES = {  # what stands before and behind the title that a reason points to; the sources first, in their order
     "repeat": ("", ""),  # says how often, see `_again`
     "both": ("Close to ", " in its text, and taken by people with a similar history"),

@@ -23,7 +23,7 @@ REFINED = 150  # what is further down by the fusion stays there
 FINALISTS = 60  # pairs of a user that the other trees see: those first after the early ones
 UNLISTED = 10_000.0  # longer than any list
 FEW = 30  # positives that chance can sort
-POPULAR = ("recent", "popular", "all_time")  # lists that strangers may get
+POPULAR = ("recent", "popular", "all_time")  # lists of everybody, which strangers may get
 PATIENCE = 30  # trees without a gain after which there will be none
 
 
