@@ -99,8 +99,8 @@ def check_parts(model: Model, where: str) -> None:
     weights = {
         "CF tower: neighbours": cf.similarity.data,
         "CF tower: EASE": cf.ease.data,
+        "ranker: fusion": np.array([*fusion.weights, *fusion.means, *fusion.scales]),
     }
-    weights["ranker: fusion"] = np.array([*fusion.weights, *fusion.means, *fusion.scales])
     for name, values in weights.items():
         check_finite(name, values, where)
 
