@@ -220,7 +220,7 @@ def train(config: Config, as_of: str | None, deadline: float | None, log: Log, a
     "--items",
     "items_file",
     default=None,
-    help="Parquet or CSV with an item_id column: the only items to list, such as a campaign's. Such lists do not become what is served, either.",
+    help="Parquet or CSV with an item_id column: the only items to list, such as a campaign's, without p. Such lists do not become what is served, either.",
 )
 @click.option(
     "-k", "k", type=click.IntRange(min=1), default=None, help="Recommendations per user; default from the config."

@@ -137,7 +137,7 @@ def publish_lists(
     if release is None:
         store.check_space(len(users) * k * BYTES_PER_ROW)
         n_late = _count_late(dataset, run)
-        staging = _score_shards(dataset, run, fetched, key, users, k)
+        staging = _score_shards(dataset, run, fetched, key, users, k, items is not None)
         is_aside = items is not None or (is_part and not move_current)  # not to be like what is served
         last_release = None if is_aside else _last_release(store, staging, len(users), k, dataset)
         _audit(staging, dataset, run, users, k, fetched.version.tags, last_release)
@@ -220,7 +220,9 @@ def read_ids(path: str, of: Literal["users", "items"], config: DataConfig) -> pd
     return given[column]
 
 
-def _score_shards(dataset: Dataset, run: Run, fetched: Fetched, key: dict[str, str], users: IntArray, k: int) -> Path:
+def _score_shards(
+    dataset: Dataset, run: Run, fetched: Fetched, key: dict[str, str], users: IntArray, k: int, only_items: bool
+) -> Path:
     """Staged parts, one per shard of users; those that a run with the same key finished before it died are kept."""
     config, store, reporter = run.config, run.store, run.reporter
     size = config.serving.users_per_shard
@@ -238,6 +240,8 @@ def _score_shards(dataset: Dataset, run: Run, fetched: Fetched, key: dict[str, s
     scorer = Scorer.of(
         dataset, sound.snapshot, sound.model.ranker, Stamp(run_id, fetched.version.version, key["run_date"])
     )
+    if only_items:
+        scorer = scorer.without_p()
     with reporter.stage("scoring") as progress:
         for number, start in missing:
             part = scorer.score(

@@ -133,7 +133,8 @@ class Recommender:
         Args:
             users: ids, text or integers; one may stand alone.
             k: items per user, at least 1.
-            items: ids of the only ones that may be listed, such as those of a campaign; by default all that are available.
+            items: ids of the only ones that may be listed, such as those of a campaign, then without `p`; by default all that
+                are available.
 
         Raises:
             ConfigError: k is below 1.
@@ -151,7 +152,7 @@ class Recommender:
             snapshot = replace(snapshot, is_eligible=snapshot.is_eligible & asked)
         stamp = Stamp("notebook", self._version, f"{dataset.as_of:%Y-%m-%d}")
         scorer = Scorer(snapshot, model.ranker, IdMap(ids), dataset.items, dataset.catalogue["title"], stamp)
-        table = lists_frame(scorer.score(positions, k))
+        table = lists_frame((scorer if items is None else scorer.without_p()).score(positions, k))
         return table.sort_values(["user_id", "rank"], kind="stable").reset_index(drop=True)
 
     def similar(self, items: Ids, k: int = 10) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Batch scoring: users in chunks to ranked lists with reasons; one shard of users is one part file."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -61,6 +61,10 @@ class Scorer:
         """A scorer over a data set's ids and titles."""
         return cls(snapshot, ranker, dataset.users, dataset.items, dataset.catalogue["title"], stamp)
 
+    def without_p(self) -> "Scorer":
+        """For lists of some items alone: `p` weighs an item against all else that a user might take, and here is no else."""
+        return replace(self, ranker=replace(self.ranker, calibration=None))
+
     @property
     def schema(self) -> pa.Schema:
         """Of the tables that `score` returns."""
@@ -76,7 +80,8 @@ class Scorer:
 
         A user without history gets the popular list of the last days. A user gets fewer than k rows only
         where fewer items that ever sold may be recommended to them, or no more of a category or brand. `p` is null where calibration is off, for users without history (nobody
-        knows whether a stranger takes anything) and for popular items that fill a list up (the ranker never saw them).
+        knows whether a stranger takes anything), for popular items that fill a list up (the ranker never saw them) and in lists
+        of some items alone (`without_p`).
 
         Args:
             users: (n,) ascending user positions.

@@ -199,7 +199,10 @@ def test_lists_may_be_of_some_items_only(numbered: Recommender) -> None:
     for user, mine in few.groupby("user_id"):  # in the order of the whole list, but for popular items that fill up
         theirs = free[(free["user_id"] == user) & free["item_id"].isin(mine["item_id"])]
         assert len(theirs) == 4
-    assert numbered.recommend(7, 4, items="5")["item_id"].tolist() == [5]
+    alone = numbered.recommend(7, 4, items="5")
+    assert alone["item_id"].tolist() == [5]
+    assert free["p"].notna().any()
+    assert alone["p"].isna().all()  # it would be that of the one thing to take: .4 where the whole list says .00002
     assert numbered.recommend([7], 4, items=[]).empty
     with pytest.raises(DataError, match="item '99' is not in the items table"):
         numbered.recommend([7], 4, items=[5, 99])
