@@ -293,7 +293,7 @@ class StoredHistories:
         records = records_of(known, self.dataset.records, self.dataset.bounds)
         records["user"] = np.searchsorted(known, records["user"])
         some = self._histories(records[self.dataset.counts(records)])
-        hidden = self.hidden(records[self.dataset.hides(records)])
+        hidden = self.hidden(records)
         renumbered = replace(some, n_users=len(known), hidden=replace(hidden, n_users=len(known)) if hidden else None)
         return renumbered.of_users(np.where(users < self.n_users, np.searchsorted(known, users), len(known)))
 
@@ -307,8 +307,8 @@ class StoredHistories:
         return Histories.of(self.dataset)
 
     def hidden(self, records: Records) -> Histories | None:
-        """Events by which users hide items; None where there is no rule for that."""
-        return self._histories(records) if self.dataset.hidden_by else None
+        """Those by which users hide items; None where there is no rule for that."""
+        return self._histories(records[self.dataset.hides(records)]) if self.dataset.hidden_by else None
 
     def _histories(self, records: Records) -> Histories:
         columns = (records["user"], records["item"], records["timestamp"], records["weight"])
