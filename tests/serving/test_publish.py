@@ -136,7 +136,9 @@ def test_parts_of_a_dead_run_are_reused_only_with_the_same_key_and_hash(tmp_path
             releases.write_part(staging, part, pa.table({"user_id": [part]}))
     damage(staging / "part-00001.parquet")
     with store.lock():
+        (staging / ".part-00002.parquet.0f.tmp").write_bytes(b"half a part")
         assert store.begin("2024-01-01", "a", key) == staging
+        assert not list(staging.glob(".*.tmp"))
         assert [store.staged_part(staging, n) is not None for n in range(4)] == [True, False, True, False]
         releases.write_part(staging, 1, pa.table({"user_id": [1]}))
         assert pa.concat_tables(releases.each_part(staging))["user_id"].to_pylist() == [0, 1, 2]
