@@ -94,6 +94,19 @@ def pick(is_there: BoolArray, caps: tuple[Cap, ...], k: int) -> IntArray:
     return picked
 
 
+def capped(items: IntArray, caps: tuple[Cap, ...], k: int) -> IntArray:
+    """The first k items of each row that the caps leave, (n_users, k); -1 where there are fewer.
+
+    Args:
+        items: best first, (n_users, n_slots); -1 stands for no item.
+        caps: over the catalogue.
+    """
+    if not caps:
+        return items[:, :k]
+    picked = pick(items >= 0, tuple(cap.of(items) for cap in caps), k)
+    return np.where(picked >= 0, np.take_along_axis(items, np.maximum(picked, 0), axis=1), -1)
+
+
 def longest(items: IntArray, caps: tuple[Cap, ...], most: int) -> int:
     """How many of some items, best first, a list can hold under caps over the catalogue; counted up to `most`."""
     slots = items[None]

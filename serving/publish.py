@@ -78,7 +78,9 @@ class ReleaseStore:
         mark, text = staging / ".key.json", json.dumps(key, sort_keys=True)
         with named(staging):
             if key is not None and mark.exists() and mark.read_text() == text:
-                for unfinished in staging.glob(".*.tmp"):  # of a part: who dies every hour must not fill the disk with them
+                for unfinished in staging.glob(
+                    ".*.tmp"
+                ):  # of a part: who dies every hour must not fill the disk with them
                     unfinished.unlink()
                 return staging
             if staging.exists():

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from features import pairs
 from features.activity import GROUPS, group_of
 from features.candidates import Candidates, gather, source_scores, top_k
-from features.caps import Cap, pick
+from features.caps import Cap, capped, pick
 from features.chunks import chunk_size, chunks
 from features.cold_order import score_pairs
 from features.histories import Histories
@@ -23,11 +23,12 @@ from features.snapshot import Snapshot
 from recsys import metrics
 from recsys.calibration import Reliability
 from recsys.ranker import Ranker
-from recsys.types import FloatArray, IntArray, Progress
+from recsys.types import BoolArray, FloatArray, IntArray, Progress
 from recsys.vectors import unit_rows
 from training.calibration import measure_reliability
 
 N_SLOTS = 50
+N_CAPPED = 20 * N_SLOTS  # first items of a source that its list is picked from where caps may bar most of them
 N_EXPLAINED = 10  # places that say why: as many as a report shows
 N_TIMED = 500  # users whose ranking is timed, at most
 N_TIMINGS = 3  # the quickest counts: another process can only slow one down
@@ -178,15 +179,21 @@ def rank_all(
     """The first 50 items of every source for a chunk of users; the ranker's scores; its candidates; their features."""
     allowed = np.tile(snapshot.is_eligible, (some.n_users, 1))
     allowed[some.barred(snapshot.config.rules.exclude_seen)] = False
+    caps = snapshot.caps
+
+    def listed(scores: FloatArray, is_known: BoolArray | bool = True) -> IntArray:
+        best = top_k(np.where(allowed & is_known, scores, -np.inf), N_CAPPED if caps else N_SLOTS)
+        return capped(best, caps, N_SLOTS)
+
     scores = source_scores(snapshot, some)
     decayed = some.decayed(snapshot.config.text.history_decay)
     scores["frozen text"] = unit_rows(decayed @ frozen_vectors) @ frozen_vectors.T
     names = {"text": "text", "als": "cf", "item-item": "item_item", "ease": "ease", "frozen text": "frozen text"}
-    ranked = {name: top_k(np.where(allowed, scores[key], -np.inf), N_SLOTS) for name, key in names.items()}
+    ranked = {name: listed(scores[key]) for name, key in names.items()}
     for name, mass in (("popular", snapshot.facts.counts), ("popular 7d", snapshot.facts.counts_7d)):
-        ranked[name] = top_k(np.where(allowed & (mass > 0), mass, -np.inf), N_SLOTS)
+        ranked[name] = listed(mass, mass > 0)
     if not snapshot.config.rules.only_new:
-        ranked["repeat"] = top_k(np.where(allowed & (scores["repeat"] > 0), scores["repeat"], -np.inf), N_SLOTS)
+        ranked["repeat"] = listed(scores["repeat"], scores["repeat"] > 0)
     candidates = gather(snapshot, some)
     table = pairs.build(snapshot, some, candidates)
     best_scores: FloatArray = np.empty(0)

@@ -29,6 +29,7 @@ from serving.batch import read_ids
 from serving.recommender import Recommender
 from serving.score import Scorer, Stamp, users_to_score
 from serving.soundness import _other_settings, check_apart, check_parts
+from training.evaluate import rank_all
 from training.model import Model
 
 N_ITEMS = 8
@@ -123,6 +124,14 @@ def test_a_capped_list_takes_the_next_best_and_fills_up_with_what_sold_of_other_
         assert mine["item_pos"].iloc[0] == theirs["item_pos"].iloc[0]
     of_a_stranger = table[table["user_id"] == 2]["item_pos"].tolist()
     assert of_a_stranger == [6, 7, 5]  # two candidates, and what sold most of the third category
+    everybody = made.snapshot.histories.of_users(np.arange(3))
+    every, few = (rank_all(x.snapshot, x.snapshot.text_vectors, x.ranker, everybody)[0] for x in (made, capped))
+    assert every["popular"][0, :4].tolist() == [7, 6, 5, 3]
+    assert few["popular"][0, :4].tolist() == [7, 6, 5, -1]
+    for source, items in few.items():  # no source of an evaluation may list what the ranker may not
+        for mine, theirs in zip(items, every[source], strict=True):
+            assert len(mine[mine >= 0]) == len({*(mine[mine >= 0] % 3)})
+            assert mine[0] == theirs[0]
     assert made.score(np.arange(3), k=3).num_rows == 9
 
 
