@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from recsys.whole import refusals_of_disk, replacing
+from recsys.whole import refusals_of_disk, replacing, write_whole
 
 WRITER = """
 import sys, time
@@ -50,6 +51,22 @@ def test_two_processes_that_write_the_same_file_do_not_meet(tmp_path: Path) -> N
             assert path.read_text() in ("a" * 10_000, "b" * 10_000)
     assert [writer.returncode for writer in writers] == [0, 0]
     assert [found.name for found in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_file_that_cannot_be_synced_is_named_and_the_old_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    write_whole(path, "one")
+
+    def broken(_handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match=rf"Input/output error: '{tmp_path}/\.a\.json\."):
+        write_whole(path, "two")
+    assert path.read_text() == "one"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_what_safetensors_says_of_a_disk_is_told_of_the_file(tmp_path: Path) -> None:
