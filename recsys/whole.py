@@ -31,8 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
             yield unfinished
         sync(unfinished)
         unfinished.replace(path)
-    finally:
+    except BaseException:
         unfinished.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -162,7 +162,7 @@ def die_in_nights(shop: Shop, every: int) -> None:
         if ended.code == 0:
             break
         assert ended.code == -signal.SIGKILL
-        if step > 16:  # the record of a run is there from about then on
+        if step > 12:  # the record of a run is there from about then on
             assert "killed" in shop.run("status").out
         assert shop.run("nightly", *night).code == 0
         assert dates(shop.served()) == {night[1]}
