@@ -82,8 +82,8 @@ def _report(
         report = compare(
             *both.arms, tables.labels, tables.items, config.report,
             test_start=window.start, test_end=window.end, now=pd.Timestamp.now(tz="UTC"), k=k,
-            users=tables.users, history=tables.history, impressions=tables.impressions, champion=both.champion,
-            reruns=runs, min_seeds=min_seeds, min_windows=0 if window.by_column else min_windows,
+            users=tables.users, history=tables.history, hidden=tables.hidden, impressions=tables.impressions,
+            champion=both.champion, reruns=runs, min_seeds=min_seeds, min_windows=0 if window.by_column else min_windows,
             filters=tables.filters, notes=both.notes, settings_sha256=config.fingerprint(),
             code_revision=code_revision(), command=command, rng_seed=config.seed,
         )  # fmt: skip

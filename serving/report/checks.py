@@ -29,6 +29,7 @@ def validity(
     events: pd.DataFrame,
     items: pd.DataFrame,
     history: pd.DataFrame | None,
+    hidden: pd.DataFrame | None,
     window: tuple[pd.Timestamp, pd.Timestamp],
     k: int,
     config: ReportConfig,
@@ -43,7 +44,7 @@ def validity(
             _trained_before(arm, events, start),
             _no_duplicates(arm),
             _sound_ranks(arm),
-            _long_enough(arm, world, history, k, config),
+            _long_enough(arm, world, history, hidden, k, config),
             _listed(arm, world),
             _existed(arm, items, history, start),
         ]
@@ -138,14 +139,24 @@ def _sound_ranks(arm: Arm) -> Check:
     )
 
 
-def _long_enough(arm: Arm, world: World, history: pd.DataFrame | None, k: int, config: ReportConfig) -> Check:
+def _long_enough(
+    arm: Arm,
+    world: World,
+    history: pd.DataFrame | None,
+    hidden: pd.DataFrame | None,
+    k: int,
+    config: ReportConfig,
+) -> Check:
     """Lists of users who have one; a user without any is seen by another check. Nobody can list more than there is."""
     lengths = arm.table.groupby("user_id").size()
     offered = np.flatnonzero(world.is_offered)
     most = len(offered) if arm.longest is None else min(arm.longest, len(offered))
     left = np.full(len(lengths), most)
+    barred = [] if hidden is None else [hidden]
     if history is not None and (world.leaves_out_seen or arm.longest is not None):
-        past = positive(history)
+        barred.append(positive(history))
+    if barred:
+        past = pd.concat([rows[["user_id", "item_id"]] for rows in barred])
         past = past[past["user_id"].isin(lengths.index) & past["item_id"].isin(world.items.values(offered))]
         left -= past.groupby("user_id")["item_id"].nunique().reindex(lengths.index, fill_value=0).to_numpy()
     n_short = int((lengths.to_numpy() < np.minimum(k, left)).sum())

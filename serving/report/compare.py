@@ -46,6 +46,7 @@ def compare(
     k: int = 10,
     users: pd.DataFrame | None = None,
     history: pd.DataFrame | None = None,
+    hidden: pd.DataFrame | None = None,
     impressions: pd.DataFrame | None = None,
     champion: Arm | None = None,
     reruns: tuple[Repetition, ...] = (),
@@ -75,6 +76,8 @@ def compare(
         k: length of the lists that counts.
         users: optional attributes by user_id; columns of 2 to 12 values, and numbers by quarters, become segments.
         history: events before `test_start`: novelty, cold items, segments and the popularity baseline need it.
+        hidden: user_id and item_id of what users took out of their own lists before `test_start`: the popularity baseline
+            lists none of it to them, and their lists may be as much shorter.
         impressions: what was shown and clicked, as `features.impressions` reads it, for the counterfactual section.
         champion: the present champion, to stand beside the arms where neither is it.
         reruns: the comparison with other seeds and earlier windows, without this one.
@@ -98,6 +101,7 @@ def compare(
         notes = (*notes, f"{n_nameless:,} labels without a user_id or item_id were left out.")
     users = None if users is None else plain_table(users)
     history = None if history is None else plain_events(history, "history")
+    hidden = None if hidden is None else plain_events(hidden, "hidden")
     impressions = None if impressions is None else plain_events(impressions, "impressions")
     # One stream per use, so that a change in one draw leaves the others as they were.
     for_world, for_checks, for_flips, for_samples = np.random.default_rng(rng_seed).spawn(4)
@@ -105,7 +109,7 @@ def compare(
     arms, window = (arm_of(a, "a", events, deepest), arm_of(b, "b", events, deepest)), (start, end)
     champion = champion and arm_of(champion, "champion", events, deepest)
     all_arms = arms if champion is None else (*arms, champion)
-    world = World.of(all_arms, events, items, history, config.max_users, for_world, start)
+    world = World.of(all_arms, events, items, history, config.max_users, for_world, start, hidden)
     headers = [_arm_header(arm) for arm in arms]
     # A deeper cut than an arm's lists would blame it for what it was not asked.
     n_slots = max(k, min(MAX_SLOTS, *(header.deepest_rank for header in headers)))
@@ -114,7 +118,7 @@ def compare(
     beside = _beside(world, champion, n_slots, k, cuts)
 
     checked = checks.validity(
-        world, arms, (in_a, in_b), events, items, history, window, k, config, for_checks, impressions
+        world, arms, (in_a, in_b), events, items, history, hidden, window, k, config, for_checks, impressions
     )
     relevance = measures.relevance(in_a, in_b, beside, config, for_flips)
     guarded = guardrails(world, arms, in_a, in_b, beside, k, config)

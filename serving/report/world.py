@@ -81,6 +81,7 @@ class World:
         tenure_days: since the first event before the window, (n_users,), nan without one; None where the history
             has no times.
         attributes: the items table's other columns by item position, (n_items, ...); null where unlisted.
+        hidden: non-zero where a user hid the item before the window, (n_users, n_items); None where nobody could.
     """
 
     users: IdMap
@@ -94,6 +95,7 @@ class World:
     seen: sp.csr_matrix | None
     tenure_days: FloatArray | None
     attributes: pd.DataFrame
+    hidden: sp.csr_matrix | None = None
 
     @classmethod
     def of(
@@ -105,8 +107,9 @@ class World:
         max_users: int,
         rng: np.random.Generator,
         start: pd.Timestamp | None = None,
+        hidden: pd.DataFrame | None = None,
     ) -> "World":
-        """Ids to positions, labels and history to matrices.
+        """Ids to positions; labels, history and what users hid to matrices.
 
         Raises:
             DataError: a column is missing, or ids are integers in one table and text in another.
@@ -138,8 +141,9 @@ class World:
         seen = counts(history, users, known)
         tenure = _tenure(history, users, start) if start is not None and "timestamp" in history else None
         return cls(
-            users, known, relevant, is_listed, titles, len(all_users), n_history, popularity, seen, tenure, attributes
-        )
+            users, known, relevant, is_listed, titles, len(all_users), n_history, popularity, seen, tenure, attributes,
+            None if hidden is None else counts(hidden, users, known),
+        )  # fmt: skip
 
     @cached_property
     def n_relevant(self) -> IntArray:
@@ -177,7 +181,8 @@ class World:
     def popular_lists(self, n_slots: int) -> IntArray | None:
         """The most popular items before the window, (n_users, n_slots); None without a history.
 
-        Withdrawn ones are left out. Items that a user already took are left out where labels leave them out, too.
+        Withdrawn ones are left out, and what a user hid. Items that a user already took are left out where labels leave them
+        out, too.
         """
         if self.popularity is None or self.seen is None:
             return None
@@ -185,8 +190,9 @@ class World:
         best = np.argsort(-counts, kind="stable")[: n_slots + _DEEP]
         best = best[counts[best] > 0]
         is_out = np.zeros((len(self.users), len(best)), dtype=bool)
-        if self.leaves_out_seen:
-            is_out = np.asarray(self.seen[:, best].todense()) > 0
+        for barred in (self.seen if self.leaves_out_seen else None, self.hidden):
+            if barred is not None:
+                is_out |= barred[:, best].toarray() > 0
         order = np.argsort(is_out, axis=1, kind="stable")[:, :n_slots]
         ranked = np.where(np.take_along_axis(is_out, order, axis=1), -1, best[order])
         return np.pad(ranked, ((0, 0), (0, n_slots - ranked.shape[1])), constant_values=-1)

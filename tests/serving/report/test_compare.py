@@ -392,6 +392,33 @@ def test_what_is_withdrawn_is_in_no_popular_list_and_no_list_is_short_for_want_o
     assert [check.status for check in report.checks if "no short lists" in check.name] == ["fail", "fail"]
 
 
+def test_what_a_user_hid_is_not_listed_to_them_as_popular_and_their_lists_may_be_as_much_shorter() -> None:
+    history = pd.DataFrame({"user_id": [1, 2, 3, 3], "item_id": [10, 10, 20, 30]})
+    events = pd.DataFrame({"user_id": [8, 9, 9], "item_id": [20, 10, 30]})
+    items = pd.DataFrame({"item_id": [10, 20, 30], "title": "x"})
+    hidden = pd.DataFrame({"user_id": [8, 8, 7], "item_id": [10, 10, 20]})
+    table = pd.DataFrame({"user_id": [8, 8, 9, 9, 9], "item_id": [20, 30, 10, 20, 30], "rank": [1, 2, 1, 2, 3]})
+    arm = Arm("A", table)
+    world = World.of((arm, arm), events, items, history, 10, np.random.default_rng(0), hidden=hidden)
+    popular = world.popular_lists(3)
+    assert popular is not None
+    assert popular.tolist() == [[1, 2, -1], [0, 1, 2]]
+    for left_out, status in ((hidden, "pass"), (None, "fail")):
+        report = compare(
+            arm,
+            arm,
+            events,
+            items,
+            ReportConfig(),
+            test_start=START,
+            test_end=END,
+            now=END,
+            history=history,
+            hidden=left_out,
+        )
+        assert [check.status for check in report.checks if "no short lists" in check.name] == [status] * 2
+
+
 def test_events_of_weight_0_are_no_history(world: dict[str, Any]) -> None:
     nothing = world["history"].assign(user_id=0, item_id=np.arange(len(world["history"])) % N_ITEMS, weight=0.0)
     a, b = arm("A", 0.1, world, 1), arm("B", 0.5, world, 2)
