@@ -95,8 +95,8 @@ class Recommender:
         """Trains both towers and the ranker; `evaluation` then holds the per-source table.
 
         Raises:
-            ConfigError: what is given is no data set, or it lacks the `data.split_column` or a label that the settings
-                name.
+            ConfigError: what is given is no data set, it lacks the `data.split_column` or a type that the rules name, or users
+                hide items by what is one of its labels.
             DataError: a rule counts categories or brands, and no item has one.
         """
         if not isinstance(dataset, Dataset):
@@ -117,6 +117,11 @@ class Recommender:
                 )
         catalogue_caps(self.config.rules, dataset.catalogue)
         dataset = dataset.under(self.config.rules)
+        if liked := np.unique(dataset.hidden["type"][dataset.hidden["weight"] > 0]).tolist():
+            raise ConfigError(
+                f"rules.hidden_by: {shown(dataset.types[liked[0]])} is a label of the data set, so it speaks for an item; give "
+                "from_frames(..., event_weights=) without it"
+            )
         trained = train(dataset, self.config, self.reporter.stage)
         self.evaluation, self._model, self._dataset = trained.evaluation, trained.model, dataset
         self._snapshot, self._version = trained.model.snapshot(dataset, self.config), "fitted"
@@ -128,7 +133,7 @@ class Recommender:
         return self._fitted()[0]
 
     def recommend(self, users: Ids, k: int = 10, items: Ids | None = None) -> pd.DataFrame:
-        """Recommendations in the contract's columns, by user, then rank; strangers get the popular list.
+        """Recommendations in the contract's columns, by user, then rank; strangers get the popular list, even of what they hid.
 
         Args:
             users: ids, text or integers; one may stand alone.

@@ -383,6 +383,20 @@ def test_contributions_of_features_add_up_to_the_score_in_the_list(numbered: Rec
         numbered.contributions("nobody", 29)
 
 
+def test_what_is_a_label_of_the_data_set_hides_nothing() -> None:
+    events = pd.DataFrame(
+        {"user_id": [1, 1], "item_id": [1, 2], "event_type": ["buy", "hide"], "timestamp": "2024-01-01T00:00Z"}
+    )
+    items = pd.DataFrame({"item_id": [1, 2], "title": "tea"})
+    shop = Dataset.from_frames(events, items, event_weights={"buy": 1, "hide": 1})
+    data = {"events": "frame", "items": "frame", "event_weights": {"buy": 1}}
+    hiding = Recommender(parse_config({"data": data, "rules": {"hidden_by": ["hide"]}}))
+    with pytest.raises(
+        ConfigError, match=r"rules\.hidden_by: 'hide' is a label of the data set, so it speaks for an item"
+    ):
+        hiding.fit(shop)
+
+
 @pytest.mark.slow
 def test_what_a_user_hid_is_in_none_of_their_lists_and_in_those_of_others(numbered: Recommender) -> None:
     _, dataset, _ = numbered._fitted()
