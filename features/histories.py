@@ -90,15 +90,23 @@ class Histories:
         return cls(user, item, time, mass, n_users, n_items, as_of, marks, hidden)
 
     @classmethod
-    def of(cls, dataset: Dataset, known: BoolArray | None = None, as_of: int | None = None) -> "Histories":
-        """Those of a data set; `known` picks events that count, all before `as_of` (the data set's) by default."""
+    def of(
+        cls,
+        dataset: Dataset,
+        known: BoolArray | None = None,
+        as_of: int | None = None,
+        hidden: Records | None = None,
+    ) -> "Histories":
+        """Those of a data set; `known` picks events that count, all before `as_of` (the data set's) by default; `hidden` is what
+        of `Dataset.hidden` does, all before `as_of` by default.
+        """
         stored = StoredHistories(dataset)
         as_of = stored.as_of if as_of is None else as_of
-        hidden = stored.hidden(dataset.hidden)
+        hides = stored.hidden(dataset.hidden if hidden is None else hidden)
         return cls.build(
             dataset.user_pos, dataset.item_pos, dataset.timestamp, dataset.weight,
             n_users=stored.n_users, n_items=stored.n_items, as_of=as_of, known=known, marks_seen=dataset.marks_seen,
-            hidden=hidden.before(as_of) if hidden else None,
+            hidden=hides.before(as_of) if hides else None,
         )  # fmt: skip
 
     @cached_property

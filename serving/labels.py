@@ -54,14 +54,17 @@ def judges(config: Config, window: Window) -> Judges:
     """
     tables = load_tables(config.data, window.end)
     events = positive(tables.events[tables.events["event_type"].isin(list(config.data.event_weights))])
-    start = window.start
+    hides = tables.events[tables.events["event_type"].isin(config.rules.hidden_by)]
     if window.by_column:
         is_label = events[config.data.split_column] == "test"
         # an order, not times: the checks of time do not apply, so they are shown as unknown
-        start = events["timestamp"][~is_label].max()
+        is_early = (hides["timestamp"] <= events["timestamp"][~is_label].max()) & (
+            hides[config.data.split_column] != "test"
+        )
         labels, history = (part.drop(columns="timestamp") for part in (events[is_label], events[~is_label]))
     else:
         labels, history = events[events["timestamp"] >= window.start], events[events["timestamp"] < window.start]
+        is_early = hides["timestamp"] < window.start
     filters = [f"labels are events of type {', '.join(config.data.event_weights)}"]
     if window.users is not None:  # evaluations sample users where there are very many
         labels = labels[labels["user_id"].isin(window.users)]
@@ -74,8 +77,7 @@ def judges(config: Config, window: Window) -> Judges:
         filters.append(f"what a user {took} is no label ({is_seen.sum():,} events left out)")
     else:
         filters.append("what a user takes again is a label too")
-    hides = tables.events["event_type"].isin(config.rules.hidden_by) & (tables.events["timestamp"] < start)
-    hidden = tables.events.loc[hides, ["user_id", "item_id"]]
+    hidden = hides.loc[is_early, ["user_id", "item_id"]]
     if config.rules.hidden_by:
         is_hidden = among(labels, hidden)
         labels = labels[~is_hidden]
@@ -108,6 +110,8 @@ def judges(config: Config, window: Window) -> Judges:
 
 def among(rows: pd.DataFrame, others: pd.DataFrame) -> BoolArray:
     """Which rows are of a user and an item that are together in a row of another frame, (n_rows,)."""
+    if others.empty:  # keys of millions of rows take seconds
+        return np.zeros(len(rows), dtype=bool)
     keys = [pd.MultiIndex.from_frame(frame[["user_id", "item_id"]]) for frame in (rows, others)]
     return np.asarray(keys[0].isin(keys[1]))
 

@@ -72,7 +72,7 @@ def _known_before(dataset: Dataset, windows: Windows, window: int) -> Histories:
     moment = (*windows.starts, windows.end)[window - 1]
     if dataset.split is not None:  # windows overlap in time there: "now" is just after the last known event
         moment = int(dataset.timestamp[known].max()) + 1
-    return Histories.of(dataset, known, moment)
+    return Histories.of(dataset, known, moment, dataset.hidden[dataset.hidden["split"] < window])  # -1 without a column
 
 
 def _targets(dataset: Dataset, windows: Windows, window: int) -> sp.csr_matrix:

@@ -150,7 +150,8 @@ def without_report(dataset: Dataset, windows: Windows) -> tuple[Dataset, Windows
     keep = windows.window < 2
     records, hidden = dataset.events()[keep], dataset.hidden
     users = np.unique(records["user"])
-    hidden = hidden[(hidden["timestamp"] < windows.starts[1]) & np.isin(hidden["user"], users)]
+    is_early = hidden["split"] < 2 if dataset.has_split else hidden["timestamp"] < windows.starts[1]
+    hidden = hidden[is_early & np.isin(hidden["user"], users)]
     records = np.concatenate([records, hidden])
     records["user"] = np.searchsorted(users, records["user"])
     known = dataset.with_events(records, IdMap(dataset.users.ids[users]))

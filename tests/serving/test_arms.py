@@ -241,6 +241,23 @@ def test_what_a_user_hid_before_the_window_is_no_label_of_theirs(folder: Path) -
         assert len(told.hidden) == (n_left_out > 0)
 
 
+def test_what_a_user_hid_is_of_the_part_that_a_column_names_as_it_is_to_evaluations(tmp_path: Path) -> None:
+    rows = [
+        ("u", "i", "buy", 1, "train"), ("u", "i", "hide", 2, "test"), ("u", "j", "hide", 3, "train"),
+        ("u", "k", "hide", 4, ""), ("u", "i", "buy", 5, "test"), ("u", "j", "buy", 6, "test"), ("v", "i", "buy", 3, "valid"),
+    ]  # fmt: skip
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "event_type", "day", "part"])
+    events["timestamp"] = pd.Timestamp(START, tz="UTC") + pd.to_timedelta(events.pop("day"), unit="D")
+    events.to_parquet(tmp_path / "events.parquet")
+    pd.DataFrame({"item_id": ["i", "j", "k"], "title": "x"}).to_parquet(tmp_path / "items.parquet")
+    places = {"events": str(tmp_path / "events.parquet"), "items": str(tmp_path / "items.parquet")}
+    data = places | {"event_weights": {"buy": 1}, "split_column": "part"}
+    config = parse_config({"data": data, "rules": {"hidden_by": ["hide"], "exclude_seen": False}})
+    told = judges(config, Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"), by_column=True))
+    assert told.hidden["item_id"].tolist() == ["j"]  # k after all that is known, on day 3
+    assert told.labels["item_id"].tolist() == ["i"]
+
+
 def test_what_is_blocked_is_no_label_and_the_page_says_so_only_then(folder: Path) -> None:
     window = Window(pd.Timestamp(START, tz="UTC"), pd.Timestamp(END, tz="UTC"))
     free = judges(load_config(folder / "recsys.toml"), window)

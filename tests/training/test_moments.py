@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from features.dataset import Dataset
-from recsys.config import Config, parse_config
+from recsys.config import Config, RulesConfig, parse_config
 from recsys.split import DAY_US
 from training.moments import Moment, cut
+from training.workbench import without_report
 
 START = pd.Timestamp("2024-01-01", tz="UTC")
 # day, user, item, part; user 0 takes item 0 again on day 5
@@ -65,3 +66,31 @@ def test_windows_of_a_column_begin_just_after_the_last_event_that_is_known(
     assert moment.histories.as_of == START.value // 1000 + until * DAY_US + 1
     taken = {1: [[1, 1, 0, 0], [0, 0, 0, 0]], 2: [[0, 0, 0, 1], [1, 0, 1, 0]], 3: np.zeros((2, 4)).tolist()}
     assert moment.targets.toarray().tolist() == taken[window]
+
+
+def test_what_users_hid_is_of_the_window_that_its_column_names() -> None:
+    """User 0 hides item 3, a target of the report, on day 1 as of the test part, and item 1 on day 4 as of none."""
+    rows = [(1, 0, 3, "test"), (4, 0, 1, ""), (5, 1, 3, "train"), (5, 1, 2, "valid")]
+    events = pd.DataFrame(EVENTS + rows, columns=["day", "user_id", "item_id", "part"])
+    events["event_type"] = ["buy"] * len(EVENTS) + ["hide"] * len(rows)
+    events["timestamp"] = START + pd.to_timedelta(events.pop("day"), unit="D")
+    items = pd.DataFrame({"item_id": range(4), "title": "x"})
+    data = Dataset.from_frames(events, items, event_weights={"buy": 1}, as_of="2024-01-10", split_column="part")
+    data = data.under(RulesConfig(hidden_by=("hide",)))
+
+    def hidden(moment: Moment) -> list[tuple[int, int]]:
+        found = moment.histories.hidden
+        assert found is not None
+        return list(zip(found.user_pos.tolist(), found.item_pos.tolist(), strict=True))
+
+    windows = cut(data, config())
+    assert hidden(Moment.of(data, windows, 1)) == [(0, 1)]  # that of day 5 is after day 4, the last that is known
+    assert hidden(Moment.of(data, windows, 2)) == [(0, 1), (1, 2), (1, 3)]
+    assert hidden(Moment.of(data, windows, 3)) == [(0, 3), (0, 1), (1, 2), (1, 3)]
+    assert Moment.of(data, windows, 2).countable(config(exclude_seen=False)).toarray().tolist() == [
+        [0, 0, 0, 1],
+        [1, 0, 0, 0],
+    ]
+    known, left = without_report(data, windows)
+    assert known.hidden["item"].tolist() == [1, 2, 3]
+    assert hidden(Moment.of(known, left, 1)) == [(0, 1)]
