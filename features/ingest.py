@@ -63,9 +63,10 @@ class Tables:
         """All events as a frame, by time, user, item and type; see `EventLog.frame`."""
         return self.log.frame(split_column=self.split_column)
 
-    def events_of(self, user: object) -> pd.DataFrame:
-        """A user's events as a frame, by time."""
-        return self.log.frame([user], self.split_column)
+    def history_of(self, user: object) -> pd.DataFrame:
+        """A user's labels as a frame, by time; what they only hid or saw is none."""
+        events = self.log.frame([user], self.split_column)
+        return events[events["weight"] > 0]
 
 
 def load_tables(config: DataConfig, as_of: pd.Timestamp | None = None) -> Tables:

@@ -115,7 +115,7 @@ def print_lists(config: Config, release: Path, console: Console, n_users: int) -
     lists = read_parts(release, where=pc.field("user_id").isin(list(chosen))).to_pandas()
     for user in chosen:
         mine = lists[lists["user_id"] == user]
-        _print_user(user, mine, tables.events_of(user), tables.items, console, N_SHOWN)
+        _print_user(user, mine, tables.history_of(user), tables.items, console, N_SHOWN)
 
 
 def show_user(config: Config, user: str, n: int, console: Console, as_json: bool) -> None:
@@ -138,7 +138,7 @@ def show_user(config: Config, user: str, n: int, console: Console, as_json: bool
         frame = mine.assign(title=mine["item_id"].map(titles)).head(n)
         console.print_json(frame.to_json(orient="records", date_format="iso"))
         return
-    _print_user(mine["user_id"].iloc[0], mine, tables.events_of(mine["user_id"].iloc[0]), tables.items, console, n)
+    _print_user(mine["user_id"].iloc[0], mine, tables.history_of(mine["user_id"].iloc[0]), tables.items, console, n)
 
 
 def _print_user(

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from features.ingest import clean_tables
+from recsys.config import DataConfig
 from serving.show import _first_of_its_text, _print_user
 
 
@@ -19,6 +21,16 @@ def test_an_id_that_looks_like_markup_is_shown_as_it_is() -> None:
     _print_user("[/x]", mine, history, items, Console(file=out, width=120), 5)
     assert "user [/x]: 1 events" in out.getvalue()
     assert "[red]tea[/b]" in out.getvalue()
+
+
+def test_what_a_user_hid_is_nothing_that_they_had() -> None:
+    times = ["2024-01-01T00:00Z", "2024-01-02T00:00Z", "2024-01-03T00:00Z"]
+    events = pd.DataFrame(
+        {"user_id": [7, 7, 8], "item_id": [1, 2, 1], "event_type": ["buy", "hide", "buy"], "timestamp": times}
+    )
+    items = pd.DataFrame({"item_id": [1, 2], "title": ["tea", "oil"]})
+    tables = clean_tables(events, items, DataConfig(events="e", items="i", event_weights={"buy": 1.0}))
+    assert tables.history_of(7)["item_id"].tolist() == [1]
 
 
 def test_a_long_id_is_shown_whole_on_a_narrow_terminal() -> None:
