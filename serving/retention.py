@@ -136,10 +136,10 @@ def _rules(
     """What goes by age. Shops may share a cache: what another one uses is marked as used, and no rule breaks a night,
     as all in there is fetched or made again.
     """
-    out = store.output
+    out, unfinished = store.output, "a file left unfinished"
     rules = [
         Rule(out, "quarantine", r"\d{4}-\d\d-\d\d\.parquet", RECORD_DAYS, "rows that were refused"),
-        Rule(out, "quarantine", _UNFINISHED, DEAD_DAYS, "a file left unfinished"),
+        *(Rule(out, below, _UNFINISHED, DEAD_DAYS, unfinished) for below in ("quarantine", "runs", "compare/reruns")),
         Rule(out, "runs", rf".+Z\.{_HEX}{{8}}\.json", RECORD_DAYS, "record of a run", _last_records(out / "runs")),
         # the first vouches for the second, and so must never be there alone
         Rule(out, "compare/reruns", rf"{_RERUN}\.json", UNUSED_DAYS, "a recipe trained again for a comparison"),
@@ -150,10 +150,9 @@ def _rules(
     beside = cache.parent
     rules += [
         Rule(beside, cache.name, rf"{_HEX}{{32}}\.safetensors", UNUSED_DAYS, "vectors of texts by one encoder"),
-        Rule(beside, cache.name, _UNFINISHED, DEAD_DAYS, "a file left unfinished"),
+        *(Rule(beside, below, _UNFINISHED, DEAD_DAYS, unfinished) for below in (cache.name, "checkpoints", "models")),
         Rule(beside, "checkpoints", rf"text-{_HEX}{{24}}\.safetensors", DEAD_DAYS, "checkpoint of a training cut off"),
         Rule(beside, "checkpoints", r"bundle-\w+/", DEAD_DAYS, "a model left unfinished"),
-        Rule(beside, "checkpoints", _UNFINISHED, DEAD_DAYS, "a file left unfinished"),
         Rule(beside, "tune", rf"{_HEX}{{12}}/", UNUSED_DAYS, "a search for better settings"),
         Rule(beside, "models", r"\.fetch-.+/", DEAD_DAYS, "a download cut off"),
     ]

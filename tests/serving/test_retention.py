@@ -106,6 +106,9 @@ def test_what_a_rollback_that_died_was_going_to_stays(store: ReleaseStore) -> No
     [
         ("out/quarantine/2024-01-01.parquet", RECORD_DAYS),
         (f"out/quarantine/.2024-01-01.parquet.{'0' * 32}.tmp", DEAD_DAYS),
+        (f"out/runs/.2024-01-01T000000.000000Z.{'0' * 8}.json.{'0' * 32}.tmp", DEAD_DAYS),
+        (f"out/compare/reruns/.{'a' * 12}.json.{'0' * 32}.tmp", DEAD_DAYS),
+        (f".recsys/models/.champion.recsys.json.{'0' * 32}.tmp", DEAD_DAYS),
         (f"out/{RERUN}.json", UNUSED_DAYS),
         (f"out/{RERUN}.parquet", UNUSED_DAYS + 1),
         (f"out/{RUN}", RECORD_DAYS),
