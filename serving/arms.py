@@ -22,12 +22,12 @@ from recsys.registry import CHAMPION, Registry
 from recsys.types import BoolArray
 from serving import releases
 from serving.labels import Judges, Window, among, is_blocked
+from serving.lengths import MOST_COUNTED
 from serving.models import copies_of, evaluation_in
 from serving.remade import recipe, refuse_other_windows, refuse_unlike, score_before, train_again, training_facts
 from serving.report.tables import ranked
 from serving.report.world import Arm, Cost
 
-MOST_COUNTED = 1000  # items of one list, which is as long as anybody looks
 _TABLES = (".parquet", ".csv", ".gz")
 
 
@@ -100,6 +100,7 @@ def table_arm(path: Path) -> Arm:
         DataError: it cannot be read, or lacks user_id, item_id, or both rank and score.
     """
     info: dict[str, str] = {}
+    facts: dict[str, Any] = {}
     cost = Cost()
     path = path.resolve()  # once: a night may move `current` meanwhile
     try:
@@ -131,7 +132,8 @@ def table_arm(path: Path) -> Arm:
     if "rank" not in table:
         info["ranks"] = "by score, ties by item id, as the table has none"
     # two `current` of two folders would bear one name on the page
-    return Arm(path.resolve().name, table, info={key: value for key, value in info.items() if value}, cost=cost)
+    told = {key: value for key, value in info.items() if value}
+    return Arm(path.name, table, info=told, cost=cost, longest=facts.get("longest"), asked=facts.get("k"))
 
 
 def with_ids_like(both: Sides, labels: pd.DataFrame) -> Sides:

@@ -29,7 +29,7 @@ from recsys.types import BoolArray, IntArray
 from serving import releases
 from serving.audit import COLUMNS, AuditContext, LastRelease, audit
 from serving.columns import columns_known, refuse_lost_columns
-from serving.lengths import n_all_barred, usual_length
+from serving.lengths import MOST_COUNTED, n_all_barred, n_listable, usual_length
 from serving.models import copies_of
 from serving.publish import ReleaseStore
 from serving.releases import read_parts
@@ -118,7 +118,8 @@ def publish_lists(
         run.reporter.say(f"the registry is down: scoring with version {fetched.version.version}, the last one verified")
     if items is not None:
         dataset = _only(dataset, items, run)
-    for cap in catalogue_caps(config.rules, dataset.catalogue):
+    caps = catalogue_caps(config.rules, dataset.catalogue)
+    for cap in caps:
         if (n_items := longest(dataset.available.nonzero()[0], (cap,), k)) < min(k, dataset.available.sum()):
             rule = f"rules.max_per_{cap.column} = {cap.most}"
             run.reporter.say(f"{rule}: the catalogue's fill lists of {n_items} items at most, not {k}")
@@ -144,7 +145,8 @@ def publish_lists(
         release = store.finish(
             staging,
             _facts(key, dataset, run, fetched)
-            | {"late_events": n_late, "k": k, "is_part": is_part, "only_items": items is not None},
+            | {"late_events": n_late, "k": k, "is_part": is_part, "only_items": items is not None}
+            | {"longest": n_listable(dataset, caps, MOST_COUNTED) if caps or items is not None else None},
         )
     is_early = dataset.as_of > pd.Timestamp.now(tz="UTC") + EARLY
     # also where it is no new one: a run may have died between the two; lists of some would take all others away, and

@@ -6,19 +6,21 @@ from features.caps import Cap, longest
 from features.dataset import Dataset
 from recsys.types import BoolArray, IntArray
 
+MOST_COUNTED = 1000  # items of one list, which is as long as anybody looks
+
 
 def usual_length(dataset: Dataset, users: IntArray, k: int, caps: tuple[Cap, ...], exclude_seen: bool) -> int:
     """Items that the lists of all but one in twenty users can hold, from 1 to k."""
     n_events = np.diff(dataset.bounds)[users] if exclude_seen or dataset.hidden_by else users[:0]
     most = k + (int(np.quantile(n_events, 0.95, method="higher")) if len(n_events) else 0)
-    n_listable = _n_listable(dataset, caps, most)
-    if n_listable == most or not len(n_events):
-        return max(1, min(k, n_listable))
+    listable = n_listable(dataset, caps, most)
+    if listable == most or not len(n_events):
+        return max(1, min(k, listable))
     n_barred = _n_barred(dataset, np.ones(len(dataset.items), dtype=bool), exclude_seen)[users]
-    return max(1, min(k, n_listable - int(np.quantile(n_barred, 0.95, method="higher"))))
+    return max(1, min(k, listable - int(np.quantile(n_barred, 0.95, method="higher"))))
 
 
-def _n_listable(dataset: Dataset, caps: tuple[Cap, ...], most: int) -> int:
+def n_listable(dataset: Dataset, caps: tuple[Cap, ...], most: int) -> int:
     """Items that a list can hold of whatever is not barred to its user, counted up to `most`.
 
     Under caps only what sold is sure to be put forward for everybody. Where two of them cross, a list to which nothing can

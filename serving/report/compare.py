@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recsys.config import ReportConfig
+from recsys.errors import shown
 from recsys.moments import moment_of
 from recsys.types import FloatArray
 from serving.report import checks, measures, samples, stability
@@ -73,7 +74,7 @@ def compare(
         test_start, test_end: the window, end excluded: dates or moments, as text, too; here and in the tables UTC where they
             name no zone.
         now: the date on the page, likewise.
-        k: length of the lists that counts.
+        k: length of the lists that counts; less where an arm was asked for less.
         users: optional attributes by user_id; columns of 2 to 12 values, and numbers by quarters, become segments.
         history: events before `test_start`: novelty, cold items, segments and the popularity baseline need it.
         hidden: user_id and item_id of what users took out of their own lists before `test_start`: the popularity baseline
@@ -109,6 +110,7 @@ def compare(
     arms, window = (arm_of(a, "a", events, deepest), arm_of(b, "b", events, deepest)), (start, end)
     champion = champion and arm_of(champion, "champion", events, deepest)
     all_arms = arms if champion is None else (*arms, champion)
+    k, cut = _as_asked(arms, k)
     world = World.of(all_arms, events, items, history, config.max_users, for_world, start, hidden)
     headers = [_arm_header(arm) for arm in arms]
     # A deeper cut than an arm's lists would blame it for what it was not asked.
@@ -196,6 +198,7 @@ def compare(
         limits=(
             *_limits(world, headers, k, history, held, checked),
             *_doubts(relevance[0], grouped, config),
+            *cut,
             *notes,
         ),
         per_user=_per_user(world, in_a, in_b),
@@ -210,6 +213,15 @@ def _undated(world: World) -> int:
     if "created_at" in world.attributes:
         is_told &= world.attributes["created_at"].isna().to_numpy()
     return int(is_told[world.relevant.indices].sum())
+
+
+def _as_asked(arms: tuple[Arm, Arm], k: int) -> tuple[int, tuple[str, ...]]:
+    """How many items of a list count, and why these are fewer than k: what an arm was not asked for is not held against it."""
+    shorter = min(arms, key=lambda arm: k if arm.asked is None else arm.asked)
+    if shorter.asked is None or shorter.asked >= k:
+        return k, ()
+    told = f"{shown(shorter.name)} was asked for lists of {shorter.asked}: so many items count, not {k}."
+    return shorter.asked, (told,)
 
 
 def _beside(world: World, champion: Arm | None, n_slots: int, k: int, cuts: tuple[int, ...]) -> dict[str, Lists]:

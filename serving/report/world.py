@@ -53,6 +53,7 @@ class Arm:
         candidate_recall: share of each user's labels among all items that were scored, by user_id; the ceiling of
             the ranking. None where unknown.
         longest: items that a list can hold where rules keep it short, of what its user has not taken. None: any number.
+        asked: items that a list was to hold; no more of it count, in either arm. None where unknown.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Arm:
     cost: Cost = field(default_factory=Cost)
     candidate_recall: pd.Series | None = None
     longest: int | None = None
+    asked: int | None = None
 
 
 @dataclass(frozen=True)

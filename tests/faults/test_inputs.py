@@ -10,6 +10,7 @@ import pytest
 from features.ingest import load_tables
 from recsys.config import load_config
 from recsys.errors import DataError
+from serving.releases import manifest
 from tests.faults.conftest import TODAY, Shop
 from tests.faults.matrix import fault
 from tests.faults.served import assert_served_whole
@@ -206,8 +207,10 @@ def test_lists_of_some_items_do_not_take_those_of_all_others_away(yesterday: Sho
     yesterday.assert_yesterday_served()
     assert yesterday.run(*asked, "--move-current").code == 0
     assert set(yesterday.served()["item_id"].to_pylist()) == {"i00", "i01", "i02"}
+    assert manifest(yesterday.output / "current")["longest"] == 3
     assert yesterday.tonight().code == 0  # lists of all items are not held against these
     assert len(set(yesterday.served()["item_id"].to_pylist())) > 10
+    assert manifest(yesterday.output / "current")["longest"] is None
     items.write_text("item_id\nnothing\n")
     ended = yesterday.run(*asked)
     assert ended.code == 3

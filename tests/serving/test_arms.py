@@ -157,6 +157,17 @@ def test_a_release_of_a_past_date_tells_what_its_model_saw(tmp_path: Path, train
     assert arm.info["trained_until"] == f"{tells}T00:00:00+00:00"
     # by the clock: told, but nothing that a verdict may hang on
     assert (arm.cost.score_s, arm.cost.ms_per_user) == (3.0, None)
+    assert (arm.asked, arm.longest) == (None, None)  # one made before manifests said so
+
+
+def test_a_release_tells_how_long_its_lists_were_to_be(tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path)
+    facts = {"key": {}, "run_date": "2024-01-02", "data": {"until": "2024-01-02T00:00Z"}, "k": 5, "longest": 3}
+    with store.lock():
+        staging = store.begin("2024-01-02", "a")
+        releases.write_part(staging, 0, pa.table({"user_id": [1], "item_id": [2], "rank": [1]}))
+        arm = table_arm(store.finish(staging, facts))
+    assert (arm.asked, arm.longest) == (5, 3)
 
 
 def test_tables_get_the_ids_of_the_data_and_versions_keep_theirs() -> None:

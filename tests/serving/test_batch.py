@@ -12,7 +12,7 @@ from features.dataset import Dataset
 from recsys.config import parse_config
 from recsys.progress import Reporter
 from serving.batch import Released, _count_late
-from serving.lengths import usual_length
+from serving.lengths import n_listable, usual_length
 from serving.runs import Run
 from tests.faults.small import stage
 
@@ -75,3 +75,4 @@ def test_lists_need_not_be_longer_than_what_caps_and_what_was_taken_leave() -> N
     assert length(5, few, exclude_seen=True) == 5
     assert length(5, (*one_each, Cap("brand", name, 1)), exclude_seen=False) == 1
     assert usual_length(data, users[:0], 5, one_each, exclude_seen=True) == 4
+    assert (n_listable(data, one_each, 1000), n_listable(data, (), 1000)) == (4, 40)

@@ -65,12 +65,33 @@ def test_lists_that_rules_keep_short_are_not_short() -> None:
     cut = Arm("B", b.table[b.table["rank"] < K], longest=K - 1)
     assert checks(arm("A"), cut)["'B' has no short lists"].status == "pass"
     found = checks(arm("A"), replace(cut, longest=K))["'B' has no short lists"]
-    assert (found.status, found.detail.endswith("train the version again, as rules cut them")) == ("fail", True)
+    assert (found.status, found.detail.split("; ")[1]) == (
+        "fail",
+        "train or score again, as rules keep them short, or compare with -k 9",
+    )
     past = pd.DataFrame({"user_id": np.arange(N), "item_id": np.arange(N) * 7 % N_ITEMS, "timestamp": "2023-01-01"})
     repeated = checks(arm("A"), replace(cut, longest=K), history=past)[
         "'B' has no short lists"
     ]  # each took one already
     assert repeated.status == "pass"
+
+
+def test_so_many_items_count_as_the_arm_that_was_asked_for_fewer_holds() -> None:
+    events = pd.DataFrame({"user_id": np.arange(N), "item_id": np.arange(N) * 7 % N_ITEMS, "timestamp": START})
+    items = pd.DataFrame({"item_id": np.arange(N_ITEMS), "title": "x"})
+    short = arm("B", length=3)
+    for b, k, status in (
+        (short, K, "fail"),
+        (replace(short, asked=3), 3, "pass"),
+        (replace(arm("B"), asked=20), K, "pass"),
+    ):
+        for arms in ((arm("A"), b), (b, arm("A"))):
+            report = compare(*arms, events, items, ReportConfig(), test_start=START, test_end=END, now=END)
+            found = next(check for check in report.checks if check.name == "'B' has no short lists")
+            assert (report.header.k, report.relevance[0].metric, found.status) == (k, f"NDCG@{k}", status)
+            assert found.detail.endswith("popular items, or compare with -k 3") == (status == "fail")
+            told = "'B' was asked for lists of 3: so many items count, not 10."
+            assert (told in report.limits) == (k == 3)
 
 
 def test_lists_of_all_that_is_left_to_list_are_not_short() -> None:
