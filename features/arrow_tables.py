@@ -1,6 +1,8 @@
 """Parquet and CSV files as Arrow tables of at most so many rows."""
 
+import codecs
 import errno
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 from uuid import UUID
@@ -19,6 +21,7 @@ CSV_BLOCK = 16 * 2**20  # bytes parsed at a time; a row must fit
 _LISTS = (
     pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view, pa.types.is_large_list_view,
 )  # fmt: skip
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _WORDS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 
 
@@ -67,7 +70,7 @@ def _streams(source: str | bytes, file: str) -> Callable[[], pa.NativeFile]:
 
 def _csv(opened: Callable[[], pa.NativeFile], name: str, rows: int) -> Iterator[pa.Table]:
     with opened() as source:
-        separator = separator_of(source.read(2**16))
+        separator = separator_of(source.read(2**16), name)
     parse = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True)
     read = pacsv.ReadOptions(block_size=CSV_BLOCK)
     with pacsv.open_csv(opened(), read, parse) as reader:
@@ -98,14 +101,22 @@ def _is_closed(opened: Callable[[], pa.NativeFile]) -> bool:
     return (len(tail) - len(tail.rstrip(b'"'))) % 2 == 1
 
 
-def separator_of(start: bytes) -> str:
-    r"""What separates the columns of a CSV, by its header: a comma, or where there is none a semicolon, tab or bar.
+def separator_of(start: bytes, name: str) -> str:
+    r"""What separates the columns of a CSV: of comma, semicolon, tab and bar that which its header holds most of, outside quotes.
 
-    >>> separator_of(b"item_id;title\n1;Tea, green"), separator_of(b"user_id\n1")
+    Raises:
+        DataError: the file is UTF-16, or begins with the line by which Excel tells itself the separator.
+
+    >>> separator_of(b'item_id;title;"a, b, c"\n1;Tea, green;x', "items.csv"), separator_of(b"user_id\n1", "users.csv")
     (';', ',')
     """
-    header = start.partition(b"\n")[0].decode(errors="replace")
-    return next((c for c in ",;\t|" if c in header), ",")
+    if start.startswith(_UTF16) or b"\x00" in start.partition(b"\n")[0]:
+        raise DataError(f"{name}: no UTF-8 but UTF-16, as far as its first bytes tell; write it as UTF-8")
+    unquoted = re.sub('"[^"]*"', "", start.decode("utf-8-sig", errors="replace"))
+    header = next(filter(None, re.split(r"[\r\n]+", unquoted)), "")
+    if re.fullmatch("sep=.?", header, re.IGNORECASE):
+        raise DataError(f"{name}: its first line is {shown(header)}, which Excel alone reads; remove that line")
+    return max(",;\t|", key=header.count)
 
 
 def _cut(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

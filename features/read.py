@@ -53,9 +53,13 @@ def read_chunks(place: str, schema: TableSchema, config: DataConfig, rows: int =
 
 
 def read_csv(path: str | Path) -> pd.DataFrame:
-    """A CSV file with numbers as numbers, but ids as the text they are: neither is 007 a 7 nor NA nothing."""
+    """A CSV file with numbers as numbers, but ids as the text they are: neither is 007 a 7 nor NA nothing.
+
+    Raises:
+        DataError: see `separator_of`.
+    """
     with fsspec.open(str(path), "rb", compression="infer") as file:
-        separator = separator_of(file.read(2**16))
+        separator = separator_of(file.read(2**16), str(path))
     frame = pd.read_csv(path, sep=separator, dtype={"user_id": "str", "item_id": "str"})
     ids = [column for column in ("user_id", "item_id") if column in frame]
     texts = pd.read_csv(path, sep=separator, usecols=ids, dtype="str", keep_default_na=False, na_values=[""])

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.read import read_table
+from features.read import read_csv, read_table
 from recsys.config import DataConfig
 from recsys.errors import DataError
 from recsys.schema import EVENTS, ITEMS
@@ -251,6 +251,38 @@ def test_a_csv_without_commas_in_its_header_is_read_by_what_stands_in_their_plac
     (tmp_path / "items.csv").write_text("\n".join(row.replace(" ", separator) for row in rows))
     row = read_table(str(tmp_path / "items.csv"), ITEMS, config()).iloc[0]
     assert (row["item_id"], row["title"], row["price"]) == ("007", "Tea,\u00a0green", "14,95")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'item_id;title;"a, b, c, d"\n007;Tea, green;x\n',
+        '\ufeff"item_id";"title";"a, ""b"", c, d"\r\n007;"Tea, green";x\r\n',
+        "\n\r\nitem_id;title\n007;Tea, green\n",
+        "item_id;title\r007;Tea, green\r",
+    ],
+)
+def test_what_separates_a_csv_is_what_its_header_holds_most_of_outside_quotes(tmp_path: Path, content: str) -> None:
+    (tmp_path / "items.csv").write_bytes(content.encode())
+    for table in (read_table(str(tmp_path / "items.csv"), ITEMS, config()), read_csv(tmp_path / "items.csv")):
+        assert table[["item_id", "title"]].to_numpy().tolist() == [["007", "Tea, green"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "told"),
+    [
+        ("item_id;title\n1;Tea\n", "utf-16", "UTF-16, .*; write it as UTF-8"),
+        ("item_id;title\n1;Tea\n", "utf-16-be", "UTF-16, .*; write it as UTF-8"),
+        ("sep=;\r\nitem_id;title\r\n1;Tea\r\n", "utf-8-sig", "first line is 'sep=;', .*; remove that line"),
+    ],
+)
+def test_what_excel_writes_beside_csv_is_refused_with_what_mends_it(
+    tmp_path: Path, content: str, encoding: str, told: str
+) -> None:
+    (tmp_path / "items.csv").write_bytes(content.encode(encoding))
+    for read in (lambda path: read_table(path, ITEMS, config()), read_csv):
+        with pytest.raises(DataError, match=rf"items\.csv: .*{told}"):
+            read(str(tmp_path / "items.csv"))
 
 
 def test_a_mapped_column_may_come_or_go_within_a_folder_but_not_be_in_no_file(tmp_path: Path) -> None:
