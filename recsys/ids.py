@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype, is_numeric_dtype
 
+from recsys.errors import shown
 from recsys.types import BoolArray, IntArray
 
 
@@ -58,6 +59,15 @@ class IdMap:
     def values(self, positions: IntArray) -> pd.Index:
         """Outside ids at positions, in their original type."""
         return self.ids[positions]
+
+    @property
+    def look(self) -> str:
+        """What its ids look like, in words: the remedy of who asked for one that is not there.
+
+        >>> IdMap.from_values(pd.Series([7, 10, 12, 15])).look
+        "ids there look like '7', '10', '12'"
+        """
+        return f"ids there look like {', '.join(map(shown, self.ids[:3]))}"
 
     def _whole_numbers(self, asked: pd.Index) -> IntArray:
         """Positions of integers of another width or sign: pandas would let both meet as floats."""

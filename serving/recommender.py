@@ -148,12 +148,8 @@ class Recommender:
         model, dataset, snapshot = self._fitted()
         k, (positions, ids) = _length(k), _with_strangers(dataset.users, _ids(users, "user"))
         if items is not None:
-            wanted = _ids(items, "item")
-            item_pos = dataset.items.positions(wanted)
-            if (item_pos < 0).any():
-                raise DataError(f"item {shown(wanted[int(item_pos.argmin())])} is not in the items table")
             asked = np.zeros(len(dataset.items), dtype=bool)
-            asked[item_pos] = True
+            asked[_item_positions(dataset, _ids(items, "item"))] = True
             snapshot = replace(snapshot, is_eligible=snapshot.is_eligible & asked)
         stamp = Stamp("notebook", self._version, f"{dataset.as_of:%Y-%m-%d}")
         scorer = Scorer(snapshot, model.ranker, IdMap(ids), dataset.items, dataset.catalogue["title"], stamp)
@@ -174,8 +170,7 @@ class Recommender:
         """
         _, dataset, snapshot = self._fitted()
         k, frames = _length(k), [pd.DataFrame({"item_id": [], "similar_item_id": [], "score": []})]
-        for item in _ids(items, "item"):
-            pos = self._item(dataset, item)
+        for pos in _item_positions(dataset, _ids(items, "item")):
             scores = snapshot.text_vectors @ snapshot.text_vectors[pos]
             order = np.argsort(-scores, kind="stable")
             may = snapshot.is_eligible & snapshot.has_text & snapshot.has_text[pos]
@@ -192,10 +187,10 @@ class Recommender:
         """The row of an item in a user's list, with source and reason; the list is taken as long as it gets.
 
         Raises:
-            DataError: no list of the user holds the item.
+            DataError: no list of the user holds the item, or one of the two is no id.
         """
         dataset = self._fitted()[1]
-        pos = self._item(dataset, item)
+        (pos,) = _item_positions(dataset, _ids([item], "item"))
         table = self.recommend([user], k=len(dataset.items))
         row = table[table["item_id"] == dataset.items.ids[pos]]  # which may be the number that a text was asked by
         if row.empty:
@@ -211,10 +206,10 @@ class Recommender:
         as the place of an item that nobody took yet among such items. A popular item that only fills a list up has none.
 
         Raises:
-            DataError: the item is no candidate of the user.
+            DataError: the item is no candidate of the user, or one of the two is no id.
         """
         model, dataset, snapshot = self._fitted()
-        some, pos = self._history(user), self._item(dataset, item)
+        some, (pos,) = self._history(user), _item_positions(dataset, _ids([item], "item"))
         candidates = gather(snapshot, some)
         row = np.flatnonzero(candidates.item_pos == pos)
         if not len(row):
@@ -235,7 +230,7 @@ class Recommender:
 
     def _history(self, user: object) -> Histories:
         _, dataset, snapshot = self._fitted()
-        return snapshot.histories.of_users(_with_strangers(dataset.users, _ids(user, "user"))[0])
+        return snapshot.histories.of_users(_with_strangers(dataset.users, _ids([user], "user"))[0])
 
     def _why_never(self, user: object, item_pos: int) -> str:
         """What keeps an item out of a user's lists, in words."""
@@ -256,13 +251,6 @@ class Recommender:
             )
         return self._model, self._dataset, self._snapshot
 
-    @staticmethod
-    def _item(dataset: Dataset, item: object) -> int:
-        pos = int(dataset.items.positions([item])[0])
-        if pos < 0:
-            raise DataError(f"item {shown(item)} is not in the items table")
-        return pos
-
 
 def _ids(given: object, name: str) -> list[object]:
     """Ids as a list; one alone is one, though a text could be read letter by letter. Where some are text, all are.
@@ -282,6 +270,15 @@ def _ids(given: object, name: str) -> list[object]:
                 f"as the {'events' if name == 'user' else 'items'} table has it"
             )
     return list(map(str, ids)) if any(isinstance(one, str) for one in ids) else ids
+
+
+def _item_positions(dataset: Dataset, items: list[object]) -> IntArray:
+    """Positions of items, (n,), all of which are in the items table."""
+    positions = dataset.items.positions(items)
+    if (positions < 0).any():
+        unknown = items[int(positions.argmin())]
+        raise DataError(f"item {shown(unknown)} is not in the items table; {dataset.items.look}")
+    return positions
 
 
 def _length(k: int) -> int:

@@ -239,9 +239,7 @@ def _nearest(scores: FloatArray, pos: int, n: int, items: IdMap, titles: pd.Seri
 def _item_position(items: IdMap, item: str) -> int:
     matches = np.flatnonzero(items.ids.astype(str) == item)
     if not len(matches):
-        raise DataError(
-            f"item {shown(item)} is not in the items table; ids there look like {', '.join(map(shown, items.ids[:3]))}"
-        )
+        raise DataError(f"item {shown(item)} is not in the items table; {items.look}")
     return int(matches[0])
 
 

@@ -317,8 +317,23 @@ def test_an_id_that_is_none_is_named_with_its_place(numbered: Recommender, missi
     for ask, what in ((numbered.recommend, "user"), (numbered.similar, "item")):
         with pytest.raises(DataError, match=f"{what} ids: .*{missing}.* at place 1 is neither text nor an integer"):
             ask([7, missing])
-    with pytest.raises(DataError, match="user ids: 'None' at place 0"):
-        numbered.explain(None, 3)
+    for of_one in (numbered.explain, numbered.contributions):
+        for user, item, what in ((missing, 3, "user"), (7, missing, "item")):
+            with pytest.raises(DataError, match=f"{what} ids: .*{missing}.* at place 0 is neither text nor an integer"):
+                of_one(user, item)
+
+
+@pytest.mark.slow
+def test_one_item_of_one_user_is_explained_and_an_unknown_one_told_what_ids_look_like(numbered: Recommender) -> None:
+    for of_one in (numbered.explain, numbered.contributions):
+        for pair in ((7, (3, 4)), (7, [3]), ([7, 12], 3)):
+            with pytest.raises(DataError, match="at place 0 is neither text nor an integer"):
+                of_one(*pair)
+        with pytest.raises(DataError, match="item 'x' is not in the items table; ids there look like '0', '1', '2'"):
+            of_one(7, "x")
+    for unknown in (numbered.similar, lambda items: numbered.recommend(7, items=items)):
+        with pytest.raises(DataError, match="item 'x' is not in the items table; ids there look like '0', '1', '2'"):
+            unknown([3, "x"])
 
 
 @pytest.mark.slow
