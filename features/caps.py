@@ -94,6 +94,11 @@ def pick(is_there: BoolArray, caps: tuple[Cap, ...], k: int) -> IntArray:
     return picked
 
 
+def pick_of(items: IntArray, caps: tuple[Cap, ...], k: int) -> IntArray:
+    """`pick` of the slots that hold some items, (n_users, n_slots), -1 for none; the caps are over the catalogue."""
+    return pick(items >= 0, tuple(cap.of(items) for cap in caps), k)
+
+
 def capped(items: IntArray, caps: tuple[Cap, ...], k: int) -> IntArray:
     """The first k items of each row that the caps leave, (n_users, k); -1 where there are fewer.
 
@@ -103,11 +108,10 @@ def capped(items: IntArray, caps: tuple[Cap, ...], k: int) -> IntArray:
     """
     if not caps:
         return items[:, :k]
-    picked = pick(items >= 0, tuple(cap.of(items) for cap in caps), k)
+    picked = pick_of(items, caps, k)
     return np.where(picked >= 0, np.take_along_axis(items, np.maximum(picked, 0), axis=1), -1)
 
 
 def longest(items: IntArray, caps: tuple[Cap, ...], most: int) -> int:
     """How many of some items, best first, a list can hold under caps over the catalogue; counted up to `most`."""
-    slots = items[None]
-    return int((pick(slots >= 0, tuple(cap.of(slots) for cap in caps), most) >= 0).sum())
+    return int((pick_of(items[None], caps, most) >= 0).sum())

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.caps import catalogue_caps, longest
+from features.caps import Cap, catalogue_caps, longest
 from features.clean import clean_ids
 from features.dataset import Dataset
 from features.quarantine import PLACES
@@ -141,7 +141,7 @@ def publish_lists(
         staging = _score_shards(dataset, run, fetched, key, users, k, items is not None)
         is_aside = items is not None or (is_part and not move_current)  # not to be like what is served
         last_release = None if is_aside else _last_release(store, staging, len(users), k, dataset)
-        _audit(staging, dataset, run, users, k, fetched.version.tags, last_release)
+        _audit(staging, dataset, run, users, k, caps, fetched.version.tags, last_release)
         release = store.finish(
             staging,
             _facts(key, dataset, run, fetched)
@@ -261,12 +261,13 @@ def _audit(
     run: Run,
     users: IntArray,
     k: int,
+    caps: tuple[Cap, ...],
     tags: dict[str, str],
     last_release: LastRelease | None,
 ) -> None:
     """Judges what was read back from disk; refused lists go to quarantine."""
     config, store = run.config, run.store
-    caps, eligible = catalogue_caps(config.rules, dataset.catalogue), dataset.available.nonzero()[0]
+    eligible = dataset.available.nonzero()[0]
     trained_until = pd.Timestamp(tags["data_until"]) if "data_until" in tags else dataset.as_of
     context = AuditContext(
         eligible_users=len(users) - n_all_barred(dataset, users, config.rules.exclude_seen),

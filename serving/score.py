@@ -11,7 +11,7 @@ import pyarrow as pa
 from features import pairs
 from features.activity import activity
 from features.candidates import gather
-from features.caps import pick
+from features.caps import pick_of
 from features.chunks import chunk_size, chunks
 from features.clean import clean_ids
 from features.cold_order import score_pairs
@@ -128,9 +128,9 @@ class Scorer:
         user_row, item_pos, score = (listed[name].to_numpy() for name in ("user_row", "item_pos", "score"))
         bounds = np.searchsorted(user_row, np.arange(some.n_users + 1))
         parts = [listed]
+        who, what = some.barred(self.snapshot.config.rules.exclude_seen)
         for row in np.flatnonzero(np.diff(bounds) < k):  # rare: the popular lists are among everybody's candidates
             mine = slice(bounds[row], bounds[row + 1])
-            who, what = some.barred(self.snapshot.config.rules.exclude_seen)
             extra = self._next(item_pos[mine], np.union1d(item_pos[mine], what[who == row]), k)
             n, floor = len(extra), score[mine].min(initial=0.0 if bounds[row] == bounds[row + 1] else np.inf)
             columns = {
@@ -147,7 +147,7 @@ class Scorer:
         popular, caps = self.snapshot.popular["all_time"], self.snapshot.caps
         first = popular if caps else popular[: k + len(barred)]
         whole = np.concatenate([listed, first[~np.isin(first, barred)]])[None]
-        picked = pick(whole >= 0, tuple(cap.of(whole) for cap in caps), k)[0]
+        picked = pick_of(whole, caps, k)[0]
         return np.asarray(whole[0, picked[picked >= len(listed)]])
 
     def _table(self, listed: pa.Table, users: IntArray) -> pa.Table:

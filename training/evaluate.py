@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from features import pairs
 from features.activity import GROUPS, group_of
 from features.candidates import Candidates, gather, source_scores, top_k
-from features.caps import Cap, capped, pick
+from features.caps import Cap, capped, pick_of
 from features.chunks import chunk_size, chunks
 from features.cold_order import score_pairs
 from features.histories import Histories
@@ -199,7 +199,7 @@ def rank_all(
     best_scores: FloatArray = np.empty(0)
     for name, by in (("fusion", "fusion"), ("ranker", None)):
         by_score = score_pairs(ranker, candidates, table, by)
-        ranked[name], best_scores = rank_pairs(candidates, by_score, N_SLOTS, snapshot.caps)
+        ranked[name], best_scores = rank_pairs(candidates, by_score, N_SLOTS, caps)
     return {source: ranked[source] for source in SOURCES if source in ranked}, best_scores, candidates, table
 
 
@@ -220,7 +220,7 @@ def rank_pairs(
     best = top_k(padded, padded.shape[1] if caps else k)  # slots are in order of item position
     if caps:
         ordered = np.where(best >= 0, item_at[row, best], -1)
-        picked = pick(best >= 0, tuple(cap.of(ordered) for cap in caps), k)
+        picked = pick_of(ordered, caps, k)
         best = np.where(picked >= 0, best[row, picked], -1)
     is_there = best >= 0
     return np.where(is_there, item_at[row, best], -1), np.where(is_there, padded[row, best], np.nan)
